@@ -1,0 +1,43 @@
+# Every target makes its own virtual environment in .venv when there is none.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.cli
+	$(BIN)/diffusolve sample --model digits --sampler "DPM++ 2M Karras" --steps 20 --num 100 --guidance 2 --out samples.png
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.convergence
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cli: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable ".[cli]"
+	touch $@
+
+# k-diffusion is compared with in the tests; its own dependencies (training tools, several GB) are not needed for that.
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable ".[test]"
+	$(PIP_INSTALL) --no-deps "k-diffusion==0.1.1.post1"
+	touch $@
+
+$(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable ".[lint]"
+	touch $@

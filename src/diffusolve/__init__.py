@@ -1,0 +1,71 @@
+"""Diffusion samplers as tables of numbers.
+
+A solver is written once, as its paper has it; compiling it over a noise schedule gives a plan, a table of coefficients;
+running the plan is one linear combination per step.
+
+>>> import diffusolve
+>>> plan = diffusolve.sampler("DPM++ 2M Karras").plan(diffusolve.SD15, "epsilon", steps=20)
+>>> plan.nfe
+20
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusolve.backends import Run as Run
+    from diffusolve.catalog import CATALOG as CATALOG
+    from diffusolve.catalog import sampler as sampler
+    from diffusolve.noise import SD15 as SD15
+    from diffusolve.noise import Cosine as Cosine
+    from diffusolve.noise import FlowMatching as FlowMatching
+    from diffusolve.noise import Grid as Grid
+    from diffusolve.noise import NoiseSchedule as NoiseSchedule
+    from diffusolve.noise import Space as Space
+    from diffusolve.noise import VarianceExploding as VarianceExploding
+    from diffusolve.noise import VariancePreserving as VariancePreserving
+    from diffusolve.plan import Plan as Plan
+    from diffusolve.sampling import Report as Report
+    from diffusolve.sampling import Sampler as Sampler
+    from diffusolve.sampling import sample as sample
+    from diffusolve.sampling import sample_with_report as sample_with_report
+    from diffusolve.sampling import start as start
+
+__version__ = "0.1.0.dev0"
+
+# Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
+_HOME = {
+    "CATALOG": "catalog",
+    "Cosine": "noise",
+    "FlowMatching": "noise",
+    "Grid": "noise",
+    "NoiseSchedule": "noise",
+    "Plan": "plan",
+    "Report": "sampling",
+    "Run": "backends",
+    "SD15": "noise",
+    "Sampler": "sampling",
+    "Space": "noise",
+    "VarianceExploding": "noise",
+    "VariancePreserving": "noise",
+    "sample": "sampling",
+    "sample_with_report": "sampling",
+    "sampler": "catalog",
+    "start": "sampling",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,55 @@
+"""Executing a plan with any library that has the Python array API: NumPy, JAX, CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["ArrayBackend"]
+
+Array = Any
+
+
+class ArrayBackend:
+    """Linear combinations in the namespace of the arrays; nothing is written in place, so immutable arrays work.
+
+    Args:
+        namespace: the array library, for example NumPy.
+    """
+
+    def __init__(self, namespace: Any) -> None:
+        self.xp = namespace
+
+    def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array:
+        """The sum of ``coefficient * source`` as a new array."""
+        total = self.widen(sources[0]) * coefficients[0]
+        for source, coefficient in zip(sources[1:], coefficients[1:], strict=True):
+            total = total + coefficient * self.widen(source)
+        return total
+
+    def zeros(self, like: Array) -> Array:
+        """What an empty sum is."""
+        return self.xp.zeros_like(like)
+
+    def widen(self, x: Array) -> Array:
+        """`x` in the precision that combinations are computed in."""
+        return self.xp.astype(x, self.xp.float32) if x.dtype.itemsize == 2 else x
+
+    def cast(self, x: Array, like: Array) -> Array:
+        """`x` in the precision of `like`."""
+        return x if x.dtype == like.dtype else self.xp.astype(x, like.dtype)
+
+    def timesteps(self, timesteps: Sequence[float], like: Array) -> list[Array]:
+        """For each timestep an array of shape (batch,); of integers if all are whole Python ints."""
+        dtype = None if all(isinstance(timestep, int) for timestep in timesteps) else self.widen(like).dtype
+        return [self.xp.full((like.shape[0],), timestep, dtype=dtype) for timestep in timesteps]
+
+    def error_ratio(self, low: Array, high: Array, previous: Array, rtol: float, atol: float) -> float:
+        """See :class:`diffusolve.solvers.ErrorRatio`."""
+        xp = self.xp
+        scale = xp.maximum(rtol * xp.maximum(xp.abs(low), xp.abs(previous)), xp.asarray(atol, dtype=low.dtype))
+        return float(xp.sqrt(xp.mean(((low - high) / scale) ** 2)))
+
+    def is_floating(self, x: Array) -> bool:
+        """Whether `x` holds floating point numbers."""
+        return bool(self.xp.isdtype(x.dtype, "real floating"))

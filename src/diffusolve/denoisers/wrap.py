@@ -1,0 +1,83 @@
+"""Wrappers that tell `sample()` what it needs to know of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffusolve.arrays import Array, array_like, concatenate, to_numpy
+from diffusolve.noise import NoiseSchedule
+from diffusolve.prediction import Prediction, prediction
+
+__all__ = ["ClassifierFreeGuidance", "Denoiser", "alpha_sigma_like"]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network together with what it was trained for, ``Denoiser(unet, "epsilon", SD15)``.
+
+    Args:
+        network: called with samples (batch, ...), timesteps (batch,) and whatever else is passed through; returns an
+            output of the samples' shape.
+        prediction: what the output is: epsilon, sample, v_prediction, flow or edm.
+        noise_schedule: the schedule that the network was trained with.
+    """
+
+    network: Any
+    prediction: Prediction
+    noise_schedule: NoiseSchedule
+
+    def __init__(self, network: Any, prediction_type: str | Prediction, noise_schedule: NoiseSchedule) -> None:
+        object.__setattr__(self, "network", network)
+        object.__setattr__(self, "prediction", prediction(prediction_type))
+        object.__setattr__(self, "noise_schedule", noise_schedule)
+
+    def __call__(self, x: Array, timestep: Array, *args: Any, **kwargs: Any) -> Array:
+        return self.network(x, timestep, *args, **kwargs)
+
+
+class ClassifierFreeGuidance:
+    """Ho & Salimans 2022: ``unconditional + scale * (conditional - unconditional)`` of a conditional network.
+
+    Both outputs come from one call on a batch of twice the size; with scale 1 the unconditional one is not computed.
+
+    Args:
+        network: called with samples, timesteps and a condition, each with the batch as first dimension.
+        condition: what to generate, shape (batch, ...).
+        unconditional: the condition that stands for none, of the same shape.
+        scale: 1 is no guidance; 0 ignores the condition.
+    """
+
+    def __init__(self, network: Any, condition: Array, unconditional: Array, scale: float) -> None:
+        if condition.shape != unconditional.shape:
+            raise ValueError(
+                f"condition has shape {tuple(condition.shape)}, but unconditional has shape "
+                f"{tuple(unconditional.shape)}: they must be equal."
+            )
+        self.network = network
+        self.scale = scale
+        self.condition = condition
+        self.both = concatenate([unconditional, condition])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("prediction", "noise_schedule"):  # whatever the network itself knows
+            return getattr(self.network, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __call__(self, x: Array, timestep: Array) -> Array:
+        if self.condition.shape[0] != x.shape[0]:
+            raise ValueError(f"a condition for {self.condition.shape[0]} samples, but the batch has {x.shape[0]}.")
+        if self.scale == 1.0:
+            return self.network(x, timestep, self.condition)
+        both = self.network(concatenate([x, x]), concatenate([timestep, timestep]), self.both)
+        unconditional, conditional = both[: x.shape[0]], both[x.shape[0] :]
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+def alpha_sigma_like(noise_schedule: NoiseSchedule, timestep: Array, x: Array) -> tuple[Array, Array]:
+    """(alpha, sigma) at each sample's timestep, as arrays like `x` of shape (batch, 1, ...)."""
+    shape = (-1, *[1] * (len(x.shape) - 1))
+    alpha, sigma = noise_schedule.alpha_sigma(to_numpy(timestep).astype(np.float64))
+    return array_like(alpha.reshape(shape), x), array_like(sigma.reshape(shape), x)

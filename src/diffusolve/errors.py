@@ -1,0 +1,34 @@
+"""Errors that say what was given, what was expected and what would have worked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["NotPlannableError", "PlanFormatError", "SingularPointError", "UnknownNameError", "unknown_name"]
+
+
+class UnknownNameError(ValueError):
+    """A sampler, spacing, noise schedule, prediction type or option name that does not exist."""
+
+
+class SingularPointError(ValueError):
+    """A quantity that has no finite value at a point where alpha or sigma is zero."""
+
+
+class NotPlannableError(ValueError):
+    """A solver that looks at the data (an adaptive one) was asked for a table of coefficients."""
+
+
+class PlanFormatError(ValueError):
+    """Text that is not a plan."""
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
+    """The error for a `name` that is none of `choices`, offering up to three that look like it."""
+    choices = list(choices)
+    by_folded = {choice.casefold(): choice for choice in choices}
+    close = get_close_matches(str(name).casefold(), by_folded, n=3, cutoff=0.4)
+    nearest = ", ".join(repr(by_folded[match]) for match in close)
+    hint = f"did you mean {nearest}?" if nearest else "choose one of " + ", ".join(map(repr, choices)) + "."
+    return UnknownNameError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,26 @@
+"""Noise schedules: how much signal and noise a sample holds at each timestep, in float64."""
+
+from diffusolve.noise.betas import BETA_SCHEDULES
+from diffusolve.noise.cosine import Cosine
+from diffusolve.noise.flow_matching import FlowMatching
+from diffusolve.noise.points import Grid, Point
+from diffusolve.noise.presets import NOISE_SCHEDULES, SD15, noise_schedule
+from diffusolve.noise.schedule import NoiseSchedule
+from diffusolve.noise.space import Space
+from diffusolve.noise.variance_exploding import VarianceExploding
+from diffusolve.noise.variance_preserving import VariancePreserving
+
+__all__ = [
+    "BETA_SCHEDULES",
+    "NOISE_SCHEDULES",
+    "SD15",
+    "Cosine",
+    "FlowMatching",
+    "Grid",
+    "NoiseSchedule",
+    "Point",
+    "Space",
+    "VarianceExploding",
+    "VariancePreserving",
+    "noise_schedule",
+]

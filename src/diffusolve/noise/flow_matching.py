@@ -1,0 +1,52 @@
+"""Flow matching, also called rectified flow (Stable Diffusion 3, Flux)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.space import Space
+
+__all__ = ["FlowMatching"]
+
+
+@dataclass(frozen=True)
+class FlowMatching(NoiseSchedule):
+    """Samples ``(1 - sigma) * x0 + sigma * noise`` (Liu et al. 2022, Lipman et al. 2022).
+
+    The network is conditioned on ``num_train_timesteps * sigma``. At sigma = 1 nothing of the data is left.
+
+    Args:
+        shift: moves equally spaced levels towards noise, ``sigma -> shift * sigma / (1 + (shift - 1) * sigma)``
+            (Esser et al. 2024, equation 23). It changes where timestep spacings fall, not what a timestep means.
+        num_train_timesteps: the timestep at sigma = 1, and how many levels timestep spacings choose from.
+    """
+
+    space: ClassVar[Space] = Space.FLOW
+
+    shift: float = 1.0
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.shift < np.inf:
+            raise ValueError(f"shift is {self.shift:g}: expected a positive number (1 shifts nothing).")
+
+    def sigma(self, timestep: npt.ArrayLike) -> Array:
+        t = np.asarray(timestep, np.float64)
+        check_range("timestep", t, 0, self.num_train_timesteps)
+        return t / self.num_train_timesteps
+
+    def timestep(self, sigma: npt.ArrayLike) -> Array:
+        s = np.asarray(sigma, np.float64)
+        check_sigma(s, 1.0)
+        return np.minimum(s, 1.0) * self.num_train_timesteps
+
+    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
+        i = np.asarray(level, np.float64)
+        check_range("level", i, 0, self.num_train_timesteps - 1)
+        sigma = (i + 1) / self.num_train_timesteps
+        return np.asarray(self.shift * sigma / (1 + (self.shift - 1) * sigma))

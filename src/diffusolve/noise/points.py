@@ -1,0 +1,200 @@
+"""Points of a noise schedule, and the grid of points that a solver walks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.errors import SingularPointError
+from diffusolve.noise.space import Space
+
+if TYPE_CHECKING:
+    from diffusolve.noise.schedule import NoiseSchedule
+
+__all__ = ["Grid", "Point"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One place on a noise schedule: samples there are ``alpha * x0 + sigma * noise``.
+
+    ``timestep`` is what the network is conditioned on (an int for discrete models). ``scale`` takes a sample from
+    the grid's space to the space that the network was trained in: the network sees ``scale * x``.
+    """
+
+    timestep: float
+    alpha: float
+    sigma: float
+    scale: float = 1.0
+    log_snr: float = field(init=False, compare=False, repr=False)
+    """``log(alpha / sigma)``, the papers' lambda: +inf where sigma is 0, -inf where alpha is 0."""
+
+    def __post_init__(self) -> None:
+        if self.sigma == 0.0:
+            log_snr = math.inf
+        elif self.alpha == 0.0:
+            log_snr = -math.inf
+        else:
+            log_snr = math.log(self.alpha / self.sigma)
+        object.__setattr__(self, "log_snr", log_snr)
+
+
+@dataclass(frozen=True)
+class Grid(Sequence[Point]):
+    """The points that a solver walks, from noise to data.
+
+    A sequence of :class:`Point`; ``grid[0]`` is where sampling starts, ``grid[-1]`` where it ends. A solver that
+    evaluates the network between two of them makes the point in between with :meth:`at_sigma` or
+    :meth:`at_log_snr`.
+    """
+
+    points: tuple[Point, ...]
+    noise_schedule: NoiseSchedule
+    space: Space
+
+    @classmethod
+    def from_sigmas(
+        cls,
+        noise_schedule: NoiseSchedule,
+        sigmas: npt.ArrayLike,
+        timesteps: npt.ArrayLike | None = None,
+    ) -> Grid:
+        """The grid of given `sigmas` in the schedule's own space, the largest first and the last one usually 0.
+
+        Args:
+            noise_schedule: the schedule that the network was trained with.
+            sigmas: shape (steps + 1,), in the schedule's own convention (see :class:`Space`).
+            timesteps: shape (steps,) or (steps + 1,); where missing, the schedule's timesteps of the sigmas.
+
+        Raises:
+            ValueError: sigmas that are not strictly decreasing, negative, NaN or fewer than two; timesteps that are
+                NaN or of another number.
+        """
+        sigma = _checked_sigmas(sigmas)
+        if timesteps is None:
+            at = noise_schedule.timestep(sigma)
+        else:
+            at = _checked_timesteps(timesteps, len(sigma))
+            if len(at) == len(sigma) - 1:
+                at = np.append(at, noise_schedule.timestep(sigma[-1]))
+        alphas, sigmas_ = noise_schedule.space.alpha_sigma(sigma)
+        discrete = noise_schedule.is_discrete and bool(np.all(at == np.rint(at)))
+        times: list[float] = at.astype(np.int64).tolist() if discrete else at.tolist()
+        points = map(Point, times, alphas.tolist(), sigmas_.tolist())
+        return cls(tuple(points), noise_schedule, noise_schedule.space)
+
+    def in_space(self, space: Space) -> Grid:
+        """The same points for samples scaled as `space` has it.
+
+        Raises:
+            SingularPointError: samples of a point cannot be scaled so, since nothing of the data is left there.
+        """
+        return (
+            self if space is self.space else Grid(tuple(_in_space(p, space) for p in self), self.noise_schedule, space)
+        )
+
+    def at_sigma(self, sigma: float) -> Point:
+        """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's space)."""
+        if self.space is Space.VARIANCE_PRESERVING:
+            return self._at(sigma / math.sqrt(1.0 - sigma * sigma))
+        return self._at(sigma)
+
+    def at_log_snr(self, log_snr: float) -> Point:
+        """The point where ``log(alpha / sigma)`` is `log_snr`."""
+        return self._at(float(self.space.sigma_from_log_snr(log_snr)))
+
+    def _at(self, sigma: float) -> Point:
+        """The point at `sigma`, by the convention of the grid's space."""
+        alpha, sigma_ = (float(value) for value in self.space.alpha_sigma(sigma))
+        own = self.noise_schedule.space
+        norm = own.norm(alpha, sigma_)
+        own_sigma = sigma_ / norm if own is Space.FLOW else sigma_ / alpha if alpha else math.inf
+        return Point(float(self.noise_schedule.timestep(own_sigma)), alpha, sigma_, 1.0 / norm)
+
+    @cached_property
+    def sigmas(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of the noise at each point, shape (steps + 1,)."""
+        return np.array([point.sigma for point in self.points])
+
+    @cached_property
+    def timesteps(self) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+        """What the network is conditioned on at each point but the last, shape (steps,)."""
+        return np.array([point.timestep for point in self.points[:-1]])
+
+    @property
+    def steps(self) -> int:
+        """How many steps lead from the first point to the last."""
+        return len(self.points) - 1
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.points)
+
+    @overload
+    def __getitem__(self, index: int) -> Point: ...
+    @overload
+    def __getitem__(self, index: slice) -> Grid: ...
+    def __getitem__(self, index: int | slice) -> Point | Grid:
+        if isinstance(index, slice):
+            return Grid(self.points[index], self.noise_schedule, self.space)
+        return self.points[index]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.points, self.noise_schedule, self.space))
+
+
+def _in_space(point: Point, space: Space) -> Point:
+    norm = space.norm(point.alpha, point.sigma)
+    if norm == 0.0:
+        raise SingularPointError(
+            f"sigma / alpha is infinite at timestep {point.timestep} (no signal is left there), so samples cannot be "
+            f"scaled to alpha = 1: use the space {Space.FLOW}, or start at a smaller timestep."
+        )
+    return Point(point.timestep, point.alpha / norm, point.sigma / norm, point.scale * norm)
+
+
+def _checked_sigmas(sigmas: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    sigma = np.asarray(sigmas, np.float64)
+    if sigma.ndim != 1 or len(sigma) < 2:
+        raise ValueError(
+            f"sigmas must be a list of at least two numbers, where to start and where to end (usually 0); got shape "
+            f"{sigma.shape}."
+        )
+    for index, value in enumerate(sigma.tolist()):
+        if math.isnan(value):
+            raise ValueError(f"sigmas[{index}] is NaN: expected numbers, strictly decreasing, the last one >= 0.")
+        if value < 0.0:
+            raise ValueError(f"sigmas[{index}] is {value:g}: expected sigma >= 0 (0 is the data itself).")
+    falls = np.diff(sigma) < 0.0
+    if not np.all(falls):
+        index = int(np.argmin(falls))
+        raise ValueError(
+            f"sigmas must strictly decrease, but sigmas[{index}] = {sigma[index]:g} is followed by "
+            f"sigmas[{index + 1}] = {sigma[index + 1]:g}."
+            + (" They increase: reverse the list." if np.all(np.diff(sigma) > 0) else "")
+        )
+    return sigma
+
+
+def _checked_timesteps(timesteps: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
+    at = np.asarray(timesteps, np.float64)
+    if at.shape not in ((count,), (count - 1,)):
+        raise ValueError(
+            f"{count} sigmas need {count - 1} timesteps (the last sigma is not evaluated) or {count}; got shape "
+            f"{at.shape}."
+        )
+    if np.isnan(at).any():
+        raise ValueError(f"timesteps[{int(np.argmax(np.isnan(at)))}] is NaN.")
+    return at

@@ -1,0 +1,87 @@
+"""What every noise schedule can answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.noise.space import Space
+
+__all__ = ["NoiseSchedule"]
+
+Array = npt.NDArray[np.float64]
+
+
+class NoiseSchedule(ABC):
+    """How much noise there is at each timestep of a model's training, and the way back.
+
+    ``timestep`` is what the network is conditioned on. ``sigma`` alone is the field's number for the noise level, by
+    the convention of the schedule's :class:`Space`. All methods take numbers or arrays, work element by element in
+    float64 and are exact inverses of each other inside the schedule's range. Schedules are immutable values: equal
+    parameters make equal schedules, and plans are cached by them.
+    """
+
+    space: ClassVar[Space]
+    """The scaling of the samples that the network was trained on."""
+
+    is_discrete: ClassVar[bool] = False
+    """Whether the network was trained on whole timesteps only."""
+
+    num_train_timesteps: int
+    """How many equally spaced training levels there are; timestep spacings choose among them."""
+
+    @abstractmethod
+    def sigma(self, timestep: npt.ArrayLike) -> Array:
+        """The noise level at `timestep`. Raises ValueError outside the schedule's range."""
+
+    @abstractmethod
+    def timestep(self, sigma: npt.ArrayLike) -> Array:
+        """The timestep at noise level `sigma`.
+
+        Below the smallest trained level this is the first timestep (samples end at sigma = 0, where no network was
+        trained). Raises ValueError above the largest level.
+        """
+
+    @abstractmethod
+    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
+        """The noise level at training level `level`, a real number in [0, num_train_timesteps - 1]."""
+
+    def alpha_sigma(self, timestep: npt.ArrayLike) -> tuple[Array, Array]:
+        """(alpha, sigma) of the network's own samples ``alpha * x0 + sigma * noise`` at `timestep`."""
+        return self.space.alpha_sigma(self.sigma(timestep))
+
+    def log_snr(self, timestep: npt.ArrayLike) -> Array:
+        """``log(alpha / sigma)`` at `timestep`."""
+        return self.space.log_snr(self.sigma(timestep))
+
+    @property
+    def sigma_min(self) -> float:
+        """The smallest trained noise level."""
+        return float(self.sigma_at_level(0))
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest trained noise level; infinite (or 1 for flow matching) where no signal is left."""
+        return float(self.sigma_at_level(self.num_train_timesteps - 1))
+
+
+def check_range(what: str, values: Array, low: float, high: float) -> None:
+    """Raise ValueError, naming the first of `values` that is NaN or outside [low, high]."""
+    inside = (values >= low) & (values <= high)  # False for NaN
+    if not np.all(inside):
+        value = float(np.ravel(values)[np.argmin(np.ravel(inside))])
+        nearest = low if value < low else high
+        hint = "" if np.isnan(value) else f"; the nearest is {nearest:g}"
+        raise ValueError(f"{what} {value:g} is outside this noise schedule's range [{low:g}, {high:g}]{hint}.")
+
+
+def check_sigma(values: Array, sigma_max: float) -> None:
+    """Raise ValueError for a `sigma` that is NaN, negative or above the schedule's largest.
+
+    A relative 0.1 % above it passes: published lists of sigmas are rounded.
+    """
+    if np.any(values > sigma_max * 1.001) or not np.all(values >= 0.0):
+        check_range("sigma", values, 0.0, sigma_max)

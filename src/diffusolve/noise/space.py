@@ -1,0 +1,73 @@
+"""The three scalings of a noisy sample that the field uses.
+
+A noisy sample is ``x = alpha * x0 + sigma * noise``. Multiplying it by a number changes alpha and sigma but not
+what is known about ``x0``; what stays is their ratio. Each space fixes the number in its own way.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Space"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Space(enum.Enum):
+    """How a sample is scaled, and what "sigma" alone means in that convention.
+
+    ==================== ======================= ================================
+    space                alpha, sigma            the field's "sigma"
+    ==================== ======================= ================================
+    VARIANCE_PRESERVING  alpha^2 + sigma^2 = 1   sigma / alpha, in [0, inf]
+    VARIANCE_EXPLODING   alpha = 1               sigma (the same ratio)
+    FLOW                 alpha = 1 - sigma       sigma, in [0, 1]
+    ==================== ======================= ================================
+    """
+
+    VARIANCE_PRESERVING = "variance_preserving"
+    VARIANCE_EXPLODING = "variance_exploding"
+    FLOW = "flow"
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether ``dx/dsigma = (x - x0) / sigma`` is the probability-flow ODE as it stands.
+
+        True where alpha is 1 or 1 - sigma: derivative-style solvers (Heun, LMS) need such a space.
+        """
+        return self is not Space.VARIANCE_PRESERVING
+
+    def alpha_sigma(self, sigma: npt.ArrayLike) -> tuple[Array, Array]:
+        """(alpha, sigma) of samples in this space at the field's `sigma`, element by element."""
+        s = np.asarray(sigma, np.float64)
+        if self is Space.VARIANCE_EXPLODING:
+            return np.ones_like(s), s
+        if self is Space.FLOW:
+            return 1.0 - s, s
+        alpha = 1.0 / np.hypot(1.0, s)
+        with np.errstate(invalid="ignore"):
+            return alpha, np.where(np.isinf(s), 1.0, s * alpha)
+
+    def sigma_from_log_snr(self, log_snr: npt.ArrayLike) -> Array:
+        """The field's sigma where ``log(alpha / sigma)`` is `log_snr`."""
+        with np.errstate(over="ignore"):
+            if self is Space.FLOW:
+                return np.asarray(1.0 / (1.0 + np.exp(np.asarray(log_snr, np.float64))))
+            return np.asarray(np.exp(-np.asarray(log_snr, np.float64)))
+
+    def log_snr(self, sigma: npt.ArrayLike) -> Array:
+        """``log(alpha / sigma)`` at the field's `sigma`; infinite at the singular ends."""
+        alpha, sigma_ = self.alpha_sigma(sigma)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(alpha) - np.log(sigma_))
+
+    def norm(self, alpha: float, sigma: float) -> float:
+        """The number that a sample with (alpha, sigma) is divided by to bring it into this space."""
+        if self is Space.VARIANCE_EXPLODING:
+            return alpha
+        if self is Space.FLOW:
+            return alpha + sigma
+        return float(np.hypot(alpha, sigma))

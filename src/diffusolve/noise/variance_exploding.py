@@ -1,0 +1,69 @@
+"""Variance exploding schedules (score SDE, EDM)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.space import Space
+
+__all__ = ["CONDITIONINGS", "VarianceExploding"]
+
+
+CONDITIONINGS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "sigma": (lambda sigma: sigma, lambda timestep: timestep),
+    "log_sigma": (np.log, np.exp),
+    "edm": (lambda sigma: np.log(sigma) / 4.0, lambda timestep: np.exp(4.0 * timestep)),
+}
+"""What a network is told of sigma: name -> (timestep from sigma, sigma from timestep)."""
+
+
+@dataclass(frozen=True)
+class VarianceExploding(NoiseSchedule):
+    """Samples ``x0 + sigma * noise`` with sigma from `sigma_min` to `sigma_max` (Song et al. 2021, Karras et al. 2022).
+
+    Args:
+        sigma_min, sigma_max: the trained range, 0 < sigma_min < sigma_max.
+        conditioning: what the network is told: "sigma" itself, "log_sigma", or "edm", a quarter of the logarithm.
+        num_train_timesteps: how many levels, equally spaced in log sigma, timestep spacings choose from.
+    """
+
+    space: ClassVar[Space] = Space.VARIANCE_EXPLODING
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    conditioning: str = "sigma"
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_min < self.sigma_max < np.inf:
+            raise ValueError(
+                f"expected 0 < sigma_min < sigma_max < inf, got {self.sigma_min:g} and {self.sigma_max:g}."
+            )
+        if self.conditioning not in CONDITIONINGS:
+            raise unknown_name("conditioning", self.conditioning, CONDITIONINGS)
+
+    def sigma(self, timestep: npt.ArrayLike) -> Array:
+        t = np.asarray(timestep, np.float64)
+        from_sigma, to_sigma = CONDITIONINGS[self.conditioning]
+        low, high = from_sigma(np.array([self.sigma_min, self.sigma_max])).tolist()
+        slack = 1e-12 * max(abs(low), abs(high))  # timestep(sigma_max) comes back rounded
+        check_range("timestep", t, low - slack, high + slack)
+        return np.asarray(to_sigma(t))
+
+    def timestep(self, sigma: npt.ArrayLike) -> Array:
+        s = np.asarray(sigma, np.float64)
+        check_sigma(s, self.sigma_max)
+        return np.asarray(CONDITIONINGS[self.conditioning][0](np.maximum(s, self.sigma_min)))
+
+    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
+        i = np.asarray(level, np.float64)
+        check_range("level", i, 0, self.num_train_timesteps - 1)
+        ratio = i / (self.num_train_timesteps - 1)
+        return np.asarray(self.sigma_min * (self.sigma_max / self.sigma_min) ** ratio)

@@ -1,0 +1,118 @@
+"""Discrete variance preserving schedules (DDPM, Stable Diffusion)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.noise.betas import betas, rescale_zero_terminal_snr
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.space import Space
+
+__all__ = ["VariancePreserving"]
+
+
+@dataclass(frozen=True)
+class VariancePreserving(NoiseSchedule):
+    """Noise added step by step with variances beta (Ho et al. 2020): alpha^2 is the running product of 1 - beta.
+
+    Between whole timesteps the logarithm of sigma / alpha is linear, as k-diffusion and diffusers have it.
+
+    Args:
+        beta_schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, exp or laplace.
+        beta_start, beta_end: the first and the last beta, in (0, 1).
+        num_train_timesteps: how many timesteps the network was trained on.
+        trained_betas: the betas themselves; the four arguments above then count for nothing.
+        rescale_betas_zero_snr: rescale so that nothing of the data is left at the last timestep (Lin et al. 2023).
+
+    Raises:
+        ValueError: an unknown name, or betas that are not in (0, 1).
+    """
+
+    space: ClassVar[Space] = Space.VARIANCE_PRESERVING
+    is_discrete: ClassVar[bool] = True
+
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    num_train_timesteps: int = 1000
+    trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trained_betas is not None:
+            object.__setattr__(self, "trained_betas", tuple(float(beta) for beta in self.trained_betas))
+            object.__setattr__(self, "num_train_timesteps", len(self.trained_betas))
+        if self.num_train_timesteps < 2:
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}: expected at least 2.")
+        table = self.betas
+        inside = (table > 0.0) & (table < 1.0)
+        if not np.all(inside):
+            index = int(np.argmin(inside))
+            raise ValueError(f"beta {table[index]:g} at timestep {index}: expected betas between 0 and 1.")
+
+    @cached_property
+    def betas(self) -> Array:
+        """Variance of the noise added at each training timestep, shape (num_train_timesteps,), not rescaled."""
+        if self.trained_betas is not None:
+            return np.array(self.trained_betas, np.float64)
+        return betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
+
+    @cached_property
+    def alphas_cumprod(self) -> Array:
+        """alpha^2 at each training timestep, shape (num_train_timesteps,)."""
+        product: Array = np.cumprod(1.0 - self.betas, dtype=np.float64)
+        return rescale_zero_terminal_snr(product) if self.rescale_betas_zero_snr else product
+
+    @cached_property
+    def _sigmas(self) -> Array:
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    @cached_property
+    def _log_sigmas(self) -> Array:
+        return np.log(self._sigmas)
+
+    def sigma(self, timestep: npt.ArrayLike) -> Array:
+        t = np.asarray(timestep, np.float64)
+        last = self.num_train_timesteps - 1
+        check_range("timestep", t, 0, last)
+        low = np.floor(t).astype(np.intp)
+        high = np.minimum(low + 1, last)
+        weight = t - low
+        # Where sigma is infinite at the upper end (zero terminal SNR) alpha is interpolated instead, and a whole
+        # timestep takes its table entry as it is.
+        with np.errstate(invalid="ignore"):
+            between = np.exp((1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high])
+            alpha = (1 - weight) / np.hypot(1.0, self._sigmas[low])
+            vanishing = np.sqrt(np.maximum(1 - alpha**2, 0)) / np.where(alpha > 0, alpha, 1.0)
+        between = np.where(np.isinf(self._sigmas[high]), vanishing, between)
+        return np.where(weight == 0, self._sigmas[low], between)
+
+    def timestep(self, sigma: npt.ArrayLike) -> Array:
+        s = np.asarray(sigma, np.float64)
+        check_sigma(s, self.sigma_max)
+        with np.errstate(divide="ignore"):
+            log_s = np.log(s)
+        finite = self._log_sigmas if np.isfinite(self._log_sigmas[-1]) else self._log_sigmas[:-1]
+        t = np.asarray(np.interp(log_s, finite, np.arange(len(finite), dtype=np.float64)))
+        if len(finite) == len(self._log_sigmas):
+            return t
+        beyond = s > self._sigmas[len(finite) - 1]
+        alpha_ratio = np.hypot(1.0, self._sigmas[len(finite) - 1]) / np.hypot(1.0, s)
+        return np.where(beyond, len(finite) - alpha_ratio, t)
+
+    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
+        return self.sigma(level)
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self._sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self._sigmas[-1])

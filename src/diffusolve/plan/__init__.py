@@ -1,0 +1,18 @@
+"""Plans: solvers compiled to tables of coefficients."""
+
+from diffusolve.plan.combination import Combination
+from diffusolve.plan.plan import NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.trace import check_space, plan_for, trace
+
+__all__ = [
+    "Combination",
+    "NoiseTerm",
+    "Plan",
+    "PlanPoint",
+    "Stage",
+    "Update",
+    "Write",
+    "check_space",
+    "plan_for",
+    "trace",
+]

@@ -1,0 +1,188 @@
+"""The plan: a sampler as an immutable table of coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, log
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
+
+
+class NoiseTerm(NamedTuple):
+    """Standard normal noise to draw into `register`; it belongs to the interval between two sigmas."""
+
+    register: str
+    sigma_from: float
+    sigma_to: float
+
+
+class Write(NamedTuple):
+    """``register = sum of coefficient * source``, terms being (source, coefficient)."""
+
+    register: str
+    terms: tuple[tuple[str, float], ...]
+
+
+class PlanPoint(NamedTuple):
+    """Where a sample stands: it is ``alpha * x0 + sigma * noise``."""
+
+    timestep: float
+    alpha: float
+    sigma: float
+
+    @property
+    def log_snr(self) -> float:
+        """``log(alpha / sigma)``."""
+        if self.sigma == 0.0:
+            return inf
+        return log(self.alpha / self.sigma) if self.alpha else -inf
+
+
+class Update(NamedTuple):
+    """What is computed at once: noises to draw, registers to write in this order, registers that are done with."""
+
+    noises: tuple[NoiseTerm, ...] = ()
+    writes: tuple[Write, ...] = ()
+    frees: tuple[str, ...] = ()
+
+
+class Stage(NamedTuple):
+    """One evaluation of the network and what follows from it.
+
+    The network sees ``scale * sample`` and `timestep`; the data prediction is ``a * sample + b * output``, and is the
+    register `data` to the terms of the update.
+    """
+
+    step: int
+    """Which step of the sampler this belongs to."""
+    stage: int
+    """Which evaluation of that step it is: 0 begins the step."""
+    point: PlanPoint
+    scale: float
+    a: float
+    b: float
+    sample: str
+    data: str
+    update: Update
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sampler on a grid, compiled: everything that happens, as numbers.
+
+    A run starts with register `initial` holding the sample at `start`, does the `opening` (empty but for samplers that
+    add noise before they first ask the network), then one `stage` after the other; register `result` is the sample at
+    `end`. Plans are values: immutable, hashable, equal if all their numbers are.
+    """
+
+    solver: str
+    prediction: str
+    start: PlanPoint
+    end: PlanPoint
+    opening: Update
+    stages: tuple[Stage, ...]
+    result: str
+    initial: str = "x0"
+
+    @property
+    def nfe(self) -> int:
+        """Number of function evaluations: how often the network runs."""
+        return len(self.stages)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the sampler takes; a step may evaluate the network more than once."""
+        return self.stages[-1].step + 1
+
+    @cached_property
+    def registers(self) -> int:
+        """The most tensors that a run holds while the network runs, the current sample among them."""
+        return max(len(live) for live in self.live())
+
+    def live(self) -> Iterator[frozenset[str]]:
+        """For each stage, the registers that hold a value while the network runs."""
+        held = {self.initial}
+        for stage, before in zip(self.stages, self._updates, strict=True):
+            held |= {write.register for write in before.writes} | {noise.register for noise in before.noises}
+            held -= set(before.frees)
+            yield frozenset(held)
+            held |= {stage.data}
+
+    @property
+    def _updates(self) -> tuple[Update, ...]:
+        """The update that precedes each stage."""
+        return (self.opening, *(stage.update for stage in self.stages[:-1]))
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a run draws noise."""
+        return any(update.noises for update in (self.opening, *(stage.update for stage in self.stages)))
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """What the network is conditioned on, one per evaluation."""
+        return tuple(stage.point.timestep for stage in self.stages)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Standard deviation of the noise at the beginning of each step, and at the end; steps + 1 numbers."""
+        return (*(stage.point.sigma for stage in self.stages if stage.stage == 0), self.end.sigma)
+
+    def next_sample(self, index: int) -> str:
+        """The register of the sample that stage `index` leads to."""
+        return self.stages[index + 1].sample if index + 1 < len(self.stages) else self.result
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The plan as JSON text; :meth:`from_json` gives back an equal plan. The format: docs/plan-format.md."""
+        from diffusolve.plan.json_format import dump
+
+        return dump(self, indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The plan in `text`.
+
+        Raises:
+            PlanFormatError: it is not one, and why.
+        """
+        from diffusolve.plan.json_format import load
+
+        return cls(**load(text))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.solver, self.prediction, self.start, self.end, self.opening, self.stages, self.result))
+
+    def __str__(self) -> str:
+        noise = ", stochastic" if self.is_stochastic else ""
+        lines = [
+            f"{self.solver}, {self.prediction}: {self.steps} steps, {self.nfe} evaluations, "
+            f"{self.registers} registers{noise}",
+            f"{'step':>6} {'timestep':>10} {'sigma':>11} {'log-SNR':>9}  update",
+        ]
+        lines += _lines("", self.start, self.opening) if self.opening.writes else []
+        for stage in self.stages:
+            number = f"{stage.step}" if stage.stage == 0 else f"{stage.step}.{stage.stage}"
+            lines += _lines(number, stage.point, stage.update)
+        lines.append(f"{'end':>6} {'':>10} {self.end.sigma:>11.6g} {self.end.log_snr:>9.4g}  {self.result}")
+        return "\n".join(lines)
+
+
+def _lines(number: str, point: PlanPoint, update: Update) -> list[str]:
+    head = f"{number:>6} {point.timestep:>10.6g} {point.sigma:>11.6g} {point.log_snr:>9.4g}  "
+    formulas = [f"{write.register} = {_formula(write.terms)}" for write in update.writes]
+    return [(head if i == 0 else " " * len(head)) + formula for i, formula in enumerate(formulas)] or [head]
+
+
+def _formula(terms: tuple[tuple[str, float], ...]) -> str:
+    signed = [f"{'-' if c < 0 else '+'} {abs(c):.6g} {source}" for source, c in terms]
+    return " ".join(signed).removeprefix("+ ") or "0"

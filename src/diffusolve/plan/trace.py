@@ -1,0 +1,163 @@
+"""Compiling: run a solver on symbols and write down what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+from diffusolve.errors import NotPlannableError, SingularPointError
+from diffusolve.noise import Grid, Point
+from diffusolve.plan.combination import Combination
+from diffusolve.plan.plan import NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.prediction import Conversion, Prediction
+from diffusolve.solvers import Evaluate, Keep, Noise, Solver
+
+__all__ = ["plan_for", "trace"]
+
+
+@lru_cache(maxsize=1024)
+def plan_for(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
+    """The plan of `solver` over `grid`, from the cache if it was made before. Arguments and errors as :func:`trace`."""
+    return trace(solver, grid, prediction)
+
+
+def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
+    """Compile `solver` over `grid`, for a network with `prediction`, to a plan.
+
+    Raises:
+        NotPlannableError: the solver chooses its steps by the data, or uses dx/dsigma = (x - x0) / sigma on a grid
+            where that does not hold.
+        SingularPointError: a coefficient has no finite value.
+    """
+    if solver.adaptive:
+        raise NotPlannableError(
+            f"{solver.name} chooses its steps by looking at the data, so there is no fixed table of coefficients for "
+            "it: run it with diffusolve.sample()."
+        )
+    check_space(solver, grid)
+    tracer = _Tracer(solver, prediction, _Stage(None, grid[0], 0, "x0", ""))
+    run = solver(grid, Combination({"x0": 1.0}))
+    answer = None
+    while True:
+        try:
+            request = run.send(answer)
+        except StopIteration as stop:
+            result = stop.value
+            break
+        answer = tracer.answer(request)
+    return tracer.finish(result, grid)
+
+
+def check_space(solver: Solver, grid: Grid) -> None:
+    """Raise unless `solver` is right in the space of `grid`."""
+    if solver.straight and not grid.space.is_straight:
+        raise NotPlannableError(
+            f"{solver.name} integrates dx/dsigma = (x - x0) / sigma, which does not hold on a {grid.space.value} grid: "
+            "use grid.in_space(Space.VARIANCE_EXPLODING)."
+        )
+
+
+@dataclass
+class _Stage:
+    """A stage being written. The opening is one without a conversion."""
+
+    conversion: Conversion | None
+    point: Point
+    number: int
+    sample: str
+    data: str
+    noises: list[NoiseTerm] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+
+
+class _Tracer:
+    """Answers a solver's requests with symbols and takes note of them."""
+
+    def __init__(self, solver: Solver, prediction: Prediction, opening: _Stage) -> None:
+        self.solver = solver
+        self.prediction = prediction
+        self.stages = [opening]
+        self.noises = 0
+        self.kept = 0
+
+    def answer(self, request: object) -> Any:
+        stage = self.stages[-1]
+        if isinstance(request, Evaluate):
+            return self.evaluate(request.x, request.point, request.stage)  # type: ignore[arg-type]
+        if isinstance(request, Noise):
+            name = f"noise{self.noises}"
+            self.noises += 1
+            stage.noises.append(NoiseTerm(name, request.s.sigma, request.t.sigma))
+            return Combination({name: 1.0})
+        if isinstance(request, Keep):
+            name = f"kept{self.kept}"
+            self.kept += 1
+            self.write(name, request.x)  # type: ignore[arg-type]
+            return Combination({name: 1.0})
+        raise NotPlannableError(f"{self.solver.name} yielded {request!r}, which has no answer without data.")
+
+    def evaluate(self, x: Combination, point: Point, number: int) -> tuple[Combination, Combination]:
+        evaluated = len(self.stages) - 1
+        sample, data = f"x{evaluated}", f"data{evaluated}"
+        if evaluated == 0 and x.terms != {"x0": 1.0}:
+            sample = "x"  # the solver adds noise before the first evaluation
+        if sample != "x0":
+            self.write(sample, x)
+        self.stages.append(_Stage(self.prediction.conversion(point), point, number, sample, data))
+        return Combination({sample: 1.0}), Combination({data: 1.0})
+
+    def write(self, register: str, value: Combination) -> None:
+        terms = tuple((source, c) for source, c in value.terms.items() if c != 0.0)
+        for source, coefficient in terms:
+            if not isfinite(coefficient):
+                raise SingularPointError(
+                    f"{self.solver} has no finite coefficient of {source} in evaluation {len(self.stages) - 1}, from "
+                    f"sigma {self.stages[-1].point.sigma:g}: its formula is singular there."
+                )
+        self.stages[-1].writes.append(Write(register, terms))
+
+    def finish(self, value: Combination, grid: Grid) -> Plan:
+        result = f"x{len(self.stages) - 1}"
+        self.write(result, value)
+        updates = _with_lifetimes(self.stages, result)
+        step = -1
+        stages = []
+        for made, update in zip(self.stages[1:], updates[1:], strict=True):
+            step += made.number == 0
+            assert made.conversion is not None
+            stages.append(
+                Stage(step, made.number, _place(made.point), *made.conversion, made.sample, made.data, update)
+            )
+        return Plan(
+            str(self.solver), self.prediction.name, _place(grid[0]), _place(grid[-1]), updates[0], tuple(stages), result
+        )
+
+
+def _place(point: Point) -> PlanPoint:
+    return PlanPoint(point.timestep, point.alpha, point.sigma)
+
+
+def _with_lifetimes(stages: list[_Stage], result: str) -> list[Update]:
+    """Each stage's update: without writes that nothing reads, and freeing each register after its last use."""
+    updates = []
+    needed = {result}
+    for stage in reversed(stages):
+        live_after = frozenset(needed)
+        writes = []
+        for write in reversed(stage.writes):
+            if write.register in needed:
+                needed.discard(write.register)
+                needed.update(source for source, _ in write.terms)
+                writes.append(write)
+        noises = tuple(noise for noise in stage.noises if noise.register in needed)
+        present = {source for write in writes for source, _ in write.terms} | {w.register for w in writes}
+        present |= {stage.sample, stage.data} if stage.data else set()
+        frees = tuple(sorted(present - live_after))
+        updates.append(Update(noises, tuple(reversed(writes)), frees))
+        needed -= {noise.register for noise in noises}
+        if stage.data:
+            needed.discard(stage.data)
+            needed.add(stage.sample)
+    return updates[::-1]

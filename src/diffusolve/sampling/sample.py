@@ -1,0 +1,267 @@
+"""The loop: from noise to data, for any model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from tqdm.auto import tqdm
+
+from diffusolve.arrays import Array, is_torch, namespace
+from diffusolve.backends import Backend, Run, backend_of
+from diffusolve.noise import Grid, NoiseSchedule, Point
+from diffusolve.plan import Plan, PlanPoint, Stage
+from diffusolve.prediction import Prediction, prediction
+from diffusolve.randomness import NoiseLike, draw_normal, noise_source
+from diffusolve.sampling.denoiser import Network
+from diffusolve.sampling.direct import run_directly
+from diffusolve.sampling.sampler import Sampler
+from diffusolve.solvers import Evaluate, StepEnded
+
+__all__ = ["Progress", "Report", "sample", "sample_with_report", "start"]
+
+
+class Progress(NamedTuple):
+    """What a callback is told, once per step, after the step's first evaluation of the network."""
+
+    step: int
+    """Which step this is, from 0."""
+    steps: int | None
+    """How many there are; None for adaptive samplers, which do not know."""
+    point: PlanPoint | Point
+    """Where the sample stands: timestep, alpha, sigma."""
+    sample: Array
+    """The sample that the network has just seen (before the model's own scaling)."""
+    data: Array
+    """The network's prediction of x0."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a sample was made.
+
+    Attributes:
+        nfe: number of function evaluations.
+        accepted: steps taken.
+        rejected: steps that an adaptive solver tried and gave up.
+    """
+
+    nfe: int
+    accepted: int
+    rejected: int = 0
+
+
+Callback = Callable[[Progress], object]
+ClipData = Callable[[Array], Array]
+
+
+def start(plan_or_grid: Plan | Grid, like: Array, noise: NoiseLike = None, data: Array | None = None) -> Array:
+    """The sample to start from: ``sigma * noise`` at the first point, or ``alpha * data + sigma * noise``.
+
+    Args:
+        plan_or_grid: where sampling starts.
+        like: an array with the shape (batch, ...), precision and device wanted.
+        noise: seeds or generators, see :mod:`diffusolve.randomness`.
+        data: an image to start from, for a plan that starts in the middle.
+    """
+    first = plan_or_grid.start if isinstance(plan_or_grid, Plan) else plan_or_grid[0]
+    x = first.sigma * draw_normal(noise, like)
+    return x if data is None else x + first.alpha * data
+
+
+def sample(
+    network: Network,
+    x: Array,
+    sampler: Plan | Sampler,
+    *,
+    steps: int | None = None,
+    noise_schedule: NoiseSchedule | None = None,
+    prediction_type: str | Prediction | None = None,
+    noise: NoiseLike = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    gradients: bool = False,
+    clip: ClipData | None = None,
+) -> Array:
+    """Walk `x` from noise to data and return the result, an array like `x`.
+
+    Args:
+        network: called with samples (batch, ...) and timesteps (batch,), returns an output of the samples' shape.
+        x: the sample at the sampler's first point, see :func:`start`. Not written to.
+        sampler: a plan, or a sampler with the arguments below to plan with.
+        steps: how many steps; with a :class:`Sampler` only, and not for adaptive ones.
+        noise_schedule, prediction_type: what the network was trained with; only with a :class:`Sampler`, and only if
+            the network does not know (see :mod:`diffusolve.denoisers`).
+        noise: where a stochastic sampler's noise comes from, see :mod:`diffusolve.randomness`.
+        callback: called once per step with a :class:`Progress`. An exception that it raises ends the run.
+        progress: show a progress bar.
+        gradients: let gradients flow through the whole run; memory then grows with every evaluation.
+        clip: applied to each prediction of x0 before it is used, for example ``lambda x0: x0.clip(-1, 1)``.
+
+    Raises:
+        ValueError: arguments that are missing or contradict each other, shapes that differ.
+        TypeError: `x` is no array of floating point numbers.
+    """
+    return sample_with_report(
+        network,
+        x,
+        sampler,
+        steps=steps,
+        noise_schedule=noise_schedule,
+        prediction_type=prediction_type,
+        noise=noise,
+        callback=callback,
+        progress=progress,
+        gradients=gradients,
+        clip=clip,
+    )[0]
+
+
+def sample_with_report(
+    network: Network,
+    x: Array,
+    sampler: Plan | Sampler,
+    *,
+    steps: int | None = None,
+    noise_schedule: NoiseSchedule | None = None,
+    prediction_type: str | Prediction | None = None,
+    noise: NoiseLike = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    gradients: bool = False,
+    clip: ClipData | None = None,
+) -> tuple[Array, Report]:
+    """As :func:`sample`, and how many evaluations and steps it took."""
+    backend = backend_of(x)
+    _check_sample(backend, x)
+    with _gradient_mode(x, gradients):
+        if isinstance(sampler, Plan):
+            if steps is not None or noise_schedule is not None:
+                raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
+            _check_prediction(network, sampler, prediction_type)
+            return _run_plan(network, x, sampler, noise, callback, progress, clip)
+        noise_schedule = noise_schedule or getattr(network, "noise_schedule", None)
+        predicts = prediction_type or getattr(network, "prediction", None)
+        if noise_schedule is None or predicts is None:
+            missing = "noise_schedule" if noise_schedule is None else "prediction_type"
+            raise ValueError(
+                f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
+            )
+        if sampler.solver.adaptive:
+            grid = sampler.grid(noise_schedule, 1 if steps is None else steps)
+            return _run_adaptive(network, x, sampler, grid, prediction(predicts), noise, callback, progress, clip)
+        if steps is None:
+            raise ValueError(f"steps is missing: how many steps should {sampler} take? 20 is usual.")
+        plan = sampler.plan(noise_schedule, predicts, steps)
+        return _run_plan(network, x, plan, noise, callback, progress, clip)
+
+
+def _run_plan(
+    network: Network,
+    x: Array,
+    plan: Plan,
+    noise: NoiseLike,
+    callback: Callback | None,
+    progress: bool,
+    clip: ClipData | None,
+) -> tuple[Array, Report]:
+    backend = backend_of(x)
+    draw_noise = noise_source(noise, x) if plan.is_stochastic else None
+    transform = None if clip is None else lambda data, stage: clip(data)
+    run = Run(plan, draw_noise, transform)
+    like = x
+    x = run.begin(x)
+    with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
+        for stage, timestep in zip(plan.stages, backend.timesteps(plan.timesteps, like), strict=True):
+            output = network(backend.cast(run.model_input(x), like), timestep)
+            _check_output(output, like)
+            if callback is not None and stage.stage == 0:
+                callback(_progress_of(stage, plan, run, x, output))
+            x = run.step(output, x)
+            bar.update()
+    return backend.cast(x, like), Report(plan.nfe, plan.steps)
+
+
+def _progress_of(stage: Stage, plan: Plan, run: Run, x: Array, output: Array) -> Progress:
+    return Progress(stage.step, plan.steps, stage.point, x, run.data(output, x))
+
+
+def _run_adaptive(
+    network: Network,
+    x: Array,
+    sampler: Sampler,
+    grid: Grid,
+    predicts: Prediction,
+    noise: NoiseLike,
+    callback: Callback | None,
+    progress: bool,
+    clip: ClipData | None,
+) -> tuple[Array, Report]:
+    counts = {"nfe": 0, True: 0, False: 0}
+    span = grid[-1].log_snr - grid[0].log_snr
+
+    def on_evaluation(request: Evaluate, data: Array) -> None:
+        counts["nfe"] += 1
+        if callback is not None and request.stage == 0:
+            callback(Progress(counts[True], None, request.point, request.x, data))
+
+    with tqdm(total=1.0, disable=not progress, desc=str(sampler), bar_format=ADAPTIVE_BAR) as bar:
+
+        def on_step(step: StepEnded) -> None:
+            counts[step.accepted] += 1
+            bar.set_postfix(steps=counts[True], rejected=counts[False], refresh=False)
+            if step.accepted:
+                bar.update((step.t.log_snr - step.s.log_snr) / span)
+
+        transform = None if clip is None else lambda data, point: clip(data)
+        result = run_directly(
+            sampler.solver,
+            grid,
+            predicts,
+            lambda x, timestep: _checked(network(x, timestep), x),
+            x,
+            noise_source(noise, x),
+            transform=transform,
+            on_evaluation=on_evaluation,
+            on_step=on_step,
+        )
+    return result, Report(counts["nfe"], counts[True], counts[False])
+
+
+ADAPTIVE_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def _checked(output: Array, like: Array) -> Array:
+    _check_output(output, like)
+    return output
+
+
+def _check_output(output: Array, like: Array) -> None:
+    if getattr(output, "shape", None) != like.shape:
+        shape = getattr(output, "shape", None)
+        got = f"shape {tuple(shape)}" if shape is not None else f"a {type(output).__name__}"
+        raise ValueError(
+            f"the network returned {got} for samples of shape {tuple(like.shape)}: expected the same shape."
+        )
+
+
+def _check_sample(backend: Backend, x: Array) -> None:
+    if not backend.is_floating(x):
+        raise TypeError(f"x has dtype {x.dtype}: expected floating point numbers.")
+    if len(x.shape) == 0:
+        raise ValueError("x has no dimensions: expected a batch of samples, shape (batch, ...).")
+
+
+def _check_prediction(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
+    """Raise if the network is known to predict something else than the plan was made for."""
+    known = prediction_type or getattr(network, "prediction", None)
+    if known is not None and (name := prediction(known).name) != plan.prediction:
+        raise ValueError(f"the plan was made for {plan.prediction} prediction, but the network predicts {name}.")
+
+
+def _gradient_mode(x: Array, gradients: bool) -> contextlib.AbstractContextManager[Any]:
+    if gradients or not is_torch(x):
+        return contextlib.nullcontext()
+    return cast("contextlib.AbstractContextManager[Any]", namespace(x).no_grad())

@@ -1,0 +1,72 @@
+"""The recipe: a solver and a spacing, ready for any noise schedule and any prediction type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from diffusolve.noise import Grid, NoiseSchedule, Space
+from diffusolve.plan import Plan, plan_for
+from diffusolve.prediction import Prediction, prediction
+from diffusolve.solvers import Solver
+from diffusolve.spacing import Linspace, Spacing
+
+__all__ = ["Sampler"]
+
+UNIFORM = Linspace()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What people call a sampler: a solver on a spacing. An immutable value.
+
+    Args:
+        solver: the algorithm with its options.
+        spacing: where the steps fall; equally spaced timesteps when missing.
+        space: how the sample is scaled. When missing: as the noise schedule has it, but for solvers that integrate
+            dx/dsigma (``solver.straight``), whose samples on a variance preserving schedule are scaled to alpha = 1, or
+            to alpha + sigma = 1 where the grid starts at alpha = 0 (sigma / alpha is infinite there).
+        name: what people call it.
+    """
+
+    solver: Solver
+    spacing: Spacing = UNIFORM
+    space: Space | None = None
+    name: str = ""
+
+    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+        """The points of `steps` steps over `noise_schedule`. Raises ValueError if the spacing cannot make them."""
+        return _grid(self, noise_schedule, steps)
+
+    def plan(self, noise_schedule: NoiseSchedule, prediction_type: str | Prediction, steps: int) -> Plan:
+        """The table of coefficients of `steps` steps, from a cache if it was made before.
+
+        Args:
+            noise_schedule: the schedule that the network was trained with.
+            prediction_type: what the network predicts: epsilon, sample, v_prediction, flow or edm, or a
+                :class:`~diffusolve.prediction.Prediction`.
+            steps: how many steps; a step may evaluate the network more than once.
+
+        Raises:
+            ValueError: a number of steps or a spacing that the schedule cannot have; a coefficient that is infinite.
+            NotPlannableError: an adaptive solver; use :func:`diffusolve.sample`.
+        """
+        return _plan(self, noise_schedule, prediction(prediction_type), steps)
+
+    def __str__(self) -> str:
+        return self.name or f"{self.solver} on {self.spacing}"
+
+
+@lru_cache(maxsize=1024)
+def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+    grid = sampler.spacing.grid(noise_schedule, steps)
+    if sampler.space is not None:
+        return grid.in_space(sampler.space)
+    if sampler.solver.straight and not grid.space.is_straight:
+        return grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha > 0 else Space.FLOW)
+    return grid
+
+
+@lru_cache(maxsize=1024)
+def _plan(sampler: Sampler, noise_schedule: NoiseSchedule, prediction_type: Prediction, steps: int) -> Plan:
+    return plan_for(sampler.solver, _grid(sampler, noise_schedule, steps), prediction_type)

@@ -1,0 +1,149 @@
+"""DPM adaptive: DPM-Solver with steps chosen by a PID controller."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from math import atan, expm1, inf, isinf, log, sqrt
+
+from diffusolve.errors import SingularPointError
+from diffusolve.noise import Grid, Point
+from diffusolve.solvers.requests import ErrorRatio, Evaluate, Noise, Request, SolverRun, StepEnded, Value
+from diffusolve.solvers.solver import solver
+
+__all__ = ["dpm_adaptive"]
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver, algorithms 1 and 2 and appendix C; Soderlind 2003 (PID)", adaptive=True)
+def dpm_adaptive(
+    grid: Grid,
+    x: Value,
+    *,
+    order: int = 3,
+    rtol: float = 0.05,
+    atol: float = 0.0078,
+    h_init: float = 0.05,
+    pcoeff: float = 0.0,
+    icoeff: float = 1.0,
+    dcoeff: float = 0.0,
+    accept_safety: float = 0.81,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+) -> SolverRun:
+    """From the grid's first point to its last, in as many steps in log-SNR as the tolerance asks for.
+
+    Each step compares DPM-Solver of `order` with that of one order less, which shares its evaluations.
+
+    Args:
+        order: 2 or 3.
+        rtol, atol: relative and absolute tolerance for the difference of both orders.
+        h_init: the first step, in units of log(alpha / sigma).
+        pcoeff, icoeff, dcoeff: the controller's coefficients.
+        accept_safety: a step is accepted when the controller would shrink it by no more than this factor.
+        eta: how much noise is replaced in each step, as in Euler ancestral.
+        s_noise: multiplies that noise.
+
+    Raises:
+        SingularPointError: the grid starts or ends at infinite log-SNR, so its length is infinite.
+    """
+    if order not in (2, 3):
+        raise ValueError(f"order is {order}: expected 2 or 3.")
+    s, end = grid[0], grid[-1]
+    if isinf(s.log_snr) or isinf(end.log_snr):
+        which = "starts at alpha = 0" if isinf(s.log_snr) else "ends at sigma = 0"
+        raise SingularPointError(
+            f"dpm_adaptive divides the range of log(alpha / sigma), which is infinite when sampling {which}: use a "
+            "spacing with final_sigma='sigma_min' and a finite sigma_max."
+        )
+    controller = PIDController(h_init, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
+    x, data = yield Evaluate(x, s)
+    eps = (x - s.alpha * data) / s.sigma
+    previous = x
+    while s.log_snr < end.log_snr - 1e-5:
+        log_snr = min(end.log_snr, s.log_snr + controller.h)
+        t = end if log_snr == end.log_snr else grid.at_log_snr(log_snr)
+        down = t  # the ODE's part of the step ends here, with less noise than t has
+        if eta > 0:
+            up = min(eta * t.sigma * sqrt(-expm1(2 * (s.log_snr - t.log_snr))), t.sigma)
+            below = log(t.alpha / sqrt(t.sigma**2 - up**2)) if up < t.sigma else inf
+            down = end if below >= end.log_snr else grid.at_log_snr(below)
+        low, high = yield from (_dpm_12 if order == 2 else _dpm_23)(grid, x, eps, s, down)
+        ratio = yield ErrorRatio(low, high, previous, rtol, atol)
+        accepted = controller.propose(ratio)
+        yield StepEnded(s, t, accepted)
+        if not accepted:
+            continue
+        previous, x = low, (t.alpha / down.alpha) * high
+        up = sqrt(max(0.0, t.sigma**2 - (t.alpha / down.alpha * down.sigma) ** 2))
+        if eta > 0 and up > 0:
+            x = x + (s_noise * up) * (yield Noise(s, t))
+        s = t
+        if s.log_snr < end.log_snr - 1e-5:
+            x, data = yield Evaluate(x, s)
+            eps = (x - s.alpha * data) / s.sigma
+    return x
+
+
+def _dpm_12(
+    grid: Grid, x: Value, eps: Value, s: Point, t: Point
+) -> Generator[Request, tuple[Value, Value], tuple[Value, Value]]:
+    """DPM-Solver of order 1 and 2 from `s` to `t`."""
+    h = t.log_snr - s.log_snr
+    eps_1 = yield from _inner(grid, x, eps, s, h, 1 / 2, 1, None)
+    first = (t.alpha / s.alpha) * x - t.sigma * expm1(h) * eps
+    return first, first - t.sigma * expm1(h) * (eps_1 - eps)
+
+
+def _dpm_23(
+    grid: Grid, x: Value, eps: Value, s: Point, t: Point
+) -> Generator[Request, tuple[Value, Value], tuple[Value, Value]]:
+    """DPM-Solver of order 2 and 3 from `s` to `t`."""
+    h = t.log_snr - s.log_snr
+    r1, r2 = 1 / 3, 2 / 3
+    eps_1 = yield from _inner(grid, x, eps, s, h, r1, 1, None)
+    first = (t.alpha / s.alpha) * x - t.sigma * expm1(h) * eps
+    second = first - t.sigma * expm1(h) / (2 * r1) * (eps_1 - eps)
+    slope = r2 / r1 * (expm1(r2 * h) / (r2 * h) - 1) * (eps_1 - eps)
+    eps_2 = yield from _inner(grid, x, eps, s, h, r2, 2, slope)
+    return second, first - t.sigma / r2 * (expm1(h) / h - 1) * (eps_2 - eps)
+
+
+def _inner(
+    grid: Grid, x: Value, eps: Value, s: Point, h: float, r: float, stage: int, slope: Value | None
+) -> Generator[Request, tuple[Value, Value], Value]:
+    """The noise prediction at the fraction `r` of a step of `h`, reached to first order and by `slope`."""
+    u = grid.at_log_snr(s.log_snr + r * h)
+    inner = (u.alpha / s.alpha) * x - u.sigma * expm1(r * h) * eps
+    if slope is not None:
+        inner = inner - u.sigma * slope
+    inner, data = yield Evaluate(inner, u, stage)
+    result: Value = (inner - u.alpha * data) / u.sigma
+    return result
+
+
+@dataclass
+class PIDController:
+    """Step size control from the last three error ratios (Soderlind 2003)."""
+
+    h: float
+    pcoeff: float
+    icoeff: float
+    dcoeff: float
+    order: float
+    accept_safety: float
+    inverse_errors: list[float] = field(default_factory=list)
+
+    def propose(self, error_ratio: float) -> bool:
+        """Take note of a step's error, set the size `h` of the next one, and say whether this one is accepted."""
+        newest = 1 / (error_ratio + 1e-8)
+        e1, e2, e3 = [newest, *(self.inverse_errors or [newest, newest])]
+        p, i, d = (c / self.order for c in (self.pcoeff, self.icoeff, self.dcoeff))
+        factor = e1 ** (p + i + d) * e2 ** -(p + 2 * d) * e3**d
+        factor = 1 + atan(factor - 1)
+        self.h *= factor
+        accepted = factor >= self.accept_safety
+        if accepted:
+            self.inverse_errors = [e1, e2]
+        elif not self.inverse_errors:
+            self.inverse_errors = [e2, e3]
+        return accepted

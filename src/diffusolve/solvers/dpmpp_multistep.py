@@ -1,0 +1,84 @@
+"""DPM-Solver++ multistep: DPM++ 2M, DPM++ 3M and their SDE forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import exp, expm1, inf, sqrt
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import Grid, Point
+from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.solver import solver
+
+__all__ = ["dpmpp_multistep"]
+
+SOLVER_TYPES = ("midpoint", "heun")
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 2 (2M), appendix B (3M) and section 4.3 (SDE)")
+def dpmpp_multistep(
+    grid: Grid,
+    x: Value,
+    *,
+    order: int = 2,
+    solver_type: str = "midpoint",
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    lower_order_final: bool = True,
+) -> SolverRun:
+    """Integrates a polynomial in log-SNR through the last `order` data predictions exactly.
+
+    Args:
+        order: 1, 2 or 3; the first steps have a lower one.
+        solver_type: how order 2 extrapolates; "midpoint" or "heun". Order 3 has one form.
+        eta: 0 is the ODE; 1 is the reverse SDE (DPM++ 2M SDE).
+        s_noise: multiplies the noise of the SDE.
+        lower_order_final: in runs of fewer than 15 steps the last steps fall back to order 2 and 1.
+
+    A step that starts or ends at infinite log-SNR is of first order, the highest that has a limit there.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is {order}: expected 1, 2 or 3.")
+    if solver_type not in SOLVER_TYPES:
+        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
+    history: list[tuple[Value, Point]] = []
+    stabilise = lower_order_final and grid.steps < 15
+    for step, (s, t) in enumerate(pairwise(grid)):
+        x, data = yield Evaluate(x, s)
+        remaining = grid.steps - step
+        p = 1 if t.sigma == 0 else min(order, 1 + len(history), remaining if stabilise else order)
+        h = t.log_snr - s.log_snr
+        g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
+        decay = exp(-eta * h) if eta > 0 else 1.0
+        x = (t.sigma / s.sigma) * decay * x - t.alpha * expm1(-g) * data
+        match _derivatives(data, s, history[: p - 1], h):
+            case [d1]:
+                x = x + t.alpha * (-0.5 * expm1(-g) if solver_type == "midpoint" else _phi_2(g)) * d1
+            case [d1, d2]:
+                x = x + t.alpha * _phi_2(g) * d1 - t.alpha * (_phi_2(g) / g - 0.5) * d2
+        if eta > 0 and t.sigma > 0:
+            x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(s, t))
+        if s.log_snr != -inf:
+            history = [(data, s), *history[:1]]
+    return x
+
+
+def _phi_2(g: float) -> float:
+    """The weight of the first derivative of the data in the exact integral: (exp(-g) - 1 + g) / g."""
+    return expm1(-g) / g + 1
+
+
+def _derivatives(data: Value, s: Point, history: Sequence[tuple[Value, Point]], h: float) -> list[Value]:
+    """The derivatives of the data prediction at `s` that `history` allows, in units of the step `h`."""
+    if not history:
+        return []
+    (m1, s1), *older = history
+    r0 = (s.log_snr - s1.log_snr) / h
+    d10 = (data - m1) / r0
+    if not older:
+        return [d10]
+    m2, s2 = older[0]
+    r1 = (s1.log_snr - s2.log_snr) / h
+    d11 = (m1 - m2) / r1
+    return [d10 + r0 / (r0 + r1) * (d10 - d11), (d10 - d11) / (r0 + r1)]

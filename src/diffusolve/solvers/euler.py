@@ -1,0 +1,29 @@
+"""One-step methods of first order: Euler, DDIM, Euler ancestral."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import expm1, sqrt
+
+from diffusolve.noise import Grid
+from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.solver import solver
+
+__all__ = ["euler"]
+
+
+@solver(paper="Song et al. 2021, Denoising Diffusion Implicit Models, equations 12 and 16")
+def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+    """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
+
+    Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
+    of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number).
+    """
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        up = min(eta * t.sigma * sqrt(-expm1(2 * (s.log_snr - t.log_snr))), t.sigma)
+        down = sqrt(t.sigma**2 - up**2)
+        x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
+        if up > 0:
+            x = x + (s_noise * up) * (yield Noise(s, t))
+    return x

@@ -1,0 +1,44 @@
+"""Linear multistep (Adams-Bashforth) methods with exact coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from diffusolve.noise import Grid
+from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
+from diffusolve.solvers.solver import solver
+
+__all__ = ["lms"]
+
+
+@solver(paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5", straight=True)
+def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
+    """Integrates the polynomial through the last `order` slopes; the first steps have a lower order."""
+    if order < 1:
+        raise ValueError(f"order is {order}: expected at least 1 (4 is usual).")
+    slopes: list[Value] = []
+    sigmas: list[float] = []
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        d = yield Keep((x - data) / s.sigma)
+        slopes, sigmas = [d, *slopes[: order - 1]], [s.sigma, *sigmas[: order - 1]]
+        for weight, slope in zip(adams_weights(sigmas, t.sigma), slopes, strict=True):
+            x = x + weight * slope
+    return x
+
+
+def adams_weights(nodes: Sequence[float], end: float) -> list[float]:
+    """The integral from ``nodes[0]`` to `end` of each Lagrange basis polynomial over `nodes`."""
+    h = end - nodes[0]
+    offsets = [node - nodes[0] for node in nodes]
+    weights = []
+    for j, at in enumerate(offsets):
+        polynomial = [1.0]  # coefficients of (tau - nodes[0]) ** k, lowest first
+        for k, other in enumerate(offsets):
+            if k != j:
+                shifted = [0.0, *polynomial]
+                scaled = [*(other * c for c in polynomial), 0.0]
+                polynomial = [(a - b) / (at - other) for a, b in zip(shifted, scaled, strict=True)]
+        weights.append(sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(polynomial)))
+    return weights

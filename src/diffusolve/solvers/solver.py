@@ -1,0 +1,81 @@
+"""A solver: the generator function with its options and what is known about it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import Grid
+from diffusolve.solvers.requests import SolverRun, Value
+
+__all__ = ["Solver", "solver"]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A generator function ``function(grid, x, **options)`` that reads like its paper.
+
+    Solvers are values: equal functions with equal options are equal solvers.
+
+    Attributes:
+        function: the algorithm; yields :mod:`requests <diffusolve.solvers.requests>`.
+        paper: where the algorithm stands.
+        options: the options that differ from the function's defaults, sorted by name.
+        straight: it integrates ``dx/dsigma = (x - x0) / sigma``, which holds where alpha is 1 or 1 - sigma; on other
+            noise schedules it therefore runs on samples scaled to alpha = 1.
+        adaptive: it looks at the data to choose its steps, so there is no plan for it.
+    """
+
+    function: Callable[..., SolverRun]
+    paper: str
+    options: tuple[tuple[str, Any], ...] = ()
+    straight: bool = False
+    adaptive: bool = False
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    def __call__(self, grid: Grid, x: Value) -> SolverRun:
+        """Start the algorithm on `x`, the sample at ``grid[0]``."""
+        return self.function(grid, x, **dict(self.options))
+
+    def with_options(self, **options: Any) -> Solver:
+        """The same solver with some options set.
+
+        Raises:
+            UnknownNameError: the solver has no such option.
+        """
+        for option in options:
+            if option not in self.defaults:
+                raise unknown_name(f"option of {self.name}", option, self.defaults)
+        values = {**dict(self.options), **options}
+        changed = {name: value for name, value in values.items() if value != self.defaults[name]}
+        return replace(self, options=tuple(sorted(changed.items())))
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Every option with the value that it has when not given."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    def __str__(self) -> str:
+        return self.name + "(" + ", ".join(f"{name}={value!r}" for name, value in self.options) + ")"
+
+
+def solver(
+    *, paper: str, straight: bool = False, adaptive: bool = False
+) -> Callable[[Callable[..., SolverRun]], Solver]:
+    """Decorator: make a generator function a :class:`Solver`. Its keyword-only arguments are its options."""
+
+    def decorate(function: Callable[..., SolverRun]) -> Solver:
+        made = Solver(function, paper, straight=straight, adaptive=adaptive)
+        object.__setattr__(made, "__doc__", function.__doc__)
+        return made
+
+    return decorate

@@ -1,0 +1,56 @@
+"""Spacings: where the steps of a sampler fall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from diffusolve.errors import unknown_name
+from diffusolve.spacing.base import FINAL_SIGMAS, Spacing
+from diffusolve.spacing.by_sigma import BetaSigmas, Exponential, Karras, Polyexponential, Sigmas, UniformLogSNR
+from diffusolve.spacing.by_timestep import Beta, Leading, Linspace, Timesteps, Trailing
+
+__all__ = [
+    "FINAL_SIGMAS",
+    "SPACINGS",
+    "Beta",
+    "BetaSigmas",
+    "Exponential",
+    "Karras",
+    "Leading",
+    "Linspace",
+    "Polyexponential",
+    "Sigmas",
+    "Spacing",
+    "Timesteps",
+    "Trailing",
+    "UniformLogSNR",
+    "spacing",
+]
+
+SPACINGS: dict[str, Callable[..., Spacing]] = {
+    "linspace": Linspace,
+    "leading": Leading,
+    "trailing": Trailing,
+    "sgm_uniform": partial(Linspace, to_first=False),
+    "karras": Karras,
+    "exponential": Exponential,
+    "polyexponential": Polyexponential,
+    "beta": Beta,
+    "beta_sigmas": BetaSigmas,
+    "uniform_log_snr": UniformLogSNR,
+}
+"""Name -> constructor."""
+
+
+def spacing(name: str, **options: object) -> Spacing:
+    """The spacing called `name` (see :data:`SPACINGS`), for example ``spacing("karras", rho=5)``.
+
+    Raises:
+        UnknownNameError: no such spacing; the nearest names are offered.
+    """
+    try:
+        make = SPACINGS[name.casefold().replace(" ", "_").replace("-", "_")]
+    except KeyError:
+        raise unknown_name("spacing", name, SPACINGS) from None
+    return make(**options)

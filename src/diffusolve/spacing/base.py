@@ -1,0 +1,57 @@
+"""What a spacing is: a rule that turns a noise schedule and a number of steps into a grid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import Grid, NoiseSchedule
+
+__all__ = ["FINAL_SIGMAS", "Spacing"]
+
+Array = npt.NDArray[np.float64]
+
+FINAL_SIGMAS = ("zero", "sigma_min")
+"""Where a grid ends: at the data itself, or at the smallest noise level that the network was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spacing(ABC):
+    """Where the steps fall. A frozen value; :meth:`grid` applies it.
+
+    Args:
+        final_sigma: "zero": after the last level comes sigma = 0, the data. "sigma_min": the last step ends at the
+            smallest trained level, and the sample keeps that much noise.
+    """
+
+    final_sigma: str = "zero"
+
+    def __post_init__(self) -> None:
+        if self.final_sigma not in FINAL_SIGMAS:
+            raise unknown_name("final_sigma", self.final_sigma, FINAL_SIGMAS)
+
+    @abstractmethod
+    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+        """The grid of `steps` steps over `noise_schedule`.
+
+        Args:
+            noise_schedule: the schedule that the network was trained with.
+            steps: how many, at least 1.
+
+        Raises:
+            ValueError: too few or too many steps, or a spacing that the schedule has no room for.
+        """
+
+
+def check_steps(steps: int, most: int | None = None) -> None:
+    """Raise unless `steps` is a whole number from 1 to `most`."""
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise TypeError(f"steps is {steps!r}: expected a whole number, at least 1.")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: expected at least 1.")
+    if most is not None and steps > most:
+        raise ValueError(f"steps is {steps}, but the noise schedule holds only {most} timesteps: use at most {most}.")

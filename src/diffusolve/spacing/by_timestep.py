@@ -1,0 +1,137 @@
+"""Spacings over the training timesteps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusolve.noise import Grid, NoiseSchedule
+from diffusolve.spacing.base import Array, Spacing, check_steps
+from diffusolve.spacing.scipy_special import beta_quantile
+
+__all__ = ["Beta", "Leading", "Linspace", "Timesteps", "Trailing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelSpacing(Spacing):
+    """A choice among the schedule's training levels 0 ... num_train_timesteps - 1 (timesteps of a discrete model)."""
+
+    @abstractmethod
+    def levels(self, steps: int, count: int) -> Array:
+        """The `steps` levels, from the noisiest, out of `count`."""
+
+    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+        check_steps(steps, noise_schedule.num_train_timesteps)
+        return level_grid(noise_schedule, self.levels(steps, noise_schedule.num_train_timesteps), self)
+
+
+def level_grid(noise_schedule: NoiseSchedule, levels: Array, spacing: Spacing) -> Grid:
+    """The grid over training `levels`, ended as `spacing` says."""
+    if spacing.final_sigma == "sigma_min":
+        if levels[-1] <= 0:
+            raise ValueError(
+                f"{spacing} already ends at the smallest noise level, so no step can lead there: use "
+                "final_sigma='zero'."
+            )
+        levels = np.append(levels, 0.0)
+        sigmas = noise_schedule.sigma_at_level(levels)
+    else:
+        sigmas = np.append(noise_schedule.sigma_at_level(levels), 0.0)
+    if noise_schedule.is_discrete:
+        return Grid.from_sigmas(noise_schedule, sigmas, levels)
+    return Grid.from_sigmas(noise_schedule, sigmas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linspace(LevelSpacing):
+    """Equally spaced from the last training timestep down.
+
+    Args:
+        to_first: whether the last level is the first training timestep. If not, the levels are those of one step
+            more without the lowest, since the last step leads from there to the end anyway ("SGM uniform").
+        whole: round to whole timesteps.
+    """
+
+    to_first: bool = True
+    whole: bool = False
+
+    def levels(self, steps: int, count: int) -> Array:
+        all_levels = np.linspace(count - 1, 0, steps if self.to_first else steps + 1)[:steps]
+        return np.rint(all_levels) if self.whole else all_levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading(LevelSpacing):
+    """Every (count // steps)-th timestep counted from the first, as DDIM's original code has it.
+
+    Args:
+        steps_offset: added to every timestep; Stable Diffusion 1.x uses 1.
+    """
+
+    steps_offset: int = 0
+
+    def levels(self, steps: int, count: int) -> Array:
+        levels = np.arange(steps - 1, -1, -1.0) * (count // steps) + self.steps_offset
+        if self.steps_offset < 0 or levels[0] > count - 1:
+            most = count - 1 - (steps - 1) * (count // steps)
+            raise ValueError(
+                f"steps_offset is {self.steps_offset}: with {steps} of {count} timesteps it must be from 0 to {most}."
+            )
+        return levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trailing(LevelSpacing):
+    """Every (count / steps)-th timestep counted back from the last (Lin et al. 2023, table 2)."""
+
+    def levels(self, steps: int, count: int) -> Array:
+        return np.rint(count - np.arange(steps) * (count / steps)) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beta(LevelSpacing):
+    """Quantiles of a Beta distribution over the timesteps: denser at both ends (Lee et al. 2024, "Beta Sampling").
+
+    Needs SciPy. Steps whose timesteps would coincide keep their distance instead of being dropped.
+
+    Args:
+        alpha, beta: the distribution's parameters, both > 0.
+    """
+
+    alpha: float = 0.6
+    beta: float = 0.6
+
+    def levels(self, steps: int, count: int) -> Array:
+        levels = beta_quantile(1.0 - np.arange(steps) / steps, self.alpha, self.beta)
+        return np.asarray(levels * (count - 1))
+
+
+@dataclass(frozen=True)
+class Timesteps(Spacing):
+    """Given timesteps, strictly decreasing.
+
+    Args:
+        timesteps: what the network is conditioned on at each step.
+    """
+
+    timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "timesteps", tuple(self.timesteps))
+
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
+        if steps is not None and steps != len(self.timesteps):
+            raise ValueError(f"steps is {steps}, but {len(self.timesteps)} timesteps are given: leave steps out.")
+        at = np.array(self.timesteps, np.float64)
+        sigmas = noise_schedule.sigma(at)
+        if np.any(np.diff(sigmas) >= 0):
+            index = int(np.argmax(np.diff(sigmas) >= 0))
+            raise ValueError(
+                f"timesteps must strictly decrease, but timesteps[{index}] = {self.timesteps[index]:g} is followed "
+                f"by {self.timesteps[index + 1]:g}."
+            )
+        end = noise_schedule.sigma_min if self.final_sigma == "sigma_min" else 0.0
+        return Grid.from_sigmas(noise_schedule, np.append(sigmas, end), at)
