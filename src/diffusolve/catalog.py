@@ -100,7 +100,8 @@ def _find(name: str) -> tuple[str, str | None]:
         suffix = _fold(schedule_type)
         if folded.endswith(suffix) and folded.removesuffix(suffix) in table:
             return table[folded.removesuffix(suffix)], schedule_type
-    raise unknown_name("sampler", name, CATALOG)
+    with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
+    raise unknown_name("sampler", name, [*CATALOG, *with_types])
 
 
 def _fold(name: str) -> str:

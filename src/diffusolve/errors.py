@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["NotPlannableError", "PlanFormatError", "SingularPointError", "UnknownNameError", "unknown_name"]
+__all__ = ["NotPlannableError", "PlanFormatError", "SingularPointError", "UnknownNameError", "check_options", "unknown_name"]
 
 
 class UnknownNameError(ValueError):
@@ -25,10 +25,20 @@ class PlanFormatError(ValueError):
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
-    """The error for a `name` that is none of `choices`, offering up to three that look like it."""
+    """The error for a `name` that is none of `choices`, offering the three that look most like it, or the first 20."""
     choices = list(choices)
+    if not choices:
+        return UnknownNameError(f"unknown {kind} {name!r}: there are none.")
     by_folded = {choice.casefold(): choice for choice in choices}
     close = get_close_matches(str(name).casefold(), by_folded, n=3, cutoff=0.4)
     nearest = ", ".join(repr(by_folded[match]) for match in close)
-    hint = f"did you mean {nearest}?" if nearest else "choose one of " + ", ".join(map(repr, choices)) + "."
+    hint = f"did you mean {nearest}?" if nearest else "choose one of " + ", ".join(map(repr, choices[:20])) + "."
     return UnknownNameError(f"unknown {kind} {name!r}: {hint}")
+
+
+def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UnknownNameError unless each of the `options` given is `known` to its `owner`."""
+    known = list(known)
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {owner}", option, known)

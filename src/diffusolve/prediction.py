@@ -6,11 +6,12 @@ et al. 2022 (flow) and Karras et al. 2022, table 1 (EDM), for samples ``alpha * 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from diffusolve.errors import SingularPointError, unknown_name
+from diffusolve.errors import SingularPointError, check_options, unknown_name
 from diffusolve.noise import Point
 
 __all__ = ["EDM", "Conversion", "Epsilon", "Flow", "Prediction", "Sample", "VPrediction", "prediction"]
@@ -134,11 +135,14 @@ def prediction(name: str | Prediction, **options: float) -> Prediction:
     """The prediction type called `name`, for example ``prediction("edm", sigma_data=1.0)``; one given is returned.
 
     Raises:
-        UnknownNameError: no such type; the nearest names are offered.
+        UnknownNameError: no such type or option; the nearest names are offered.
     """
     if isinstance(name, Prediction):
+        if options:
+            raise ValueError(f"{name} has its options already: leave {', '.join(options)} out.")
         return name
     kind = PREDICTIONS.get("flow" if name == "flow_prediction" else name)
     if kind is None:
         raise unknown_name("prediction type", name, PREDICTIONS)
+    check_options(kind.name, options, inspect.signature(kind).parameters)
     return kind(**options)

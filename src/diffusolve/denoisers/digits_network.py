@@ -41,8 +41,8 @@ class Block(nn.Module):
 class DigitsNetwork(nn.Module):
     """Class-conditional U-Net, 8x8 -> 4x4 -> 8x8, that predicts v = alpha * noise - sigma * image.
 
-    The timesteps are the 1000 of Stable Diffusion's "scaled_linear" variance-preserving schedule (beta from
-    0.00085 to 0.012), and the images are those of :func:`diffusolve.denoisers.digits.load_digits_data`.
+    The timesteps are those of :data:`diffusolve.noise.SD15`, and the images those of
+    :func:`diffusolve.denoisers.digits.load_digits_data`.
     v-prediction: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512.
 
     Args:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
 from diffusolve.noise.space import Space
 
 __all__ = ["Cosine"]
@@ -31,6 +31,11 @@ class Cosine(NoiseSchedule):
 
     log_snr_shift: float = 0.0
     num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        check_train_timesteps(self.num_train_timesteps)
+        if not math.isfinite(self.log_snr_shift):
+            raise ValueError(f"log_snr_shift is {self.log_snr_shift:g}: expected a finite number (0 shifts nothing).")
 
     def sigma(self, timestep: npt.ArrayLike) -> Array:
         t = np.asarray(timestep, np.float64)

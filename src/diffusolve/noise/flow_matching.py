@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
 from diffusolve.noise.space import Space
 
 __all__ = ["FlowMatching"]
@@ -32,6 +32,7 @@ class FlowMatching(NoiseSchedule):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
+        check_train_timesteps(self.num_train_timesteps)
         if not 0.0 < self.shift < np.inf:
             raise ValueError(f"shift is {self.shift:g}: expected a positive number (1 shifts nothing).")
 
@@ -49,4 +50,4 @@ class FlowMatching(NoiseSchedule):
         i = np.asarray(level, np.float64)
         check_range("level", i, 0, self.num_train_timesteps - 1)
         sigma = (i + 1) / self.num_train_timesteps
-        return np.asarray(self.shift * sigma / (1 + (self.shift - 1) * sigma))
+        return np.asarray(self.shift * sigma / (self.shift * sigma + (1 - sigma)))  # exactly 1 at sigma = 1

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.errors import SingularPointError
+from diffusolve.noise.schedule import check_sigma
 from diffusolve.noise.space import Space
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Grid(Sequence[Point]):
                 NaN or of another number.
         """
         sigma = _checked_sigmas(sigmas)
+        if noise_schedule.space is Space.FLOW:  # here alpha is 1 - sigma, whatever the timesteps
+            check_sigma(sigma, 1.0)
+            sigma = _checked_sigmas(np.minimum(sigma, 1.0))
         if timesteps is None:
             at = noise_schedule.timestep(sigma)
         else:
@@ -159,7 +163,7 @@ def _in_space(point: Point, space: Space) -> Point:
     norm = space.norm(point.alpha, point.sigma)
     if norm == 0.0:
         raise SingularPointError(
-            f"sigma / alpha is infinite at timestep {point.timestep} (no signal is left there), so samples cannot be "
+            f"sigma / alpha is infinite at timestep {point.timestep:g} (no signal is left there), so samples cannot be "
             f"scaled to alpha = 1: use the space {Space.FLOW}, or start at a smaller timestep."
         )
     return Point(point.timestep, point.alpha / norm, point.sigma / norm, point.scale * norm)
@@ -177,13 +181,13 @@ def _checked_sigmas(sigmas: npt.ArrayLike) -> npt.NDArray[np.float64]:
             raise ValueError(f"sigmas[{index}] is NaN: expected numbers, strictly decreasing, the last one >= 0.")
         if value < 0.0:
             raise ValueError(f"sigmas[{index}] is {value:g}: expected sigma >= 0 (0 is the data itself).")
-    falls = np.diff(sigma) < 0.0
+    falls = sigma[1:] < sigma[:-1]
     if not np.all(falls):
         index = int(np.argmin(falls))
         raise ValueError(
             f"sigmas must strictly decrease, but sigmas[{index}] = {sigma[index]:g} is followed by "
             f"sigmas[{index + 1}] = {sigma[index + 1]:g}."
-            + (" They increase: reverse the list." if np.all(np.diff(sigma) > 0) else "")
+            + (" They increase: reverse the list." if np.all(sigma[1:] > sigma[:-1]) else "")
         )
     return sigma
 

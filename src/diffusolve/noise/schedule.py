@@ -85,3 +85,9 @@ def check_sigma(values: Array, sigma_max: float) -> None:
     """
     if np.any(values > sigma_max * 1.001) or not np.all(values >= 0.0):
         check_range("sigma", values, 0.0, sigma_max)
+
+
+def check_train_timesteps(count: int) -> None:
+    """Raise ValueError for a schedule of fewer than two levels."""
+    if count < 2:
+        raise ValueError(f"num_train_timesteps is {count}: expected at least 2.")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.noise.betas import betas, rescale_zero_terminal_snr
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
 from diffusolve.noise.space import Space
 
 __all__ = ["VariancePreserving"]
@@ -47,8 +47,7 @@ class VariancePreserving(NoiseSchedule):
         if self.trained_betas is not None:
             object.__setattr__(self, "trained_betas", tuple(float(beta) for beta in self.trained_betas))
             object.__setattr__(self, "num_train_timesteps", len(self.trained_betas))
-        if self.num_train_timesteps < 2:
-            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}: expected at least 2.")
+        check_train_timesteps(self.num_train_timesteps)
         table = self.betas
         inside = (table > 0.0) & (table < 1.0)
         if not np.all(inside):

@@ -213,7 +213,7 @@ def _run_adaptive(
             counts[step.accepted] += 1
             bar.set_postfix(steps=counts[True], rejected=counts[False], refresh=False)
             if step.accepted:
-                bar.update((step.t.log_snr - step.s.log_snr) / span)
+                bar.update((step.t.log_snr - grid[0].log_snr) / span - bar.n)
 
         transform = None if clip is None else lambda data, point: clip(data)
         result = run_directly(

@@ -9,7 +9,7 @@ from math import atan, expm1, inf, isinf, log, sqrt
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.requests import ErrorRatio, Evaluate, Noise, Request, SolverRun, StepEnded, Value
-from diffusolve.solvers.solver import solver
+from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpm_adaptive"]
 
@@ -48,6 +48,7 @@ def dpm_adaptive(
     """
     if order not in (2, 3):
         raise ValueError(f"order is {order}: expected 2 or 3.")
+    check_eta(eta)
     s, end = grid[0], grid[-1]
     if isinf(s.log_snr) or isinf(end.log_snr):
         which = "starts at alpha = 0" if isinf(s.log_snr) else "ends at sigma = 0"

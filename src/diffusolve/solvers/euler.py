@@ -7,7 +7,7 @@ from math import expm1, sqrt
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
-from diffusolve.solvers.solver import solver
+from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["euler"]
 
@@ -19,6 +19,7 @@ def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> So
     Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
     of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number).
     """
+    check_eta(eta)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         up = min(eta * t.sigma * sqrt(-expm1(2 * (s.log_snr - t.log_snr))), t.sigma)

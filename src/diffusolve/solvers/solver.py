@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
-from diffusolve.errors import unknown_name
+from diffusolve.errors import check_options
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import SolverRun, Value
 
-__all__ = ["Solver", "solver"]
+__all__ = ["Solver", "check_eta", "solver"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ class Solver:
         Raises:
             UnknownNameError: the solver has no such option.
         """
-        for option in options:
-            if option not in self.defaults:
-                raise unknown_name(f"option of {self.name}", option, self.defaults)
+        check_options(self.name, options, self.defaults)
         values = {**dict(self.options), **options}
         changed = {name: value for name, value in values.items() if value != self.defaults[name]}
         return replace(self, options=tuple(sorted(changed.items())))
@@ -79,3 +78,9 @@ def solver(
         return made
 
     return decorate
+
+
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless `eta`, how much noise a stochastic solver replaces, is a number from 0 up."""
+    if not 0.0 <= eta < inf:
+        raise ValueError(f"eta is {eta:g}: expected at least 0 (0 adds no noise, 1 is usual).")

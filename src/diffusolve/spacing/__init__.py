@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
-from diffusolve.errors import unknown_name
+from diffusolve.errors import check_options, unknown_name
 from diffusolve.spacing.base import FINAL_SIGMAS, Spacing
 from diffusolve.spacing.by_sigma import BetaSigmas, Exponential, Karras, Polyexponential, Sigmas, UniformLogSNR
 from diffusolve.spacing.by_timestep import Beta, Leading, Linspace, Timesteps, Trailing
@@ -47,10 +48,11 @@ def spacing(name: str, **options: object) -> Spacing:
     """The spacing called `name` (see :data:`SPACINGS`), for example ``spacing("karras", rho=5)``.
 
     Raises:
-        UnknownNameError: no such spacing; the nearest names are offered.
+        UnknownNameError: no such spacing or option; the nearest names are offered.
     """
     try:
         make = SPACINGS[name.casefold().replace(" ", "_").replace("-", "_")]
     except KeyError:
         raise unknown_name("spacing", name, SPACINGS) from None
+    check_options(name, options, inspect.signature(make).parameters)
     return make(**options)

@@ -121,14 +121,17 @@ class Timesteps(Spacing):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "timesteps", tuple(self.timesteps))
+        if not self.timesteps:
+            raise ValueError("there are no timesteps: expected at least one, where to start.")
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         if steps is not None and steps != len(self.timesteps):
             raise ValueError(f"steps is {steps}, but {len(self.timesteps)} timesteps are given: leave steps out.")
         at = np.array(self.timesteps, np.float64)
         sigmas = noise_schedule.sigma(at)
-        if np.any(np.diff(sigmas) >= 0):
-            index = int(np.argmax(np.diff(sigmas) >= 0))
+        falls = sigmas[1:] < sigmas[:-1]
+        if not np.all(falls):
+            index = int(np.argmin(falls))
             raise ValueError(
                 f"timesteps must strictly decrease, but timesteps[{index}] = {self.timesteps[index]:g} is followed "
                 f"by {self.timesteps[index + 1]:g}."

@@ -20,4 +20,4 @@ def beta_quantile(probability: Array, alpha: float, beta: float) -> Array:
         from scipy.special import betaincinv
     except ImportError as error:
         raise ImportError("the beta spacing needs SciPy: pip install 'diffusolve[scipy]'.") from error
-    return np.asarray(betaincinv(alpha, beta, probability))
+    return np.asarray(betaincinv(alpha, beta, probability), np.float64)

@@ -1,0 +1,1 @@
+"""Measurements: each module prints its table with ``python -m benchmarks.NAME``."""

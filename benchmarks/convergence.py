@@ -1,0 +1,71 @@
+"""Order of convergence of every solver, as a table and a plot: ``python -m benchmarks.convergence``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.orders import CASES, SDE_CASES, error, moments, order, started_exactly, std_order
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+STEPS = (80, 160, 320)
+PLOTTED_STEPS = (5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160)
+PLOTTED = (
+    "Euler / DDIM",
+    "Heun",
+    "DPM2",
+    "LMS 4",
+    "DPM++ 2M",
+    "DPM++ 3M",
+    "UniPC-2 bh2",
+    "UniPC-3 bh2",
+    "DPM adaptive 3",
+)
+
+
+def main(
+    plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/images/convergence.png"),
+) -> None:
+    """Print the table and draw the plot."""
+    console = Console()
+    table = Table("solver", "order", "exact start", "usual start", "error, 80 steps", title="Deterministic")
+    for case in CASES:
+        measured, usual = order(started_exactly(case.solver, case.history), STEPS), order(case.solver, STEPS)
+        table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{usual:.2f}", f"{error(case.solver, 80)[0]:.1e}")
+    console.print(table)
+    table = Table("solver", "order", "measured (std)", "std, 80 steps", "mean, 80 steps", title="Stochastic")
+    for case in SDE_CASES:
+        mean, std = moments(case.solver, 80)
+        table.add_row(case.name, str(case.order), f"{std_order(case.solver, STEPS):.2f}", f"{std:.1e}", f"{mean:.1e}")
+    console.print(table)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(plot)
+    console.print(f"plot in {plot}")
+
+
+def draw(path: Path) -> None:
+    """Error against function evaluations, both logarithmic."""
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for case in CASES:
+        if case.name in PLOTTED:
+            errors, evaluations = zip(*(error(case.solver, steps) for steps in PLOTTED_STEPS), strict=True)
+            axes.loglog(evaluations, errors, marker="o", markersize=3, linewidth=1.2, label=case.name)
+    axes.set_xlabel("function evaluations")
+    axes.set_ylabel("error (root mean square)")
+    axes.set_title("Distance to the exact solution of the probability-flow ODE of six Gaussians")
+    axes.grid(which="both", alpha=0.2)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,214 @@
+"""Measuring a solver's order of convergence on data whose probability-flow ODE has a solution in closed form."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diffusolve.backends import Run
+from diffusolve.denoisers import GaussianDenoiser
+from diffusolve.noise import Cosine, Grid, Point, Space
+from diffusolve.plan import PlanPoint, trace
+from diffusolve.prediction import Sample
+from diffusolve.sampling import run_directly
+from diffusolve.solvers import (
+    Evaluate,
+    Keep,
+    Solver,
+    SolverRun,
+    Value,
+    dpm_2,
+    dpm_adaptive,
+    dpmpp_multistep,
+    euler,
+    heun,
+    lms,
+    unipc,
+)
+from diffusolve.spacing import UniformLogSNR
+
+SCHEDULE = Cosine()
+SPACING = UniformLogSNR(sigma_max=8.0, sigma_min=0.1, final_sigma="sigma_min")
+# Several Gaussians at once: the error of a single one may happen to cross zero.
+GAUSSIAN = GaussianDenoiser(SCHEDULE, mean=np.linspace(-0.5, 0.8, 6), std=np.geomspace(0.2, 1.5, 6))
+X = np.array([[1.7, -0.4, 0.9, -1.3, 0.2, 2.1]])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A solver, and the order that its paper gives it.
+
+    Attributes:
+        solver: with its options.
+        order: the paper's.
+        history: how many steps the solver remembers, the current one included; the run is started from as many exact
+            values when its order is measured.
+    """
+
+    name: str
+    solver: Solver
+    order: int
+    history: int = 1
+
+
+FIXED_STEPS = {"pcoeff": 0.0, "icoeff": 0.0, "dcoeff": 0.0}
+"""A controller with these coefficients leaves the step as it is."""
+
+CASES = [
+    Case("Euler / DDIM", euler, 1),
+    Case("Heun", heun, 2),
+    Case("DPM2", dpm_2, 2),
+    *(Case(f"LMS {order}", lms.with_options(order=order), order, order) for order in (1, 2, 3, 4)),
+    *(
+        Case(name, dpmpp_multistep.with_options(order=order, solver_type=kind), order, order)
+        for name, order, kind in (
+            ("DPM++ 1M", 1, "midpoint"),
+            ("DPM++ 2M", 2, "midpoint"),
+            ("DPM++ 2M heun", 2, "heun"),
+            ("DPM++ 3M", 3, "midpoint"),
+        )
+    ),
+    *(
+        Case(
+            f"UniP-{order} {variant}",
+            unipc.with_options(order=order, variant=variant, corrector=False, lower_order_final=False),
+            order,
+            order,
+        )
+        for variant in ("bh1", "bh2")
+        for order in (1, 2, 3)
+    ),
+    *(
+        Case(
+            f"UniPC-{order} {variant}",
+            unipc.with_options(order=order, variant=variant, lower_order_final=False),
+            order + 1,
+            order + 1,
+        )
+        for variant in ("bh1", "bh2")
+        for order in (1, 2, 3)
+    ),
+    Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
+    Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
+]
+
+
+def exact(grid: Grid, point: Point) -> np.ndarray:
+    """The true solution at `point` of the run over `grid` that starts from :data:`X`."""
+    first = grid[0]
+    return np.asarray(GAUSSIAN.exact(X, (first.alpha, first.sigma), (point.alpha, point.sigma)))
+
+
+def started_exactly(solver: Solver, count: int) -> Solver:
+    """`solver`, with the true solution put in place of its own at the first `count` points of the grid."""
+
+    @functools.wraps(solver.function)
+    def run(grid: Grid, x: Value, **options: Any) -> SolverRun:
+        inner = solver.function(grid, x, **options)
+        seen, reply = 0, None
+        while True:
+            try:
+                request = inner.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            if isinstance(request, Evaluate) and request.stage == 0:
+                seen += 1
+                if seen <= count:
+                    request = request._replace(x=exact(grid, request.point))
+            elif isinstance(request, Keep) and request.point is not None and seen <= count:
+                request = request._replace(x=exact(grid, request.point))
+            reply = yield request
+
+    return replace(solver, function=run)
+
+
+def grid_for(solver: Solver, steps: int) -> Grid:
+    """The grid of `steps` equal steps in log-SNR, in the space that `solver` needs."""
+    grid = SPACING.grid(SCHEDULE, steps)
+    return grid.in_space(Space.VARIANCE_EXPLODING) if solver.straight else grid
+
+
+def error(solver: Solver, steps: int) -> tuple[float, int]:
+    """Distance from the true solution after `steps` steps, and the evaluations that it took."""
+    grid = grid_for(solver, steps)
+    if solver.adaptive:
+        solver = solver.with_options(h_init=(grid[-1].log_snr - grid[0].log_snr) / steps)
+    evaluations = 0
+
+    def network(x: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+        nonlocal evaluations
+        evaluations += 1
+        return np.asarray(GAUSSIAN(x, timestep))
+
+    result = run_directly(solver, grid, Sample(), network, X, _no_noise)
+    return _rms(result - exact(grid, grid[-1])), evaluations
+
+
+def order(solver: Solver, steps: Sequence[int]) -> float:
+    """The slope of log error against log steps."""
+    errors = [error(solver, count)[0] for count in steps]
+    return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+SDE_CASES = [
+    Case("Euler a", euler.with_options(eta=1.0), 1),
+    Case("DPM++ 1M SDE", dpmpp_multistep.with_options(order=1, eta=1.0), 1),
+    Case("DPM++ 2M SDE", dpmpp_multistep.with_options(order=2, eta=1.0), 2, 2),
+    Case("DPM++ 2M SDE Heun", dpmpp_multistep.with_options(order=2, eta=1.0, solver_type="heun"), 2, 2),
+    Case("DPM++ 3M SDE", dpmpp_multistep.with_options(order=3, eta=1.0), 2, 3),
+]
+"""Solvers of the reverse SDE. Their order is that of the standard deviation, with the usual start-up, whose first step
+of first order bounds it by 2. The mean is exact at any number of steps: along the reverse SDE the data prediction is a
+martingale, so on average it does not move."""
+
+
+def moments(solver: Solver, steps: int) -> tuple[float, float]:
+    """Errors of mean and standard deviation of what an SDE `solver` makes of :data:`X`, without sampling.
+
+    The true reverse SDE turns X into the posterior of the end given X, a normal distribution. A plan is linear in the
+    noise that it draws, and so is this denoiser: running it on the coefficients of (1, first noise, second noise, ...)
+    gives both moments of the solver exactly.
+    """
+    grid = grid_for(solver, steps)
+    plan = trace(solver, grid, Sample())
+    count = 1 + sum(len(stage.update.noises) for stage in plan.stages)
+    unit = np.eye(count)[:, :, None]  # (which coefficient, coefficients, elements)
+    drawn = iter(unit[1:])
+
+    def network(x: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+        offset = GAUSSIAN(np.zeros_like(X), timestep)
+        slope = GAUSSIAN(np.ones_like(X), timestep) - offset
+        return np.asarray(slope * x + offset * unit[0])
+
+    run = Run(plan, lambda like, sigma_from, sigma_to: next(drawn) + np.zeros_like(like))
+    x = run.begin(X * unit[0])
+    while not run.is_done:
+        x = run.step(network(run.model_input(x), np.array([run.stage.point.timestep])), x)
+    mean, std = posterior(plan.start, plan.end)
+    return _rms(x[0] - mean), _rms(np.sqrt((x[1:] ** 2).sum(axis=0)) - std)
+
+
+def posterior(s: PlanPoint, t: PlanPoint) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of a noisy sample at `t` given that it is :data:`X` at the noisier `s`."""
+    prior, evidence = ((p.alpha * GAUSSIAN.std) ** 2 + p.sigma**2 for p in (t, s))
+    gain = prior * (s.alpha / t.alpha) / evidence
+    mean = t.alpha * GAUSSIAN.mean + gain * (X[0] - s.alpha * GAUSSIAN.mean)
+    return mean, np.sqrt(prior - gain**2 * evidence)
+
+
+def std_order(solver: Solver, steps: Sequence[int]) -> float:
+    """The slope of log error of the standard deviation against log steps."""
+    errors = [moments(solver, count)[1] for count in steps]
+    return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _no_noise(like: Any, sigma_from: float, sigma_to: float) -> Any:
+    raise AssertionError("a deterministic solver drew noise")

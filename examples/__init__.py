@@ -1,0 +1,1 @@
+"""Programs that use diffusolve, each run from the repository root as ``python -m examples.NAME``."""

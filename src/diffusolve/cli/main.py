@@ -1,0 +1,40 @@
+"""The program `diffusolve`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line `arguments` (those of the process when missing) and exit.
+
+    Exit status 0: done. 2: something was wrong with the arguments, said in one line. 130: interrupted.
+    """
+    try:
+        import typer
+        from rich.console import Console
+    except ImportError:
+        sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
+    from diffusolve.cli.sample import sample_command
+
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Diffusion samplers."
+    )
+    app.command("sample")(sample_command)
+    app.callback()(_program)
+    try:
+        app(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _program() -> None:
+    """Diffusion samplers as tables of numbers."""
+
+
+if __name__ == "__main__":
+    main()

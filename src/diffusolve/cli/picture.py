@@ -1,0 +1,57 @@
+"""Many small images as one picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from diffusolve.errors import unknown_name
+
+__all__ = ["check_picture_path", "encode", "tile"]
+
+GAP = 2
+"""Pixels between images, and around them."""
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise unless the ending of `path` is that of a picture format that can be written."""
+    endings = sorted(ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE)
+    if not path.suffix:
+        raise ValueError(f"{path} does not say which picture format to write: use {path}.png, for example.")
+    if path.suffix.lower() not in endings:
+        raise unknown_name("picture format", path.suffix, endings)
+
+
+def tile(images: npt.NDArray[np.float32], columns: int | None = None, smallest: int = 64) -> Image.Image:
+    """`images` side by side in rows.
+
+    Args:
+        images: shape (count, channels, height, width), 1 or 3 channels, in [-1, 1]; values outside are clipped, as
+            anywhere where an image becomes pixels.
+        columns: how many a row; as many as rows when missing.
+        smallest: images with fewer pixels a side are enlarged to about that, pixel by pixel.
+    """
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    zoom = max(1, smallest // max(height, width))
+    pixels = np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    height, width = pixels.shape[1] + GAP, pixels.shape[2] + GAP
+    canvas = np.full((rows * height + GAP, columns * width + GAP, channels), 64, np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = GAP + index // columns * height, GAP + index % columns * width
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+
+
+def encode(picture: Image.Image, path: Path) -> bytes:
+    """The bytes of `picture` in the format that the ending of `path` names."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
+    return buffer.getvalue()
