@@ -27,8 +27,8 @@ def test_the_mean_of_an_sde_solver_is_exact_and_its_standard_deviation_converges
     assert std_order(case.solver, STEPS) == pytest.approx(case.order, abs=0.15)
 
 
-def test_the_curvature_of_the_authors_code_makes_3m_a_method_of_second_order() -> None:
-    published = dpmpp_multistep.with_options(order=3, curvature=1.0)
+def test_the_authors_code_makes_3m_a_method_of_second_order() -> None:
+    published = dpmpp_multistep.with_options(order=3, third_order="authors")
     assert order(started_exactly(published, 3), STEPS) == pytest.approx(2, abs=0.15)
 
 

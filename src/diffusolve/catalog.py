@@ -85,7 +85,8 @@ def _spacing(wanted: str | Spacing | None, solver: Solver) -> Spacing:
     elif isinstance(wanted, Spacing):
         made = wanted
     else:
-        made = spacing(SCHEDULE_TYPES.get(wanted, wanted))
+        by_type = {_fold(schedule_type): name for schedule_type, name in SCHEDULE_TYPES.items()}
+        made = spacing(by_type.get(_fold(wanted), wanted))
     if solver.adaptive and made.final_sigma == "zero":  # the controller steps in log-SNR, which is infinite at 0
         made = dataclasses.replace(made, final_sigma="sigma_min")
     return made

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["NotPlannableError", "PlanFormatError", "SingularPointError", "UnknownNameError", "check_options", "unknown_name"]
+__all__ = [
+    "NotPlannableError",
+    "PlanFormatError",
+    "SingularPointError",
+    "UnknownNameError",
+    "check_options",
+    "unknown_name",
+]
 
 
 class UnknownNameError(ValueError):

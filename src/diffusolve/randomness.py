@@ -52,17 +52,25 @@ def draw_normal(noise: NoiseLike, like: Array) -> Array:
     return _draw(like, _generators(noise, like, START))
 
 
+def draw_normal_with(generator: Any, like: Array) -> Array:
+    """Standard normal noise like `like` from a generator, a list of them with one per sample, or None (the global one).
+
+    Raises:
+        ValueError: a list whose length is not the batch size.
+    """
+    if isinstance(generator, Sequence) and len(generator) != like.shape[0]:
+        raise _wrong_count(len(generator), like)
+    return _draw(like, generator)
+
+
 def _generators(noise: NoiseLike, like: Array, stream: int) -> Any:
     """A generator, a list of them, or None, of the kind that draws arrays like `like`."""
     make = _torch_generator if is_torch(like) else _numpy_generator
     if noise is None:
         return None if is_torch(like) else np.random.default_rng()
-    if isinstance(noise, Sequence) and not isinstance(noise, str):
+    if isinstance(noise, Sequence) and not isinstance(noise, (str, bytes)):
         if len(noise) != like.shape[0]:
-            raise ValueError(
-                f"{len(noise)} seeds or generators for a batch of {like.shape[0]} samples: give one per sample, or a "
-                "single one for the whole batch."
-            )
+            raise _wrong_count(len(noise), like)
         return [make(entry, stream) for entry in noise]
     return make(noise, stream)
 
@@ -90,10 +98,17 @@ def _seed(noise: NoiseLike, stream: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(int(noise), spawn_key=(stream,))
 
 
+def _wrong_count(count: int, like: Array) -> ValueError:
+    return ValueError(
+        f"{count} seeds or generators for a batch of {like.shape[0]} samples: give one per sample, or a single one for "
+        "the whole batch."
+    )
+
+
 def _draw(like: Array, generator: Any) -> Array:
     """Standard normal noise like `like`, from one generator or from one per row."""
     draw = _draw_torch if is_torch(like) else _draw_array
-    if not isinstance(generator, list):
+    if not isinstance(generator, Sequence):
         return draw(like, generator)
     return concatenate([draw(like[i : i + 1], one) for i, one in enumerate(generator)])
 

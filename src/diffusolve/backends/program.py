@@ -5,12 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from diffusolve.plan import NoiseTerm, Plan, Stage, Update, Write
+from diffusolve.plan import OUTPUT, NoiseTerm, Plan, Stage, Update, Write
 
 __all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan"]
-
-OUTPUT = "output"
-"""The register that holds the network's output."""
 
 ROUNDING = 1e-15
 """A folded coefficient this small against its parts is their rounding error."""
@@ -81,5 +78,5 @@ def _folded(write: Write, stage: Stage) -> Instruction:
         if abs(total) > ROUNDING * abs(direct):
             terms = {stage.sample: total, **terms}
         if stage.b:
-            terms[OUTPUT] = data * stage.b
+            terms[OUTPUT] = terms.get(OUTPUT, 0.0) + data * stage.b
     return Instruction(write.register, tuple(terms), tuple(terms.values()))

@@ -53,6 +53,16 @@ class Run:
         return self.position == len(self._program.stages)
 
     @property
+    def holds_nothing(self) -> bool:
+        """Whether nothing is remembered from earlier stages."""
+        return not self._registers
+
+    @property
+    def last_stage(self) -> Stage:
+        """The stage that the last output belonged to."""
+        return self.plan.stages[self.position - 1]
+
+    @property
     def stage(self) -> Stage:
         """The stage that the next output belongs to."""
         self._check_not_done()
@@ -61,7 +71,7 @@ class Run:
     def begin(self, x: Array) -> Array:
         """The first sample that the network is asked about, from `x`, the sample at ``plan.start``."""
         self._backend = backend_of(x)
-        if not self.plan.opening.writes:
+        if not (self.plan.opening.writes or self.plan.opening.noises):
             return x
         self._registers[self.plan.initial] = x
         self._execute(self._program.opening_noises, self._program.opening, x)

@@ -55,6 +55,7 @@ class TorchBackend:
 
     def error_ratio(self, low: Tensor, high: Tensor, previous: Tensor, rtol: float, atol: float) -> float:
         """See :class:`diffusolve.solvers.ErrorRatio`."""
+        low, high, previous = low.detach(), high.detach(), previous.detach()
         scale = torch.clamp(rtol * torch.maximum(low.abs(), previous.abs()), min=atol)
         return float(((low - high) / scale).square().mean().sqrt())
 

@@ -29,9 +29,7 @@ MODELS = {
 DIGITS_SHAPE = (1, 8, 8)
 
 
-def load_model(
-    name: str, batch_size: int, *, prompt: str | None, label: int | None, guidance: float
-) -> PipelineModel:
+def load_model(name: str, batch_size: int, *, prompt: str | None, label: int | None, guidance: float) -> PipelineModel:
     """The model called `name`, conditioned for `batch_size` samples.
 
     Args:

@@ -29,6 +29,8 @@ class GaussianDenoiser:
         self.prediction: Prediction = Sample()
         self.mean = np.asarray(mean, np.float64)
         self.std = np.asarray(std, np.float64)
+        if not np.all(self.std >= 0):
+            raise ValueError(f"std must not be negative; got {std!r}.")
 
     def __call__(self, x: Array, timestep: Array) -> Array:
         alpha, sigma = alpha_sigma_like(self.noise_schedule, timestep, x)
@@ -67,13 +69,19 @@ class GaussianMixtureDenoiser:
         self.prediction: Prediction = Sample()
         self.means = np.asarray(means, np.float64)
         count = len(self.means)
+        if count == 0:
+            raise ValueError("there are no components: expected at least one.")
+        if np.shape(stds) not in ((), (1,), (count,)):
+            raise ValueError(f"stds must be one number or {count}, one per component; got {stds!r}.")
         self.stds = np.broadcast_to(np.asarray(stds, np.float64), (count,))
         self.weights = np.full(count, 1 / count) if weights is None else np.asarray(weights, np.float64)
         self.labels = None if labels is None else np.asarray(labels)
         if self.weights.shape != (count,) or not np.all(self.weights > 0):
             raise ValueError(f"weights must be {count} positive numbers, one per component; got {weights!r}.")
-        if np.any(self.stds < 0):
+        if not np.all(self.stds >= 0):
             raise ValueError(f"stds must not be negative; got {stds!r}.")
+        if self.labels is not None and self.labels.shape != (count,):
+            raise ValueError(f"labels must be {count} whole numbers, one per component; got {labels!r}.")
 
     def __call__(self, x: Array, timestep: Array, label: Array | None = None) -> Array:
         """The posterior mean of the data given samples `x`.

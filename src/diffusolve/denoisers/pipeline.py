@@ -57,7 +57,7 @@ def load_pipeline(
         ) from error
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise FileNotFoundError(f"{path} is no pipeline folder: it has no model_index.json.")
-    pipeline = DiffusionPipeline.from_pretrained(path)
+    pipeline: Any = DiffusionPipeline.from_pretrained(path)  # type: ignore[no-untyped-call]
     config = {"_class_name": type(pipeline.scheduler).__name__, **pipeline.scheduler.config}
     predicts = config.get("prediction_type", "epsilon")
     if str(config["_class_name"]).startswith("EDM"):

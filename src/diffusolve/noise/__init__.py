@@ -8,7 +8,7 @@ from diffusolve.noise.presets import NOISE_SCHEDULES, SD15, noise_schedule
 from diffusolve.noise.schedule import NoiseSchedule
 from diffusolve.noise.space import Space
 from diffusolve.noise.variance_exploding import VarianceExploding
-from diffusolve.noise.variance_preserving import VariancePreserving
+from diffusolve.noise.variance_preserving import SignalTable, TabulatedSignal, VariancePreserving
 
 __all__ = [
     "BETA_SCHEDULES",
@@ -19,7 +19,9 @@ __all__ = [
     "Grid",
     "NoiseSchedule",
     "Point",
+    "SignalTable",
     "Space",
+    "TabulatedSignal",
     "VarianceExploding",
     "VariancePreserving",
     "noise_schedule",

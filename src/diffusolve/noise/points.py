@@ -87,6 +87,13 @@ class Grid(Sequence[Point]):
             at = _checked_timesteps(timesteps, len(sigma))
             if len(at) == len(sigma) - 1:
                 at = np.append(at, noise_schedule.timestep(sigma[-1]))
+        return cls.through(noise_schedule, sigma, at)
+
+    @classmethod
+    def through(
+        cls, noise_schedule: NoiseSchedule, sigma: npt.NDArray[np.float64], at: npt.NDArray[np.float64]
+    ) -> Grid:
+        """The grid through exactly these sigmas and timesteps, shape (steps + 1,) each, which nothing checks."""
         alphas, sigmas_ = noise_schedule.space.alpha_sigma(sigma)
         discrete = noise_schedule.is_discrete and bool(np.all(at == np.rint(at)))
         times: list[float] = at.astype(np.int64).tolist() if discrete else at.tolist()
@@ -150,6 +157,9 @@ class Grid(Sequence[Point]):
         if isinstance(index, slice):
             return Grid(self.points[index], self.noise_schedule, self.space)
         return self.points[index]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # differs in other processes
 
     def __hash__(self) -> int:
         return self._hash

@@ -54,8 +54,9 @@ class VarianceExploding(NoiseSchedule):
         t = np.asarray(timestep, np.float64)
         from_sigma, to_sigma = CONDITIONINGS[self.conditioning]
         low, high = from_sigma(np.array([self.sigma_min, self.sigma_max])).tolist()
-        slack = 1e-12 * max(abs(low), abs(high))  # timestep(sigma_max) comes back rounded
-        check_range("timestep", t, low - slack, high + slack)
+        inside = np.clip(t, low, high)
+        t = np.where(np.isclose(t, inside, rtol=1e-6, atol=0.0), inside, t)  # an end that came back as float32
+        check_range("timestep", t, low, high)
         return np.asarray(to_sigma(t))
 
     def timestep(self, sigma: npt.ArrayLike) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,59 +14,22 @@ from diffusolve.noise.betas import betas, rescale_zero_terminal_snr
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
 from diffusolve.noise.space import Space
 
-__all__ = ["VariancePreserving"]
+__all__ = ["SignalTable", "TabulatedSignal", "VariancePreserving"]
 
 
-@dataclass(frozen=True)
-class VariancePreserving(NoiseSchedule):
-    """Noise added step by step with variances beta (Ho et al. 2020): alpha^2 is the running product of 1 - beta.
+class SignalTable(NoiseSchedule):
+    """A variance preserving schedule given by alpha^2 at each whole timestep.
 
     Between whole timesteps the logarithm of sigma / alpha is linear, as k-diffusion and diffusers have it.
-
-    Args:
-        beta_schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, exp or laplace.
-        beta_start, beta_end: the first and the last beta, in (0, 1).
-        num_train_timesteps: how many timesteps the network was trained on.
-        trained_betas: the betas themselves; the four arguments above then count for nothing.
-        rescale_betas_zero_snr: rescale so that nothing of the data is left at the last timestep (Lin et al. 2023).
-
-    Raises:
-        ValueError: an unknown name, or betas that are not in (0, 1).
     """
 
     space: ClassVar[Space] = Space.VARIANCE_PRESERVING
     is_discrete: ClassVar[bool] = True
 
-    beta_schedule: str = "linear"
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    num_train_timesteps: int = 1000
-    trained_betas: tuple[float, ...] | None = None
-    rescale_betas_zero_snr: bool = False
-
-    def __post_init__(self) -> None:
-        if self.trained_betas is not None:
-            object.__setattr__(self, "trained_betas", tuple(float(beta) for beta in self.trained_betas))
-            object.__setattr__(self, "num_train_timesteps", len(self.trained_betas))
-        check_train_timesteps(self.num_train_timesteps)
-        table = self.betas
-        inside = (table > 0.0) & (table < 1.0)
-        if not np.all(inside):
-            index = int(np.argmin(inside))
-            raise ValueError(f"beta {table[index]:g} at timestep {index}: expected betas between 0 and 1.")
-
-    @cached_property
-    def betas(self) -> Array:
-        """Variance of the noise added at each training timestep, shape (num_train_timesteps,), not rescaled."""
-        if self.trained_betas is not None:
-            return np.array(self.trained_betas, np.float64)
-        return betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
-
-    @cached_property
+    @property
+    @abstractmethod
     def alphas_cumprod(self) -> Array:
         """alpha^2 at each training timestep, shape (num_train_timesteps,)."""
-        product: Array = np.cumprod(1.0 - self.betas, dtype=np.float64)
-        return rescale_zero_terminal_snr(product) if self.rescale_betas_zero_snr else product
 
     @cached_property
     def _sigmas(self) -> Array:
@@ -115,3 +79,82 @@ class VariancePreserving(NoiseSchedule):
     @property
     def sigma_max(self) -> float:
         return float(self._sigmas[-1])
+
+
+@dataclass(frozen=True)
+class VariancePreserving(SignalTable):
+    """Noise added step by step with variances beta (Ho et al. 2020): alpha^2 is the running product of 1 - beta.
+
+    Args:
+        beta_schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, exp or laplace.
+        beta_start, beta_end: the first and the last beta, in (0, 1).
+        num_train_timesteps: how many timesteps the network was trained on.
+        trained_betas: the betas themselves; the four arguments above then count for nothing.
+        rescale_betas_zero_snr: rescale so that nothing of the data is left at the last timestep (Lin et al. 2023).
+
+    Raises:
+        ValueError: an unknown name, or betas that are not in (0, 1).
+    """
+
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    num_train_timesteps: int = 1000
+    trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trained_betas is not None:
+            object.__setattr__(self, "trained_betas", tuple(float(beta) for beta in self.trained_betas))
+            object.__setattr__(self, "num_train_timesteps", len(self.trained_betas))
+        check_train_timesteps(self.num_train_timesteps)
+        table = self.betas
+        inside = (table > 0.0) & (table < 1.0)
+        if not np.all(inside):
+            index = int(np.argmin(inside))
+            raise ValueError(f"beta {table[index]:g} at timestep {index}: expected betas between 0 and 1.")
+
+    @cached_property
+    def betas(self) -> Array:
+        """Variance of the noise added at each training timestep, shape (num_train_timesteps,), not rescaled."""
+        if self.trained_betas is not None:
+            return np.array(self.trained_betas, np.float64)
+        return betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
+
+    @cached_property
+    def alphas_cumprod(self) -> Array:
+        product: Array = np.cumprod(1.0 - self.betas, dtype=np.float64)
+        return rescale_zero_terminal_snr(product) if self.rescale_betas_zero_snr else product
+
+
+@dataclass(frozen=True)
+class TabulatedSignal(SignalTable):
+    """A variance preserving schedule from its table of alpha^2, as a framework computed it.
+
+    Args:
+        signal: alpha^2 at each training timestep, strictly decreasing, in (0, 1), the last one possibly 0.
+    """
+
+    signal: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_train_timesteps", len(self.signal))
+        check_train_timesteps(self.num_train_timesteps)
+        falls = np.diff(self.signal) < 0.0
+        if not (np.all(falls) and self.signal[0] < 1.0 and self.signal[-1] >= 0.0):
+            index = int(np.argmin(falls))
+            raise ValueError(
+                f"alpha^2 must fall from below 1 to at least 0; at timesteps {index} and {index + 1} it is "
+                f"{self.signal[index]:g} and {self.signal[index + 1]:g}."
+            )
+
+    @cached_property
+    def alphas_cumprod(self) -> Array:
+        return np.array(self.signal, np.float64)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.signal)

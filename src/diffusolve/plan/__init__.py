@@ -1,10 +1,11 @@
 """Plans: solvers compiled to tables of coefficients."""
 
 from diffusolve.plan.combination import Combination
-from diffusolve.plan.plan import NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.plan.trace import check_space, plan_for, trace
 
 __all__ = [
+    "OUTPUT",
     "Combination",
     "NoiseTerm",
     "Plan",

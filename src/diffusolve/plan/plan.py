@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
+__all__ = ["OUTPUT", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
+
+OUTPUT = "output"
+"""What runs call the network's output; no register of a plan has this name."""
 
 
 class NoiseTerm(NamedTuple):
@@ -41,7 +44,7 @@ class PlanPoint(NamedTuple):
         """``log(alpha / sigma)``."""
         if self.sigma == 0.0:
             return inf
-        return log(self.alpha / self.sigma) if self.alpha else -inf
+        return log(self.alpha) - log(self.sigma) if self.alpha else -inf
 
 
 class Update(NamedTuple):
@@ -154,6 +157,9 @@ class Plan:
         from diffusolve.plan.json_format import load
 
         return cls(**load(text))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # differs in other processes
 
     def __hash__(self) -> int:
         return self._hash

@@ -10,7 +10,7 @@ from typing import Any
 from diffusolve.errors import NotPlannableError, SingularPointError
 from diffusolve.noise import Grid, Point
 from diffusolve.plan.combination import Combination
-from diffusolve.plan.plan import NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.prediction import Conversion, Prediction
 from diffusolve.solvers import Evaluate, Keep, Noise, Solver
 
@@ -85,7 +85,7 @@ class _Tracer:
     def answer(self, request: object) -> Any:
         stage = self.stages[-1]
         if isinstance(request, Evaluate):
-            return self.evaluate(request.x, request.point, request.stage)  # type: ignore[arg-type]
+            return self.evaluate(request)
         if isinstance(request, Noise):
             name = f"noise{self.noises}"
             self.noises += 1
@@ -98,15 +98,20 @@ class _Tracer:
             return Combination({name: 1.0})
         raise NotPlannableError(f"{self.solver.name} yielded {request!r}, which has no answer without data.")
 
-    def evaluate(self, x: Combination, point: Point, number: int) -> tuple[Combination, Combination]:
+    def evaluate(self, request: Evaluate) -> tuple[Combination, ...]:
+        x: Any = request.x
         evaluated = len(self.stages) - 1
         sample, data = f"x{evaluated}", f"data{evaluated}"
         if evaluated == 0 and x.terms != {"x0": 1.0}:
             sample = "x"  # the solver adds noise before the first evaluation
         if sample != "x0":
             self.write(sample, x)
-        self.stages.append(_Stage(self.prediction.conversion(point), point, number, sample, data))
-        return Combination({sample: 1.0}), Combination({data: 1.0})
+        conversion = self.prediction.conversion(request.point)
+        self.stages.append(_Stage(conversion, request.point, request.stage, sample, data))
+        answer = Combination({sample: 1.0}), Combination({data: 1.0})
+        if not request.unclipped:
+            return answer
+        return *answer, Combination({sample: conversion.a, OUTPUT: conversion.b})
 
     def write(self, register: str, value: Combination) -> None:
         terms = tuple((source, c) for source, c in value.terms.items() if c != 0.0)
@@ -154,9 +159,9 @@ def _with_lifetimes(stages: list[_Stage], result: str) -> list[Update]:
         noises = tuple(noise for noise in stage.noises if noise.register in needed)
         present = {source for write in writes for source, _ in write.terms} | {w.register for w in writes}
         present |= {stage.sample, stage.data} if stage.data else set()
-        frees = tuple(sorted(present - live_after))
+        frees = tuple(sorted(present - live_after - {OUTPUT}))
         updates.append(Update(noises, tuple(reversed(writes)), frees))
-        needed -= {noise.register for noise in noises}
+        needed -= {OUTPUT, *(noise.register for noise in noises)}
         if stage.data:
             needed.discard(stage.data)
             needed.add(stage.sample)

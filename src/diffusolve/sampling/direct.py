@@ -50,12 +50,12 @@ def run_directly(
             scale, a, b = prediction.conversion(request.point)
             (timestep,) = backend.timesteps([request.point.timestep], like)
             output = network(backend.cast(scale * at, like), timestep)
-            data = backend.combine((at, output), (a, b))
+            data = raw = backend.combine((at, output), (a, b))
             if transform is not None:
                 data = transform(data, request.point)
             if on_evaluation is not None:
                 on_evaluation(request, data)
-            return at, data
+            return (at, data, raw) if request.unclipped else (at, data)
         if isinstance(request, Noise):
             return backend.widen(draw_noise(like, request.s.sigma, request.t.sigma))
         if isinstance(request, Keep):

@@ -142,6 +142,9 @@ def sample_with_report(
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
             _check_prediction(network, sampler, prediction_type)
             return _run_plan(network, x, sampler, noise, callback, progress, clip)
+        if not isinstance(sampler, Sampler):
+            hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
+            raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
         noise_schedule = noise_schedule or getattr(network, "noise_schedule", None)
         predicts = prediction_type or getattr(network, "prediction", None)
         if noise_schedule is None or predicts is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import exp, expm1, sqrt
 
@@ -15,6 +15,17 @@ __all__ = ["dpmpp_multistep"]
 
 SOLVER_TYPES = ("midpoint", "heun")
 
+THIRD_ORDERS: dict[str, Callable[[float], float]] = {
+    "taylor": lambda q: 2 * (q - 0.5),
+    "authors": lambda q: q - 0.5,
+    "diffusers_sde": lambda q: q + 0.5,
+}
+"""Weight of half the second derivative, from the weight of the first divided by the step.
+
+"taylor" is Taylor's formula, and of third order. "authors" is half of it, as in the authors' code, k-diffusion's
+``sample_dpmpp_3m_sde`` and diffusers' ``solver_order=3``, which therefore are of second order only. "diffusers_sde" is
+what diffusers' SDE form of it computes, of first order."""
+
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 2 (2M), appendix B (3M) and section 4.3 (SDE)")
 def dpmpp_multistep(
@@ -25,8 +36,9 @@ def dpmpp_multistep(
     solver_type: str = "midpoint",
     eta: float = 0.0,
     s_noise: float = 1.0,
-    lower_order_final: bool = True,
-    curvature: float = 2.0,
+    lower_order_final: bool | None = None,
+    euler_at_final: bool = False,
+    third_order: str = "taylor",
 ) -> SolverRun:
     """Integrates a polynomial in log-SNR through the last `order` data predictions exactly.
 
@@ -35,10 +47,9 @@ def dpmpp_multistep(
         solver_type: how order 2 extrapolates; "midpoint" or "heun". Order 3 has one form.
         eta: 0 is the ODE; 1 is the reverse SDE (DPM++ 2M SDE).
         s_noise: multiplies the noise of the SDE.
-        lower_order_final: in runs of fewer than 15 steps the last steps fall back to order 2 and 1.
-        curvature: weight of the second derivative in order 3. Taylor's formula says 2. The authors' code, and with it
-            k-diffusion's ``sample_dpmpp_3m_sde`` and diffusers' ``solver_order=3``, has 1, which makes it a method of
-            second order; use 1 to get their numbers.
+        lower_order_final: the last steps fall back to order 2 and 1; when missing, in runs of fewer than 15 steps.
+        euler_at_final: the last step is of order 1.
+        third_order: how order 3 weighs the second derivative, see :data:`THIRD_ORDERS`.
 
     A step that starts or ends at infinite log-SNR is of first order, the highest that has a limit there.
     """
@@ -46,22 +57,25 @@ def dpmpp_multistep(
         raise ValueError(f"order is {order}: expected 1, 2 or 3.")
     if solver_type not in SOLVER_TYPES:
         raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
+    if third_order not in THIRD_ORDERS:
+        raise unknown_name("third_order", third_order, THIRD_ORDERS)
     check_eta(eta)
     history: list[tuple[Value, Point]] = []
-    stabilise = lower_order_final and grid.steps < 15
+    stabilise = grid.steps < 15 if lower_order_final is None else lower_order_final
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
         remaining = grid.steps - step
-        p = 1 if t.sigma == 0 else min(order, 1 + len(history), remaining if stabilise else order)
+        first_order = t.sigma in (0, s.sigma) or (euler_at_final and remaining == 1)
+        p = 1 if first_order else min(order, 1 + len(history), remaining if stabilise else order)
         h = t.log_snr - s.log_snr
         g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
         decay = exp(-eta * h) if eta > 0 else 1.0
         x = (t.sigma / s.sigma) * decay * x - t.alpha * expm1(-g) * data
-        match _derivatives(data, s, history[: p - 1], h):
+        match derivatives(data, s, history[: p - 1], h):
             case [d1]:
                 x = x + t.alpha * (-0.5 * expm1(-g) if solver_type == "midpoint" else _phi_2(g)) * d1
             case [d1, d2]:
-                x = x + t.alpha * _phi_2(g) * d1 - t.alpha * (_phi_2(g) / g - 0.5) * curvature * d2
+                x = x + t.alpha * _phi_2(g) * d1 - t.alpha * THIRD_ORDERS[third_order](_phi_2(g) / g) * d2
         if eta > 0 and t.sigma > 0:
             x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(s, t))
         history = [(data, s), *history[:1]]
@@ -73,13 +87,16 @@ def _phi_2(g: float) -> float:
     return expm1(-g) / g + 1
 
 
-def _derivatives(data: Value, s: Point, history: Sequence[tuple[Value, Point]], h: float) -> list[Value]:
-    """First and half the second derivative of the data at `s`, as far as `history` allows, in units of the step `h`."""
+def derivatives(value: Value, s: Point, history: Sequence[tuple[Value, Point]], h: float) -> list[Value]:
+    """First and half the second derivative of `value` at `s`, as far as `history` allows, in units of the step `h`.
+
+    `history` holds earlier values, the newest first, with their points.
+    """
     if not history:
         return []
     (m1, s1), *older = history
     r0 = (s.log_snr - s1.log_snr) / h
-    d10 = (data - m1) / r0
+    d10 = (value - m1) / r0
     if not older:
         return [d10]
     m2, s2 = older[0]

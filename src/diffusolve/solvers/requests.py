@@ -27,12 +27,15 @@ class Value(Protocol):
 class Evaluate(NamedTuple):
     """Run the model on sample `x` at `point`; answered by ``(x, data)``, `data` being the prediction of x0.
 
-    Use the `x` that comes back. `stage` is 0 for the evaluation that begins a step and counts up inside it.
+    Use the `x` that comes back. `stage` is 0 for the evaluation that begins a step and counts up inside it. With
+    `unclipped` the answer is ``(x, data, raw)``: `raw` is the prediction as the model made it, before any clipping of
+    `data`, and can be used until the next evaluation.
     """
 
     x: Value
     point: Point
     stage: int = 0
+    unclipped: bool = False
 
 
 class Noise(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
+from numbers import Integral, Real
 from typing import Any
 
 from diffusolve.errors import check_options
@@ -53,7 +54,8 @@ class Solver:
             UnknownNameError: the solver has no such option.
         """
         check_options(self.name, options, self.defaults)
-        values = {**dict(self.options), **options}
+        plain = {name: _plain(value, self.defaults[name]) for name, value in options.items()}
+        values = {**dict(self.options), **plain}
         changed = {name: value for name, value in values.items() if value != self.defaults[name]}
         return replace(self, options=tuple(sorted(changed.items())))
 
@@ -78,6 +80,15 @@ def solver(
         return made
 
     return decorate
+
+
+def _plain(value: Any, default: Any) -> Any:
+    """`value` in the type of `default` where that is the same number, so that equal solvers also print the same."""
+    if isinstance(value, bool) or isinstance(default, bool):
+        return value
+    if isinstance(default, float) and isinstance(value, Real):
+        return float(value)
+    return int(value) if isinstance(default, int) and isinstance(value, Integral) else value
 
 
 def check_eta(eta: float) -> None:

@@ -87,7 +87,7 @@ class Trailing(LevelSpacing):
     """Every (count / steps)-th timestep counted back from the last (Lin et al. 2023, table 2)."""
 
     def levels(self, steps: int, count: int) -> Array:
-        return np.rint(count - np.arange(steps) * (count / steps)) - 1
+        return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Scheduler classes: drop-in for diffusers."""

@@ -1,0 +1,118 @@
+"""DPMSolverMultistepScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.log_snr_space import LogSNRScheduler
+from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.solvers import Solver, dpmpp_multistep
+from diffusolve.solvers.dpm_multistep import dpm_multistep
+
+__all__ = ["DPMSolverMultistepScheduler"]
+
+
+class DPMSolverMultistepScheduler(LogSNRScheduler):
+    """Multistep DPM-Solver and DPM-Solver++, as ODE and SDE (A1111: "DPM++ 2M", "DPM++ 2M SDE").
+
+    Lu et al. 2022, DPM-Solver and DPM-Solver++.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        solver_order: 1, 2 or 3.
+        prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
+        algorithm_type: "dpmsolver++", "dpmsolver", "sde-dpmsolver++" or "sde-dpmsolver".
+        solver_type: how order 2 extrapolates: "midpoint" or "heun".
+        lower_order_final: with fewer than 15 steps the last ones fall back to lower orders.
+        euler_at_final: the last step is always of first order.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: where the steps fall; at most one.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted.
+        final_sigmas_type: the last step leads to "zero" or to "sigma_min".
+        lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
+        variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+        rescale_betas_zero_snr: leave (almost) no signal at the last timestep.
+        use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
+    """
+
+    noise_dtype = torch.float32
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        solver_order: int = 2,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: str = "dpmsolver++",
+        solver_type: str = "midpoint",
+        lower_order_final: bool = True,
+        euler_at_final: bool = False,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        use_lu_lambdas: bool | None = False,
+        use_flow_sigmas: bool | None = False,
+        flow_shift: float | None = 1.0,
+        final_sigmas_type: str = "zero",
+        lambda_min_clipped: float = -float("inf"),
+        variance_type: str | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given."""
+        self._set_timesteps(num_inference_steps, device, timesteps)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The sample one step on; the SDE forms draw noise from `generator` or take `variance_noise`."""
+        previous, _ = self._advance(model_output, timestep, sample, generator, (), variance_noise)
+        return self._result(previous, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        config = self.config
+        data = config["algorithm_type"].endswith("++")
+        return (dpmpp_multistep if data else dpm_multistep).with_options(
+            order=config["solver_order"],
+            solver_type=config["solver_type"],
+            eta=1.0 if config["algorithm_type"].startswith("sde") else 0.0,
+            euler_at_final=config["euler_at_final"],
+            lower_order_final=config["lower_order_final"] and steps < 15,
+            third_order="diffusers_sde" if config["algorithm_type"] == "sde-dpmsolver++" else "authors",
+        )
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        return self._log_snr_levels(steps, timesteps)

@@ -1,0 +1,99 @@
+"""EulerDiscreteScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.sigma_space import SigmaScheduler
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.solvers import Solver, euler
+from diffusolve.solvers.churn import euler_with_late_churn
+
+__all__ = ["EulerDiscreteScheduler"]
+
+
+class EulerDiscreteScheduler(SigmaScheduler):
+    """Euler's method for the probability-flow ODE, in samples scaled to alpha = 1 (A1111: "Euler").
+
+    Karras et al. 2022, algorithm 2; without churn it is DDIM.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        prediction_type: what the network predicts: "epsilon", "sample" (also "original_sample") or "v_prediction".
+        interpolation_type: sigma between whole timesteps is "linear" in the timestep; "log_linear" places the steps
+            equally in log sigma instead, one more than asked for.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        sigma_min, sigma_max: the ends of these curves; those of the timesteps chosen when missing.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        timestep_type: "discrete", or "continuous": the network is told a quarter of log sigma.
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+        rescale_betas_zero_snr: leave (almost) no signal at the last timestep; sigma is 4096 there.
+        final_sigmas_type: the last step leads to "zero" or to "sigma_min".
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        interpolation_type: str = "linear",
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        timestep_spacing: str = "linspace",
+        timestep_type: str = "discrete",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        final_sigmas_type: str = "zero",
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` or `sigmas` given."""
+        self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
+        options = () if s_churn == 0.0 else _churn(s_churn, s_tmin, s_tmax, s_noise)
+        previous, run = self._advance(model_output, timestep, sample, generator, options)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **churn: Any) -> Solver:
+        if not churn:
+            return euler
+        return euler_with_late_churn.with_options(**churn, steps=steps, prediction=self._prediction.name)
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        return self._sigma_levels(steps, timesteps, sigmas)
+
+
+def _churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[tuple[str, Any], ...]:
+    return (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise))

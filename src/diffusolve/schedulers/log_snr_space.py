@@ -1,0 +1,123 @@
+"""What the schedulers of the DPM-Solver family have in common (DPM-Solver, DEIS, UniPC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.noise import FlowMatching, Grid, NoiseSchedule, SignalTable
+from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
+from diffusolve.schedulers.tables import NEARLY_ZERO
+
+__all__ = ["LogSNRScheduler"]
+
+
+class LogSNRScheduler(Scheduler):
+    """Samples are as the network takes them; steps are measured in log(alpha / sigma)."""
+
+    signal_floor: ClassVar[float] = NEARLY_ZERO
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction", "flow_prediction")
+    init_noise_sigma: float = 1.0
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The noise schedule that the configuration describes; flow matching with ``use_flow_sigmas``."""
+        if self.config["use_flow_sigmas"]:
+            return FlowMatching(num_train_timesteps=len(self))
+        return self._tables.noise_schedule
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
+        if self._generation is None:
+            return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5
+        return self._generation.sigmas
+
+    @property
+    def alpha_t(self) -> Tensor:
+        """Signal at each training timestep."""
+        return torch.sqrt(self.alphas_cumprod)
+
+    @property
+    def sigma_t(self) -> Tensor:
+        """Noise at each training timestep."""
+        return torch.sqrt(1 - self.alphas_cumprod)
+
+    @property
+    def lambda_t(self) -> Tensor:
+        """log(alpha / sigma) at each training timestep."""
+        return torch.log(self.alpha_t) - torch.log(self.sigma_t)
+
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self._sigma_at(like, timesteps)
+        if self.config["use_flow_sigmas"]:
+            return 1 - sigma, sigma
+        alpha = 1 / (sigma**2 + 1) ** 0.5
+        return alpha, sigma * alpha
+
+    def _grid(self, levels: Levels) -> Grid:
+        timesteps = np.append(levels.timesteps, 0.0)
+        return Grid.through(self.noise_schedule, levels.sigmas, timesteps)
+
+    def _log_snr_levels(self, steps: int, timesteps: Sequence[float] | None) -> Levels:
+        """Timesteps by the configured spacing, sigmas from the table or along the curve asked for, and the end."""
+        config, schedule = self.config, self._tables.noise_schedule
+        if config["use_flow_sigmas"]:
+            return self._flow_levels(steps)
+        table = schedule.sigma(np.arange(schedule.num_train_timesteps))
+        curve = ramp_asked_for(config)
+        if curve is not None:
+            sigmas = self._ramp(curve, steps, schedule)
+            at = _rounded(curve, schedule.timestep(np.clip(sigmas, 0.0, schedule.sigma_max)))
+        else:
+            at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
+            sigmas = np.interp(at, np.arange(len(table)), table)
+        return Levels(at, np.append(sigmas, self._final_sigma(sigmas, table)))
+
+    def _ramp(self, curve: str, steps: int, schedule: SignalTable) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return ramp(curve, steps, schedule.sigma_min, schedule.sigma_max, schedule)
+
+    def _final_sigma(self, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> float:
+        return float(table[0]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
+
+    def _flow_levels(self, steps: int) -> Levels:
+        count = len(self)
+        sigmas = 1.0 - np.linspace(1.0, 1.0 / count, steps + 1)
+        sigmas = np.flip(_shifted(sigmas, self.config["flow_shift"]))[:-1]
+        table = self._tables.noise_schedule.sigma([0.0])
+        return Levels(np.floor(sigmas * count), np.append(sigmas, self._final_sigma(sigmas, table)))
+
+    def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        config = self.config
+        spacing, last = config.get("timestep_spacing", "linspace"), self._last_timestep(config)
+        if spacing == "trailing" and last < len(self):  # the stride stays that of all timesteps, so there are fewer
+            return np.asarray(np.rint(np.arange(last, 0, -len(self) / steps)) - 1, np.float64)
+        return timestep_levels(
+            spacing,
+            steps,
+            last,
+            steps_offset=config.get("steps_offset", 0),
+            whole=True,
+            beyond_last=True,
+        )
+
+    def _last_timestep(self, config: Mapping[str, Any]) -> int:
+        """How many timesteps there are below ``lambda_min_clipped``."""
+        clipped = config.get("lambda_min_clipped", -np.inf)
+        return int(torch.sum(self.lambda_t >= clipped))
+
+
+def _shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def _rounded(curve: str, timesteps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole timesteps. As in diffusers, two of the curves round down, and the last timestep becomes the one before."""
+    if curve in ("use_exponential_sigmas", "use_beta_sigmas"):
+        return np.floor(np.maximum(timesteps - 1e-6, 0.0))
+    return np.rint(timesteps)

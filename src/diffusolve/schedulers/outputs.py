@@ -1,0 +1,114 @@
+"""What `step` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["SchedulerOutput", "SchedulerOutputWithData", "SchedulerTuple"]
+
+
+class SchedulerOutput:
+    """The result of a step: readable as attributes, by key, by index and as a tuple.
+
+    Attributes:
+        prev_sample: the sample after the step, shape (batch, ...).
+    """
+
+    __slots__ = ("prev_sample",)
+    fields: tuple[str, ...] = ("prev_sample",)
+
+    def __init__(self, prev_sample: Tensor) -> None:
+        self.prev_sample = prev_sample
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return self.fields
+
+    def values(self) -> tuple[Tensor, ...]:
+        """The fields in order."""
+        return self.to_tuple()
+
+    def items(self) -> tuple[tuple[str, Tensor], ...]:
+        """(name, field) in order."""
+        return tuple(zip(self.fields, self.to_tuple(), strict=True))
+
+    def to_tuple(self) -> tuple[Tensor, ...]:
+        """The fields in order."""
+        return tuple(getattr(self, name) for name in self.fields)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The field called `key`, or `default`."""
+        return getattr(self, key) if key in self.fields else default
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if isinstance(key, str):
+            if key not in self.fields:
+                raise KeyError(key)
+            return getattr(self, key)
+        if isinstance(key, int):
+            return getattr(self, self.fields[key])
+        return self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.fields
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+class SchedulerOutputWithData(SchedulerOutput):
+    """The result of a step, with the prediction of the data.
+
+    Attributes:
+        prev_sample: the sample after the step, shape (batch, ...).
+        pred_original_sample: the prediction of x0 that the step used, computed when it is first read.
+    """
+
+    __slots__ = ("_compute", "_data")
+    fields = ("prev_sample", "pred_original_sample")
+
+    def __init__(self, prev_sample: Tensor, compute: Callable[[], Tensor]) -> None:
+        self.prev_sample = prev_sample
+        self._compute: Callable[[], Tensor] | None = compute
+
+    @property
+    def pred_original_sample(self) -> Tensor:
+        """The prediction of x0."""
+        if self._compute is not None:
+            self._data = self._compute()
+            self._compute = None
+        return self._data
+
+
+class SchedulerTuple(tuple[Any, ...]):
+    """``(prev_sample, pred_original_sample)``, the second computed when it is first read."""
+
+    _output: SchedulerOutputWithData
+
+    def __new__(cls, prev_sample: Tensor, compute: Callable[[], Tensor]) -> SchedulerTuple:
+        made = super().__new__(cls, (prev_sample, None))
+        made._output = SchedulerOutputWithData(prev_sample, compute)
+        return made
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 0:
+            return self._output.prev_sample
+        return self._output.to_tuple()[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._output.to_tuple())
+
+    def __repr__(self) -> str:
+        return repr(self._output.to_tuple())
+
+    def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Tensor, ...]]]:
+        return tuple, (self._output.to_tuple(),)

@@ -1,0 +1,356 @@
+"""What all scheduler classes share: from a configuration to a plan, and walking the plan inside someone else's loop."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.backends import Run
+from diffusolve.config import ConfigMixin
+from diffusolve.noise import Grid, NoiseSchedule, Space
+from diffusolve.plan import Plan, Stage, plan_for
+from diffusolve.prediction import Prediction, prediction
+from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers.clipping import clip_asked_for
+from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.spacing import Levels, check_exclusive
+from diffusolve.schedulers.tables import Tables, tables_of
+from diffusolve.solvers import Solver
+
+__all__ = ["Scheduler"]
+
+Options = tuple[tuple[str, Any], ...]
+
+PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
+"""What diffusers calls it -> what the library calls it."""
+
+
+class Prepared(NamedTuple):
+    """What `set_timesteps` finds out, the same for every run with these arguments."""
+
+    grid: Grid
+    plan: Plan
+    timesteps: np.ndarray[Any, Any]
+    sigmas: np.ndarray[Any, Any]
+
+
+class Noise:
+    """Draws the noise of the step under way."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self.generator: Any = None
+        self.given: Tensor | None = None
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        if self.given is not None:
+            return self.given
+        if self.dtype is not None and like.dtype != self.dtype:
+            like = torch.empty_like(like, dtype=self.dtype)
+        return draw_normal_with(self.generator, like)
+
+
+class Generation:
+    """One walk from noise to data, begun by `set_timesteps`."""
+
+    def __init__(self, prepared: Prepared, steps: int, device: Any, noise: Noise) -> None:
+        self.prepared = prepared
+        self.steps = steps
+        self.timesteps = torch.from_numpy(prepared.timesteps.copy()).to(device)
+        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
+        self.values = prepared.timesteps.tolist()
+        self.noise = noise
+        self.begin_index: int | None = None
+        self.step_index: int | None = None
+        self.options: Options = ()
+        self.run: Run | None = None
+
+
+class Scheduler(SchedulerMixin, ConfigMixin):
+    """A face on the core with the interface of diffusers' schedulers.
+
+    A class says which configuration keys it has (the signature of its constructor), where their steps fall
+    (:meth:`_levels`) and which solver they ask for (:meth:`_solver`); everything else is here.
+    """
+
+    order: ClassVar[int] = 1
+    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
+    space: ClassVar[Space] = Space.VARIANCE_PRESERVING
+    signal_floor: ClassVar[float] = 0.0
+    noise_dtype: ClassVar[torch.dtype | None] = None
+    timestep_dtype: ClassVar[type] = np.int64
+
+    _generation: Generation | None = None
+
+    # What a class says of itself ----------------------------------------------------------------
+
+    @abstractmethod
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        """The solver that the configuration and a call's `options` ask for, in a run of `steps` steps."""
+
+    @abstractmethod
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        """Where `steps` steps fall."""
+
+    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+        """The `sigmas` that users see."""
+        return levels.sigmas
+
+    # Configuration ----------------------------------------------------------------
+
+    def _configured(self) -> None:
+        """Check the configuration; called at the end of each constructor."""
+        check_exclusive(self.config)
+        self._tables: Tables = tables_of(self.config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
+        self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
+        self.alphas_cumprod = self._tables.alphas_cumprod.clone()
+        self._check_choice("prediction_type", self.prediction_types)
+        self._transform = clip_asked_for(self.config)
+
+    def _check_choice(self, key: str, choices: Sequence[str]) -> None:
+        from diffusolve.errors import unknown_name
+
+        if self.config[key] not in choices:
+            raise unknown_name(key, self.config[key], choices)
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The noise schedule that the configuration describes."""
+        return self._tables.noise_schedule
+
+    @property
+    def _prediction(self) -> Prediction:
+        name = self.config["prediction_type"]
+        return prediction(PREDICTION_NAMES.get(name, name))
+
+    def __len__(self) -> int:
+        return int(self.config["num_train_timesteps"])
+
+    # The run ----------------------------------------------------------------
+
+    def _set_timesteps(
+        self,
+        num_inference_steps: int | None,
+        device: Any,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
+        if len(given) == 2:
+            raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
+        if given:
+            count = len(timesteps if timesteps is not None else sigmas)  # type: ignore[arg-type]
+            num_inference_steps = count
+        elif num_inference_steps is None:
+            raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
+        prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
+        self._generation = Generation(prepared, int(num_inference_steps), device, Noise(self.noise_dtype))
+
+    def _prepared(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
+        key = (steps, timesteps, sigmas)
+        cache = self.__dict__.setdefault("_prepared_runs", {})
+        if key not in cache:
+            cache[key] = self._prepare(steps, timesteps, sigmas)
+        return cache[key]  # type: ignore[no-any-return]
+
+    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
+        levels = self._levels(steps, timesteps, sigmas)
+        grid = self._grid(levels)
+        plan = plan_for(self._solver(grid.steps), grid, self._prediction)
+        shown = np.array(plan.timesteps).astype(self.timestep_dtype)
+        return Prepared(grid, plan, shown, self._sigmas(grid, levels).astype(np.float32))
+
+    def _grid(self, levels: Levels) -> Grid:
+        timesteps = np.append(levels.timesteps, 0.0)  # the network is not asked at the end
+        return Grid.through(self.noise_schedule, levels.sigmas, timesteps).in_space(self.space)
+
+    def _started(self, timestep: Any, options: Options = ()) -> Run:
+        """The run, begun now at `timestep` or where :meth:`set_begin_index` said, or changed to other `options`."""
+        generation = self._running
+        if generation.step_index is None:
+            generation.step_index = (
+                self.index_for_timestep(timestep) if generation.begin_index is None else generation.begin_index
+            )
+        elif generation.run is not None and not generation.run.holds_nothing:
+            raise ValueError(
+                f"{dict(options)} differs from {dict(generation.options)}, with which this run was begun, and "
+                f"{type(self).__name__} remembers earlier steps: keep the options, or call set_timesteps to begin anew."
+            )
+        prepared = generation.prepared
+        plan = prepared.plan
+        index = generation.step_index
+        if index >= plan.nfe:
+            raise IndexError(f"the run has {plan.nfe} evaluations and all of them are done: call set_timesteps again.")
+        if index > 0 or options:
+            grid = prepared.grid[plan.stages[index].step :]
+            plan = plan_for(self._solver(prepared.grid.steps, **dict(options)), grid, self._prediction)
+        generation.options = options
+        generation.run = Run(plan, generation.noise, self._transform)
+        return generation.run
+
+    @property
+    def _running(self) -> Generation:
+        if self._generation is None:
+            raise ValueError(
+                f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first."
+            )
+        return self._generation
+
+    def _advance(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Any = None,
+        options: Options = (),
+        variance_noise: Tensor | None = None,
+    ) -> tuple[Tensor, Run]:
+        """The next sample, and the run that it belongs to."""
+        generation = self._generation or self._running
+        run = generation.run
+        if run is None or generation.options != options:
+            run = self._started(timestep, options)
+        noise = generation.noise
+        noise.generator, noise.given = generator, variance_noise
+        previous = run.step(model_output, sample)
+        noise.generator = noise.given = None
+        generation.step_index += 1  # type: ignore[operator]
+        if previous.dtype != model_output.dtype:
+            previous = previous.to(model_output.dtype)
+        return previous, run
+
+    def _scaled(self, sample: Tensor, timestep: Any) -> Tensor:
+        """`sample` as the network takes it."""
+        generation = self._generation or self._running
+        run = generation.run or self._started(timestep, generation.options)
+        scaled: Tensor = run.model_input(sample)
+        return scaled if scaled.dtype == sample.dtype else scaled.to(sample.dtype)
+
+    # Members that users and pipelines touch ----------------------------------------------------------------
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        if self._generation is None:
+            return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
+        return self._generation.timesteps
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """The number of steps of the run; None before `set_timesteps`."""
+        return None if self._generation is None else self._generation.steps
+
+    @property
+    def step_index(self) -> int | None:
+        """Which evaluation comes next; None before the first."""
+        return None if self._generation is None else self._generation.step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Where :meth:`set_begin_index` said that the run begins."""
+        return None if self._generation is None else self._generation.begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at evaluation number `begin_index` instead of looking the first timestep up.
+
+        Raises:
+            IndexError: the run has no such evaluation.
+        """
+        generation = self._running
+        if not 0 <= begin_index < len(generation.values):
+            raise IndexError(f"begin_index is {begin_index}: expected 0 to {len(generation.values) - 1}.")
+        generation.begin_index = begin_index
+
+    def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
+        """The position of `timestep` in the run's timesteps, or in those given.
+
+        A timestep taken out of ``scheduler.timesteps`` is found by where it lies in memory, without reading it. One
+        that occurs twice stands for its second place, where a step begins.
+
+        Raises:
+            ValueError: it is not one of them; the nearest is named.
+        """
+        if schedule_timesteps is not None:
+            return _index_of(float(timestep), schedule_timesteps.tolist())
+        own = self._running.timesteps
+        if isinstance(timestep, Tensor) and timestep.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
+            return timestep.storage_offset()
+        return _index_of(float(timestep), self._running.values)
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The sample as the network takes it: for this scheduler, the sample itself."""
+        return sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha * original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
+
+        Args:
+            original_samples, noise: shape (batch, ...).
+            timesteps: whole training timesteps, shape (batch,).
+        """
+        alpha, sigma = self._signal_and_noise(original_samples, timesteps)
+        return alpha * original_samples + sigma * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha * noise - sigma * sample``, what a network with v_prediction is trained to output."""
+        alpha, sigma = self._signal_and_noise(sample, timesteps)
+        return alpha * noise - sigma * sample
+
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at training timesteps, shape (batch, 1, ...), as `like`."""
+        if self.alphas_cumprod.device != like.device:
+            self.alphas_cumprod = self.alphas_cumprod.to(like.device)
+        power = self.alphas_cumprod.to(like.dtype)[timesteps.to(like.device)]
+        power = power.reshape(-1, *[1] * (like.ndim - 1))
+        return power**0.5, (1 - power) ** 0.5
+
+    def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
+        """The run's sigma, or before `set_timesteps` the training table's, at `timesteps`; shape (batch, 1, ...)."""
+        generation = self._generation
+        timesteps = torch.atleast_1d(timesteps.to(like.device))
+        if generation is None:
+            power = self._tables.alphas_cumprod.to(like.device)[timesteps.long()]
+            sigma = ((1 - power) / power) ** 0.5
+        elif generation.begin_index is not None:
+            index = generation.begin_index if generation.step_index is None else generation.step_index
+            sigma = generation.sigmas[index].expand(len(timesteps)).to(like.device)
+        else:
+            own = generation.timesteps.to(like.device)
+            places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
+            sigma = generation.sigmas.to(like.device)[places]
+        return sigma.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+    def _result(self, previous: Tensor, return_dict: bool) -> SchedulerOutput | tuple[Tensor, ...]:
+        return SchedulerOutput(previous) if return_dict else (previous,)
+
+    def _result_with_data(
+        self, previous: Tensor, run: Run, model_output: Tensor, sample: Tensor, return_dict: bool
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        compute = partial(_data, run.last_stage, self._transform, model_output, sample)
+        return (SchedulerOutputWithData if return_dict else SchedulerTuple)(previous, compute)
+
+
+def _data(stage: Stage, transform: Any, output: Tensor, sample: Tensor) -> Tensor:
+    """The data prediction that a stage made of `output` and `sample`."""
+    data = stage.a * sample + stage.b * output
+    return data if transform is None else transform(data, stage)
+
+
+def _index_of(value: float, values: list[float]) -> int:
+    places = [index for index, other in enumerate(values) if other == value]
+    if not places:
+        nearest = min(values, key=lambda other: abs(other - value))
+        raise ValueError(f"timestep {value:g} is not one of the run's timesteps; the nearest is {nearest:g}.")
+    return places[1] if len(places) > 1 else places[0]
+
+
+def _values(given: Any) -> tuple[float, ...] | None:
+    return None if given is None else tuple(np.asarray(given).tolist())

@@ -1,0 +1,93 @@
+"""What the schedulers have in common whose samples are scaled to alpha = 1 (those that came from k-diffusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from diffusolve.noise import SignalTable, Space
+from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
+from diffusolve.schedulers.tables import NEARLY_ZERO
+
+__all__ = ["SigmaScheduler"]
+
+
+class SigmaScheduler(Scheduler):
+    """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + 1)``."""
+
+    space: ClassVar[Space] = Space.VARIANCE_EXPLODING
+    signal_floor: ClassVar[float] = NEARLY_ZERO
+    timestep_dtype: ClassVar[type] = np.float32
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
+        if self._generation is None:
+            return _all_sigmas(self._tables.noise_schedule)
+        return self._generation.sigmas
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What standard normal noise is multiplied by to start from."""
+        largest = float(self.sigmas.max())
+        return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """``sample / sqrt(sigma^2 + 1)`` at the current step."""
+        return self._scaled(sample, timestep)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
+
+        Args:
+            original_samples, noise: shape (batch, ...).
+            timesteps: timesteps of the run, or whole training timesteps before `set_timesteps`, shape (batch,).
+        """
+        return original_samples + self._sigma_at(original_samples, timesteps) * noise
+
+    def _sigma_levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        """Timesteps by the configured spacing, sigmas by interpolation or along the curve asked for, and the end."""
+        config, schedule = self.config, self._tables.noise_schedule
+        table = schedule.sigma(np.arange(schedule.num_train_timesteps))
+        curve = ramp_asked_for(config)
+        if sigmas is not None:
+            chosen = np.array(sigmas[:-1] if sigmas[-1] == 0 else sigmas, np.float64)
+            at = schedule.timestep(np.minimum(chosen, schedule.sigma_max))
+        else:
+            at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
+            chosen = np.interp(at, np.arange(len(table)), table)
+        if config.get("interpolation_type") == "log_linear":
+            chosen = np.geomspace(table[-1], table[0], steps + 1)
+        if curve is not None:
+            low, high = config.get("sigma_min"), config.get("sigma_max")
+            chosen = ramp(
+                curve, steps, chosen[-1] if low is None else low, chosen[0] if high is None else high, schedule
+            )
+            at = schedule.timestep(np.clip(chosen, 0.0, schedule.sigma_max))
+        if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
+            at = 0.25 * np.log(chosen)
+        final = table[0] if config.get("final_sigmas_type") == "sigma_min" else 0.0
+        return Levels(at[: len(chosen)], np.append(chosen, final))
+
+    def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        config = self.config
+        return timestep_levels(
+            config["timestep_spacing"],
+            steps,
+            config["num_train_timesteps"],
+            steps_offset=config["steps_offset"],
+            whole=False,
+            beyond_last=False,
+        )
+
+
+def _all_sigmas(schedule: SignalTable) -> Tensor:
+    import torch
+
+    table = schedule.sigma(np.arange(schedule.num_train_timesteps - 1, -1, -1))
+    return torch.from_numpy(np.append(table, 0.0).astype(np.float32))

@@ -1,0 +1,82 @@
+"""The tables that a diffusers scheduler keeps: betas and what follows from them, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import TabulatedSignal
+from diffusolve.noise.betas import betas as named_betas
+from diffusolve.noise.betas import rescale_zero_terminal_snr
+
+__all__ = ["NEARLY_ZERO", "Tables", "tables_of"]
+
+NEARLY_ZERO = 2.0**-24
+"""What schedulers that divide by alpha keep in place of a last alphas_cumprod of zero; sigma is then 4096."""
+
+
+class Tables(NamedTuple):
+    """Shared between schedulers, so not to be written to.
+
+    The tables are computed in float32 step by step, as the models' training code did: the noise schedule then has the
+    very numbers that users of diffusers get.
+    """
+
+    betas: Tensor
+    alphas: Tensor
+    alphas_cumprod: Tensor
+    noise_schedule: TabulatedSignal
+
+
+def tables_of(config: Mapping[str, Any], *, beta_schedules: tuple[str, ...], floor: float = 0.0) -> Tables:
+    """The tables that `config` describes.
+
+    Args:
+        config: with num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas and possibly
+            rescale_betas_zero_snr.
+        beta_schedules: the beta schedules that the class knows.
+        floor: takes the place of a last alphas_cumprod of zero.
+
+    Raises:
+        UnknownNameError: the class does not know the beta schedule.
+    """
+    trained = config["trained_betas"]
+    if trained is None and config["beta_schedule"] not in beta_schedules:
+        raise unknown_name("beta_schedule", config["beta_schedule"], beta_schedules)
+    return _tables(
+        config["beta_schedule"],
+        float(config["beta_start"]),
+        float(config["beta_end"]),
+        int(config["num_train_timesteps"]),
+        None if trained is None else tuple(float(beta) for beta in trained),
+        bool(config.get("rescale_betas_zero_snr", False)),
+        floor,
+    )
+
+
+@lru_cache(maxsize=128)
+def _tables(
+    beta_schedule: str,
+    beta_start: float,
+    beta_end: float,
+    count: int,
+    trained: tuple[float, ...] | None,
+    zero_snr: bool,
+    floor: float,
+) -> Tables:
+    given = named_betas(beta_schedule, beta_start, beta_end, count) if trained is None else trained
+    betas = torch.tensor(given, dtype=torch.float32)
+    if zero_snr:
+        signal = rescale_zero_terminal_snr(torch.cumprod(1.0 - betas, dim=0).numpy())
+        betas = torch.from_numpy(1.0 - np.append(signal[:1], signal[1:] / signal[:-1]))
+    alphas = 1.0 - betas
+    cumprod = torch.cumprod(alphas, dim=0)
+    if zero_snr and floor:
+        cumprod[-1] = floor
+    return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))

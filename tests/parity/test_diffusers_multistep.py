@@ -1,0 +1,170 @@
+"""Linear multistep, DPM-Solver++ and UniPC against diffusers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffusolve.noise import SD15
+from diffusolve.solvers import Solver, dpmpp_multistep, lms, unipc
+from diffusolve.solvers.dpm_multistep import dpm_multistep
+
+from .diffusers_reference import (
+    BETAS,
+    KARRAS,
+    LEADING,
+    SIGMA_MIN,
+    STEPS,
+    TRAILING,
+    Way,
+    grid_of,
+    scheduler,
+    trajectories,
+)
+from .trajectory import Trajectory, assert_same, plan_on
+
+WAYS: dict[str, Way] = {
+    "linspace": Way(BETAS["scaled_linear"], "epsilon", {}),
+    "linspace, v": Way(BETAS["scaled_linear"], "v_prediction", {}),
+    "karras": Way(BETAS["scaled_linear"], "epsilon", KARRAS),
+    "karras, v": Way(BETAS["linear"], "v_prediction", KARRAS),
+    "trailing": Way(BETAS["linear"], "v_prediction", TRAILING),
+    "leading": Way(BETAS["squaredcos"], "epsilon", LEADING | {"steps_offset": 1}),
+    "karras from sigma 20000": Way(BETAS["squaredcos"], "v_prediction", KARRAS),
+}
+TO_SIGMA_MIN: dict[str, Way] = {
+    "linspace to sigma_min": Way(BETAS["scaled_linear"], "epsilon", SIGMA_MIN),
+    "trailing to sigma_min": Way(BETAS["linear"], "v_prediction", SIGMA_MIN | TRAILING),
+}
+
+# How diffusers weighs the second derivative: see diffusolve.solvers.dpmpp_multistep.THIRD_ORDERS.
+DPMPP: dict[str, Solver] = {
+    "first order": dpmpp_multistep.with_options(order=1),
+    "midpoint": dpmpp_multistep,
+    "heun": dpmpp_multistep.with_options(solver_type="heun"),
+    "third order, midpoint": dpmpp_multistep.with_options(order=3, third_order="authors"),
+    "third order, heun": dpmpp_multistep.with_options(order=3, third_order="authors", solver_type="heun"),
+    "sde, first order": dpmpp_multistep.with_options(order=1, eta=1.0),
+    "sde, midpoint": dpmpp_multistep.with_options(eta=1.0),
+    "sde, heun": dpmpp_multistep.with_options(eta=1.0, solver_type="heun"),
+    "sde, third order": dpmpp_multistep.with_options(order=3, third_order="diffusers_sde", eta=1.0),
+}
+DPM: dict[str, Solver] = {
+    "dpm, first order": dpm_multistep.with_options(order=1),
+    "dpm, midpoint": dpm_multistep,
+    "dpm, heun": dpm_multistep.with_options(solver_type="heun"),
+    "dpm, third order": dpm_multistep.with_options(order=3, third_order="authors"),
+    "dpm, sde, first order": dpm_multistep.with_options(order=1, eta=1.0),
+    "dpm, sde, midpoint": dpm_multistep.with_options(eta=1.0),
+    "dpm, sde, heun": dpm_multistep.with_options(eta=1.0, solver_type="heun"),
+}
+UNIPC: dict[str, Solver] = {
+    f"{variant}, order {order}": unipc.with_options(variant=variant, order=order)
+    for variant in ("bh1", "bh2")
+    for order in (1, 2, 3)
+}
+
+
+ALGORITHMS = {
+    (dpmpp_multistep.name, False): "dpmsolver++",
+    (dpmpp_multistep.name, True): "sde-dpmsolver++",
+    (dpm_multistep.name, False): "dpmsolver",
+    (dpm_multistep.name, True): "sde-dpmsolver",
+}
+"""(solver, whether it adds noise) -> the option algorithm_type of diffusers."""
+
+
+def theirs(solver: Solver, way: Way, steps: int) -> Any:
+    """The scheduler of diffusers that does what `solver` does with its options."""
+    options = {**solver.defaults, **dict(solver.options)}
+    config = {
+        "solver_order": options["order"],
+        "solver_type": options["variant" if solver.name == unipc.name else "solver_type"],
+        "lower_order_final": options["lower_order_final"] is not False,
+        **way.config,
+    }
+    if solver.name == unipc.name:
+        config["disable_corrector"] = [] if options["corrector"] else list(range(steps))
+        return scheduler("UniPCMultistepScheduler", way.noise_schedule, way.prediction_type, steps, **config)
+    config["algorithm_type"] = ALGORITHMS[solver.name, options["eta"] > 0]
+    config["euler_at_final"] = options["euler_at_final"]
+    return scheduler("DPMSolverMultistepScheduler", way.noise_schedule, way.prediction_type, steps, **config)
+
+
+def both(solver: Solver, way: Way, steps: int) -> tuple[Trajectory, Trajectory]:
+    """Our trajectory and that of diffusers."""
+    reference = theirs(solver, way, steps)
+    plan = plan_on(grid_of(reference, way.noise_schedule), solver, way.prediction_type)
+    return trajectories(plan, reference, stochastic=plan.is_stochastic)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("way", ["linspace", "karras, v", "trailing", "leading"])
+def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps: int) -> None:
+    noise_schedule, prediction_type, config = WAYS[way]
+    reference = scheduler("LMSDiscreteScheduler", noise_schedule, prediction_type, steps, **config)
+    plan = plan_on(grid_of(reference, noise_schedule), lms.with_options(order=order), prediction_type)
+    assert_same(*trajectories(plan, reference, order=order))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
+@pytest.mark.parametrize("variant", DPMPP)
+def test_dpmpp_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
+    assert_same(*both(DPMPP[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("way", TO_SIGMA_MIN)
+@pytest.mark.parametrize("variant", DPM)
+def test_dpm_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
+    assert_same(*both(DPM[variant], TO_SIGMA_MIN[way], steps))
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("way", TO_SIGMA_MIN)
+@pytest.mark.parametrize("solver", [*DPMPP.values(), *DPM.values()], ids=[*DPMPP, *DPM])
+def test_the_last_step_may_be_of_first_order_as_in_diffusers(solver: Solver, way: str, steps: int) -> None:
+    assert_same(*both(solver.with_options(euler_at_final=True), TO_SIGMA_MIN[way], steps))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
+@pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh2" in variant])
+def test_unipc_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
+    assert_same(*both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
+@pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh1" in variant])
+def test_unipc_bh1_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
+    ours, reference = both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps)
+    if way in WAYS:  # B(h) = h is infinite in the step to sigma = 0, and diffusers' result is NaN
+        ours, reference = (replace(way, samples=way.samples[:-1]) for way in (ours, reference))
+    assert_same(ours, reference)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("way", TO_SIGMA_MIN)
+@pytest.mark.parametrize("variant", UNIPC)
+def test_unipc_without_corrector_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
+    assert_same(*both(UNIPC[variant].with_options(corrector=False), TO_SIGMA_MIN[way], steps))
+
+
+@pytest.mark.parametrize("steps", [5, 14, 15])
+@pytest.mark.parametrize("way", TO_SIGMA_MIN)
+@pytest.mark.parametrize("solver", [*DPMPP.values(), *DPM.values(), *UNIPC.values()], ids=[*DPMPP, *DPM, *UNIPC])
+def test_multistep_solvers_keep_their_order_to_the_end_like_diffusers(solver: Solver, way: str, steps: int) -> None:
+    assert_same(*both(solver.with_options(lower_order_final=False), TO_SIGMA_MIN[way], steps))
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("solver", [dpmpp_multistep, unipc], ids=str)
+def test_multistep_solvers_start_from_almost_no_signal_like_diffusers(solver: Solver, steps: int) -> None:
+    noise_schedule = replace(SD15, rescale_betas_zero_snr=True)
+    ours, reference = both(solver, Way(noise_schedule, "v_prediction", TRAILING), steps)
+    assert_same(ours, reference)

@@ -1,0 +1,126 @@
+"""What property-based tests draw from: noise schedules, spacings, solvers with options, predictions, grids."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import strategies as st
+
+from diffusolve.noise import BETA_SCHEDULES, Cosine, FlowMatching, NoiseSchedule, VarianceExploding, VariancePreserving
+from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction
+from diffusolve.sampling import Sampler
+from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, euler, heun, lms, unipc
+from diffusolve.spacing import (
+    Beta,
+    BetaSigmas,
+    Exponential,
+    Karras,
+    Leading,
+    Linspace,
+    Polyexponential,
+    Sigmas,
+    Spacing,
+    Timesteps,
+    Trailing,
+    UniformLogSNR,
+)
+
+variance_preserving: st.SearchStrategy[NoiseSchedule] = st.builds(
+    VariancePreserving,
+    beta_schedule=st.sampled_from(sorted(BETA_SCHEDULES)),
+    beta_start=st.floats(1e-5, 1e-3),
+    beta_end=st.floats(0.005, 0.05),
+    num_train_timesteps=st.integers(60, 400),
+    rescale_betas_zero_snr=st.booleans(),
+)
+trained: st.SearchStrategy[NoiseSchedule] = st.builds(
+    VariancePreserving, trained_betas=st.lists(st.floats(1e-4, 0.2), min_size=60, max_size=80).map(tuple)
+)
+variance_exploding: st.SearchStrategy[NoiseSchedule] = st.builds(
+    VarianceExploding,
+    sigma_min=st.floats(1e-3, 0.05),
+    sigma_max=st.floats(5.0, 100.0),
+    conditioning=st.sampled_from(["sigma", "log_sigma", "edm"]),
+)
+flow_matching: st.SearchStrategy[NoiseSchedule] = st.builds(
+    FlowMatching, shift=st.floats(0.2, 8.0), num_train_timesteps=st.integers(60, 1000)
+)
+cosine: st.SearchStrategy[NoiseSchedule] = st.builds(
+    Cosine, log_snr_shift=st.floats(-2.0, 2.0), num_train_timesteps=st.integers(60, 1000)
+)
+noise_schedules = st.one_of(variance_preserving, trained, variance_exploding, flow_matching, cosine)
+
+unit = st.floats(0.01, 1.0)
+plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
+    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+    st.sampled_from([heun, dpm_2]),
+    st.builds(lms.with_options, order=st.integers(1, 4)),
+    st.builds(
+        dpmpp_multistep.with_options,
+        order=st.integers(1, 3),
+        solver_type=st.sampled_from(["midpoint", "heun"]),
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        lower_order_final=st.booleans(),
+    ),
+    st.builds(
+        unipc.with_options,
+        order=st.integers(1, 4),
+        variant=st.sampled_from(["bh1", "bh2"]),
+        corrector=st.booleans(),
+        lower_order_final=st.booleans(),
+    ),
+)
+predictions: st.SearchStrategy[Prediction] = st.one_of(
+    st.sampled_from([Epsilon(), Sample(), VPrediction(), Flow()]), st.builds(EDM, sigma_data=st.floats(0.2, 2.0))
+)
+
+
+def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spacing]:
+    """Spacings that can divide `noise_schedule` into `steps` steps."""
+    by_level: list[Spacing] = [
+        Linspace(),
+        Linspace(to_first=False),
+        Linspace(to_first=False, final_sigma="sigma_min"),
+        Leading(),
+        Trailing(),
+        Beta(),
+    ]
+    high = noise_schedule.sigma_max
+    if not math.isfinite(high):
+        high = 50.0
+    elif isinstance(noise_schedule, FlowMatching):
+        high = 0.998
+    ranges: dict[str, Any] = {"sigma_max": high}
+    by_sigma = [
+        made
+        for final_sigma in ("zero", "sigma_min")
+        for made in (
+            Karras(final_sigma=final_sigma, **ranges),
+            Exponential(final_sigma=final_sigma, **ranges),
+            Polyexponential(rho=1.5, final_sigma=final_sigma, **ranges),
+            UniformLogSNR(final_sigma=final_sigma, **ranges),
+            BetaSigmas(final_sigma=final_sigma, **ranges),
+        )
+    ]
+    custom_sigmas = st.lists(
+        st.floats(noise_schedule.sigma_min, high), min_size=steps, max_size=steps, unique_by=lambda s: round(s, 3)
+    ).map(lambda sigmas: Sigmas((*sorted(sigmas, reverse=True), 0.0)))
+    first, last = (float(t) for t in noise_schedule.timestep([noise_schedule.sigma_min, high]))
+    custom_timesteps = st.lists(
+        st.floats(first, last), min_size=steps, max_size=steps, unique_by=lambda t: round(100 * t / (last - first))
+    ).map(lambda times: Timesteps(tuple(sorted(times, reverse=True))))
+    return st.one_of(st.sampled_from(by_level), st.sampled_from(by_sigma), custom_sigmas, custom_timesteps)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> tuple[Sampler, NoiseSchedule, Prediction, int]:
+    """A sampler that has a plan, and what to plan it with."""
+    noise_schedule = draw(noise_schedules)
+    steps = draw(st.integers(1, 30))
+    sampler = Sampler(draw(plannable_solvers), draw(spacings(noise_schedule, steps)))
+    prediction = draw(predictions)
+    if isinstance(prediction, Epsilon) and sampler.grid(noise_schedule, steps)[0].alpha == 0.0:
+        prediction = VPrediction()  # epsilon says nothing about the data there
+    return sampler, noise_schedule, prediction, steps

@@ -1,0 +1,171 @@
+"""Where alpha or sigma is zero the numbers are finite, and they are the limits of those nearby."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from diffusolve.errors import SingularPointError
+from diffusolve.noise import Cosine, FlowMatching, Grid, NoiseSchedule, Point, Space, VariancePreserving
+from diffusolve.plan import Plan, trace
+from diffusolve.prediction import Flow, Sample, VPrediction
+from diffusolve.sampling import Sampler, run_directly, sample
+from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, euler, lms, unipc
+from diffusolve.spacing import Beta, Karras, Linspace, Sigmas, Spacing, Timesteps, Trailing
+
+SINGULAR: dict[str, tuple[NoiseSchedule, str]] = {
+    "zero terminal SNR": (VariancePreserving(rescale_betas_zero_snr=True), "v_prediction"),
+    "zero terminal SNR, x0": (VariancePreserving("squaredcos_cap_v2", rescale_betas_zero_snr=True), "sample"),
+    "cosine": (Cosine(), "v_prediction"),
+    "shifted cosine": (Cosine(math.log(64 / 256)), "v_prediction"),
+    "flow matching": (FlowMatching(), "flow"),
+    "shifted flow matching": (FlowMatching(3.0), "flow"),
+}
+SPACINGS: dict[str, Spacing] = {
+    "linspace": Linspace(),
+    "sgm_uniform": Linspace(to_first=False),
+    "trailing": Trailing(),
+    "trailing, to sigma_min": Trailing(final_sigma="sigma_min"),
+    "beta": Beta(),
+}
+SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
+    **{name: made for name, made in SOLVERS.items() if not made.adaptive},
+    "euler ancestral": euler.with_options(eta=1.0),
+    "2M heun": dpmpp_multistep.with_options(solver_type="heun"),
+    "2M SDE": dpmpp_multistep.with_options(eta=1.0),
+    "3M": dpmpp_multistep.with_options(order=3, lower_order_final=False),
+    "3M SDE": dpmpp_multistep.with_options(order=3, eta=0.5),
+    "unipc 3": unipc.with_options(order=3),
+    "unipc 4 bh1": unipc.with_options(order=4, variant="bh1", lower_order_final=False),
+    "unip 3": unipc.with_options(order=3, corrector=False),
+}
+every_solver = pytest.mark.parametrize("solver", SOLVERS_WITH_OPTIONS.values(), ids=SOLVERS_WITH_OPTIONS)
+
+
+def numbers(plan: Plan) -> list[float]:
+    found = [number for stage in plan.stages for number in (stage.scale, stage.a, stage.b)]
+    updates = [plan.opening, *(stage.update for stage in plan.stages)]
+    return found + [c for update in updates for write in update.writes for _, c in write.terms]
+
+
+@every_solver
+@pytest.mark.parametrize("spacing", SPACINGS.values(), ids=SPACINGS)
+def test_plans_from_pure_noise_are_finite(solver: Solver, spacing: Spacing) -> None:
+    for schedule, prediction in SINGULAR.values():
+        for steps in (1, 2, 5, 16):
+            plan = Sampler(solver, spacing).plan(schedule, prediction, steps)
+            assert (plan.start.alpha, plan.start.log_snr) == (0.0, -math.inf)
+            assert max(abs(number) for number in numbers(plan)) < 1e4  # False for NaN
+
+
+@every_solver
+@pytest.mark.parametrize(("schedule", "prediction"), SINGULAR.values(), ids=SINGULAR)
+def test_runs_from_pure_noise_stay_near_the_data(solver: Solver, schedule: NoiseSchedule, prediction: str) -> None:
+    """A network that always says x0 = 0.25, in whatever it predicts, is believed."""
+    sampler = Sampler(solver, Trailing())
+    grid = sampler.grid(schedule, 12)
+    x = grid[0].sigma * np.random.default_rng(0).standard_normal((3, 4))
+
+    def network(x: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+        alpha, sigma = (float(value) for value in schedule.alpha_sigma(float(timestep[0])))
+        noise = (x - alpha * 0.25) / sigma
+        return {"v_prediction": alpha * noise - sigma * 0.25, "flow": noise - 0.25, "sample": 0.25 + 0 * x}[prediction]
+
+    made = sample(network, x, sampler, steps=12, noise_schedule=schedule, prediction_type=prediction, noise=0)
+    np.testing.assert_allclose(made, 0.25, atol=1e-9)
+
+
+# Limits
+
+
+def grid_from(log_snr: float, space: Space) -> Grid:
+    """Four steps to sigma = 0; the first point has `log_snr`, which may be beyond what 1 - sigma can tell from 0."""
+    if space is Space.FLOW:
+        schedule: NoiseSchedule = FlowMatching()
+        rest = Grid.from_sigmas(schedule, [0.9, 0.7, 0.5, 0.2, 0.0])
+    else:
+        schedule = Cosine()
+        rest = Grid.from_sigmas(schedule, [6.0, 2.0, 1.0, 0.3, 0.0])
+    ratio = math.exp(log_snr)
+    norm = 1 + ratio if space is Space.FLOW else math.hypot(1, ratio)
+    return Grid((Point(1.0, ratio / norm, 1 / norm), *rest), schedule, space)
+
+
+def results(solver: Solver, grids: list[Grid]) -> list[np.ndarray]:
+    """From the same noise, with the same outputs of a network."""
+    rng = np.random.default_rng(0)
+    x, outputs, noises = rng.standard_normal((1, 40)), rng.standard_normal((20, 1, 40)), rng.standard_normal((5, 1, 40))
+    made = []
+    for grid in grids:
+        prediction = Flow() if grid.space is Space.FLOW else VPrediction()
+        network, noise = iter(outputs), iter(noises)
+        made.append(
+            run_directly(solver, grid, prediction, lambda x, t, n=network: next(n), x, lambda x, s, t, n=noise: next(n))
+        )
+    return made
+
+
+@every_solver
+@pytest.mark.parametrize("space", [Space.FLOW, Space.VARIANCE_PRESERVING], ids=lambda space: space.value)
+def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver, space: Space) -> None:
+    options = {**solver.defaults, **dict(solver.options)}
+    if solver.straight and not space.is_straight:
+        return  # these run in the flow matching space
+    if solver.name == "unipc" and (options["corrector"] or options["order"] > 2):
+        return  # has no limit for every variant: see the next test
+    *near, limit = results(solver, [grid_from(log_snr, space) for log_snr in (-20, -80, -320, -math.inf)])
+    errors = [float(np.abs(result - limit).max()) for result in near]
+    assert errors[1] <= 0.5 * errors[0] + 1e-12
+    assert errors[2] <= 0.5 * errors[1] + 1e-12
+    assert errors[2] < 0.01
+
+
+def test_unipc_does_not_correct_the_step_from_pure_noise() -> None:
+    """The corrector's weight grows with log-SNR in bh1, so the first step is DDIM and is left as it is."""
+    near, limit = (trace(unipc, grid_from(log_snr, Space.FLOW), Flow()) for log_snr in (-20, -math.inf))
+    kept = [[write.register for stage in plan.stages for write in stage.update.writes] for plan in (near, limit)]
+    assert [register.startswith("kept") for register in kept[0]].count(True) == 3
+    assert [register.startswith("kept") for register in kept[1]].count(True) == 2
+    ddim = trace(euler, grid_from(-math.inf, Space.FLOW), Flow())
+    assert limit.stages[0].update.writes == ddim.stages[0].update.writes
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [euler, euler.with_options(eta=1.0), dpmpp_multistep.with_options(order=1), lms, lms.with_options(order=2)],
+    ids=str,
+)
+def test_ending_at_the_data_is_the_limit_of_ending_near_them(solver: Solver) -> None:
+    """For the solvers whose last step has a limit; the others end with a step of first order."""
+    sigmas = [0.9, 0.6, 0.3]
+    grids = [Grid.from_sigmas(FlowMatching(), [*sigmas, end]) for end in (1e-3, 1e-5, 1e-7, 0.0)]
+    *near, limit = results(solver, grids)
+    errors = [float(np.abs(result - limit).max()) for result in near]
+    assert errors[0] > 50 * errors[1] > 2500 * errors[2]
+
+
+# What remains singular is said
+
+
+def test_epsilon_cannot_start_from_pure_noise() -> None:
+    with pytest.raises(SingularPointError, match=r"epsilon prediction says nothing .* v_prediction, sample or flow"):
+        Sampler(euler, Trailing()).plan(Cosine(), "epsilon", 5)
+
+
+def test_variance_exploding_samples_cannot_start_from_pure_noise() -> None:
+    with pytest.raises(SingularPointError, match="infinite at timestep 1 "):
+        Sampler(euler, Trailing(), Space.VARIANCE_EXPLODING).plan(Cosine(), "v_prediction", 5)
+
+
+@pytest.mark.parametrize("spacing", [Timesteps((999, 500)), Sigmas((math.inf, 2.0, 0.0))], ids=["timesteps", "sigmas"])
+def test_custom_spacings_may_start_from_pure_noise(spacing: Spacing) -> None:
+    schedule = VariancePreserving(rescale_betas_zero_snr=True)
+    plan = Sampler(SOLVERS["heun"], spacing).plan(schedule, Sample(), 2)
+    assert (plan.start.timestep, plan.start.alpha, plan.start.sigma) == (999, 0.0, 1.0)
+
+
+def test_karras_over_a_finite_part_of_an_infinite_range_is_an_ordinary_grid() -> None:
+    plan = Sampler(SOLVERS["heun"], Karras(sigma_max=80.0)).plan(Cosine(), "v_prediction", 5)
+    assert plan.start.sigma == pytest.approx(80.0)
