@@ -24,6 +24,7 @@ from diffusolve.solvers import (
     dpm_2,
     dpm_adaptive,
     dpmpp_multistep,
+    dpmpp_sde,
     euler,
     heun,
     lms,
@@ -72,6 +73,7 @@ CASES = [
             ("DPM++ 3M", 3, "midpoint"),
         )
     ),
+    *(Case(f"DPM++ 2S, r={r:g}", dpmpp_sde.with_options(eta=0.0, r=r), 2) for r in (0.5, 0.3)),
     *(
         Case(
             f"UniP-{order} {variant}",
@@ -159,6 +161,7 @@ SDE_CASES = [
     Case("DPM++ 1M SDE", dpmpp_multistep.with_options(order=1, eta=1.0), 1),
     Case("DPM++ 2M SDE", dpmpp_multistep.with_options(order=2, eta=1.0), 2, 2),
     Case("DPM++ 2M SDE Heun", dpmpp_multistep.with_options(order=2, eta=1.0, solver_type="heun"), 2, 2),
+    Case("DPM++ SDE", dpmpp_sde, 2),
     Case("DPM++ 3M SDE", dpmpp_multistep.with_options(order=3, eta=1.0), 2, 3),
 ]
 """Solvers of the reverse SDE. Their order is that of the standard deviation, with the usual start-up, whose first step

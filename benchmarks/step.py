@@ -1,86 +1,133 @@
 """What a step costs beyond the network, here and in diffusers: ``python -m benchmarks.step``.
 
 The loops of both libraries are run in turn, many times, in one process; a figure is the median over the rounds of the
-time of a loop, set-up excluded, divided by its steps. The network is free: its output is a tensor made beforehand.
+time of a loop, set-up excluded, divided by its evaluations. The network is free: its output is a tensor made
+beforehand. A step is ``scale_model_input`` and ``step``.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
+import diffusers
 import torch
 import typer
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import diffusolve
 from diffusolve.backends import Run
 from diffusolve.noise import SD15, Space
 from diffusolve.sampling import Sampler
+from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 from diffusolve.solvers import dpmpp_multistep, euler, unipc
 from diffusolve.spacing import Linspace
 
 STEPS = 20
-SHAPES = ((1, 4, 64, 64), (1, 16, 128, 128))
+SMALL, LARGE = (1, 4, 64, 64), (1, 16, 128, 128)
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-CASES = {
-    "Euler": (Sampler(euler, Linspace(), Space.VARIANCE_EXPLODING), EulerDiscreteScheduler),
-    "DPM++ 2M": (Sampler(dpmpp_multistep, Linspace(to_first=False, whole=True)), DPMSolverMultistepScheduler),
-    "UniPC": (Sampler(unipc, Linspace(to_first=False, whole=True)), UniPCMultistepScheduler),
+STOCHASTIC = (
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+)
+CORE = {
+    "Euler": (Sampler(euler, Linspace(), Space.VARIANCE_EXPLODING), "EulerDiscreteScheduler"),
+    "DPM++ 2M": (Sampler(dpmpp_multistep, Linspace(to_first=False, whole=True)), "DPMSolverMultistepScheduler"),
+    "UniPC": (Sampler(unipc, Linspace(to_first=False, whole=True)), "UniPCMultistepScheduler"),
 }
 
+Loop = Callable[[], float]
 
-def loop_here(sampler: Sampler, x: Tensor, output: Tensor) -> Callable[[], float]:
-    """A function that runs the loop once and returns its seconds."""
+
+def run_loop(sampler: Sampler, x: Tensor, output: Tensor) -> Loop:
+    """A function that walks the sampler's plan once and returns the seconds of an evaluation."""
     plan = sampler.plan(SD15, "epsilon", STEPS)
 
     def loop() -> float:
-        run, sample = Run(plan), x
+        run = Run(plan)
         begun = time.perf_counter()
-        sample = run.begin(sample)
+        sample = run.begin(x)
         for _ in range(STEPS):
             run.model_input(sample)
             sample = run.step(output, sample)
-        return time.perf_counter() - begun
+        return (time.perf_counter() - begun) / STEPS
 
     return loop
 
 
-def loop_in_diffusers(kind: type, x: Tensor, output: Tensor) -> Callable[[], float]:
-    """The same loop with a diffusers scheduler."""
-    scheduler = kind(**BETAS)
+def scheduler_loop(scheduler: Any, x: Tensor, output: Tensor) -> Loop:
+    """The same for the loop of a pipeline with `scheduler`, ours or diffusers'."""
 
     def loop() -> float:
         scheduler.set_timesteps(STEPS)
-        sample = x
+        sample, timesteps = x, scheduler.timesteps
         begun = time.perf_counter()
-        for timestep in scheduler.timesteps:
+        for timestep in timesteps:
             scheduler.scale_model_input(sample, timestep)
             sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
-        return time.perf_counter() - begun
+        return (time.perf_counter() - begun) / len(timesteps)
 
     return loop
 
 
-def main(rounds: Annotated[int, typer.Option(min=3, help="How often each loop is run.")] = 60) -> None:
-    """Print microseconds per step here and in diffusers, and their ratio."""
-    torch.set_num_threads(2)
+def compared(here: Loop, there: Loop, rounds: int) -> tuple[float, float]:
+    """Median microseconds of both, run in turn."""
+    times = [(here(), there()) for _ in range(rounds + 2)][2:]
+    mine, theirs = (statistics.median(column) * 1e6 for column in zip(*times, strict=True))
+    return mine, theirs
+
+
+def core_table(rounds: int) -> Table:
+    """The core's runs against diffusers' classes."""
+    table = Table("solver", "shape", "here, us", "diffusers, us", "ratio", title="Run of a plan")
+    for name, (sampler, theirs) in CORE.items():
+        for shape in (SMALL, LARGE):
+            x, output = torch.randn(shape), torch.randn(shape)
+            there = scheduler_loop(getattr(diffusers, theirs)(**BETAS), x, output)
+            mine, other = compared(run_loop(sampler, x, output), there, rounds)
+            table.add_row(name, "x".join(map(str, shape)), f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.1f}")
+    return table
+
+
+def class_table(rounds: int) -> Table:
+    """All scheduler classes against diffusers' of the same name."""
     table = Table(
-        "solver", "shape", "here, us", "diffusers, us", "ratio", title="scale_model_input + step, float32, CPU"
+        "class", "here, us", "diffusers, us", "ratio", title=f"Scheduler classes, {'x'.join(map(str, SMALL))}"
     )
+    ratios = []
+    for kind in KarrasDiffusionSchedulers:
+        x, output = torch.randn(SMALL), torch.randn(SMALL)
+        pair = [scheduler_loop(getattr(library, kind.name)(**BETAS), x, output) for library in (diffusolve, diffusers)]
+        mine, other = compared(*pair, rounds)
+        stochastic = kind.name in STOCHASTIC
+        if not stochastic:
+            ratios.append(other / mine)
+        note = " (draws noise)" if stochastic else ""
+        table.add_row(kind.name + note, f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.1f}")
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    table.add_section()
+    table.add_row("geometric mean, deterministic", "", "", f"{mean:.1f}")
+    table.add_row("smallest, deterministic", "", "", f"{min(ratios):.1f}")
+    return table
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=3, help="How often each loop is run.")] = 60,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
+) -> None:
+    """Print microseconds per evaluation here and in diffusers, and their ratio."""
+    torch.set_num_threads(threads)
+    console = Console()
     with torch.no_grad():
-        for name, (sampler, kind) in CASES.items():
-            for shape in SHAPES:
-                x, output = torch.randn(shape), torch.randn(shape)
-                loops = loop_here(sampler, x, output), loop_in_diffusers(kind, x, output)
-                times = [[loop() for loop in loops] for _ in range(rounds)]
-                here, there = (statistics.median(column) / STEPS * 1e6 for column in zip(*times[2:], strict=True))
-                table.add_row(name, "x".join(map(str, shape)), f"{here:.1f}", f"{there:.1f}", f"{there / here:.1f}")
-    Console().print(table)
+        console.print(core_table(rounds))
+        console.print(class_table(rounds))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffusolve.backends import Run as Run
     from diffusolve.catalog import CATALOG as CATALOG
     from diffusolve.catalog import sampler as sampler
+    from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.noise import SD15 as SD15
     from diffusolve.noise import Cosine as Cosine
     from diffusolve.noise import FlowMatching as FlowMatching
@@ -32,20 +33,29 @@ if TYPE_CHECKING:
     from diffusolve.sampling import sample as sample
     from diffusolve.sampling import sample_with_report as sample_with_report
     from diffusolve.sampling import start as start
+    from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
+    from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from diffusolve.schedulers.euler_discrete import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
 
 __version__ = "0.1.0.dev0"
 
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {
     "CATALOG": "catalog",
+    "ConfigMixin": "config",
     "Cosine": "noise",
+    "DPMSolverMultistepScheduler": "schedulers.dpmsolver_multistep",
+    "EulerDiscreteScheduler": "schedulers.euler_discrete",
     "FlowMatching": "noise",
     "Grid": "noise",
+    "KarrasDiffusionSchedulers": "schedulers.compatible",
     "NoiseSchedule": "noise",
     "Plan": "plan",
     "Report": "sampling",
     "Run": "backends",
     "SD15": "noise",
+    "SchedulerMixin": "schedulers.mixin",
     "Sampler": "sampling",
     "Space": "noise",
     "VarianceExploding": "noise",

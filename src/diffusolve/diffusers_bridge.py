@@ -1,11 +1,10 @@
 """Being taken by diffusers for one of its own, without importing it.
 
-Pipelines of diffusers accept a scheduler whose class derives from diffusers' SchedulerMixin, save it under the name of its
-library if that stands in their table of libraries, and load components from the Hub from these libraries only. Our
-classes cannot derive from those of a package that need not be there and takes seconds to import. So, as soon as both
-packages are imported, in whichever order, the base classes of diffusers become the last bases of our
-:class:`~diffusolve.schedulers.mixin.SchedulerMixin` (everything that it defines itself comes first), and this library
-is entered into the table.
+Pipelines of diffusers accept a scheduler whose class derives from diffusers' SchedulerMixin, and load components by the
+name of a library only if that stands in a table of theirs. Our classes cannot derive from those of a package that need
+not be there and takes seconds to import. So, as soon as both packages are imported, in whichever order, the base
+classes of diffusers become the last bases of our :class:`~diffusolve.schedulers.mixin.SchedulerMixin` (everything that
+it defines itself comes first), and this library is entered into the table.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 STEPS = (5, 10, 14, 15, 20, 50)
-"""15 because some options count only below it."""
 
 BETAS: dict[str, VariancePreserving] = {
     "scaled_linear": SD15,

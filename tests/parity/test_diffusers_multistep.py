@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from diffusolve.noise import SD15
+from diffusolve.noise import SD15, Grid
 from diffusolve.solvers import Solver, dpmpp_multistep, lms, unipc
 from diffusolve.solvers.dpm_multistep import dpm_multistep
 
@@ -16,14 +18,16 @@ from .diffusers_reference import (
     KARRAS,
     LEADING,
     SIGMA_MIN,
-    STEPS,
     TRAILING,
     Way,
     grid_of,
     scheduler,
     trajectories,
 )
-from .trajectory import Trajectory, assert_same, plan_on
+from .trajectory import PROMISED, Trajectory, assert_same, plan_on
+
+STEPS_AROUND_15 = (5, 14, 15, 50)
+"""The option lower_order_final counts below 15 only."""
 
 WAYS: dict[str, Way] = {
     "linspace": Way(BETAS["scaled_linear"], "epsilon", {}),
@@ -49,7 +53,6 @@ DPMPP: dict[str, Solver] = {
     "sde, first order": dpmpp_multistep.with_options(order=1, eta=1.0),
     "sde, midpoint": dpmpp_multistep.with_options(eta=1.0),
     "sde, heun": dpmpp_multistep.with_options(eta=1.0, solver_type="heun"),
-    "sde, third order": dpmpp_multistep.with_options(order=3, third_order="diffusers_sde", eta=1.0),
 }
 DPM: dict[str, Solver] = {
     "dpm, first order": dpm_multistep.with_options(order=1),
@@ -65,7 +68,6 @@ UNIPC: dict[str, Solver] = {
     for variant in ("bh1", "bh2")
     for order in (1, 2, 3)
 }
-
 
 ALGORITHMS = {
     (dpmpp_multistep.name, False): "dpmsolver++",
@@ -100,9 +102,9 @@ def both(solver: Solver, way: Way, steps: int) -> tuple[Trajectory, Trajectory]:
     return trajectories(plan, reference, stochastic=plan.is_stochastic)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [5, 15, 50])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("way", ["linspace", "karras, v", "trailing", "leading"])
+@pytest.mark.parametrize("way", ["linspace", "karras, v", "leading"])
 def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps: int) -> None:
     noise_schedule, prediction_type, config = WAYS[way]
     reference = scheduler("LMSDiscreteScheduler", noise_schedule, prediction_type, steps, **config)
@@ -110,14 +112,22 @@ def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps:
     assert_same(*trajectories(plan, reference, order=order))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
 @pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
 @pytest.mark.parametrize("variant", DPMPP)
 def test_dpmpp_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(DPMPP[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
+@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
+def test_the_third_order_sde_of_diffusers_can_be_had(way: str, steps: int) -> None:
+    """It weighs the second derivative with the wrong sign of one term: what it amplifies includes rounding errors."""
+    solver = dpmpp_multistep.with_options(order=3, third_order="diffusers_sde", eta=1.0)
+    assert_same(*both(solver, (WAYS | TO_SIGMA_MIN)[way], steps), within=PROMISED)
+
+
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
 @pytest.mark.parametrize("way", TO_SIGMA_MIN)
 @pytest.mark.parametrize("variant", DPM)
 def test_dpm_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
@@ -131,24 +141,25 @@ def test_the_last_step_may_be_of_first_order_as_in_diffusers(solver: Solver, way
     assert_same(*both(solver.with_options(euler_at_final=True), TO_SIGMA_MIN[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
 @pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
 @pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh2" in variant])
 def test_unipc_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
 @pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
 @pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh1" in variant])
 def test_unipc_bh1_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     ours, reference = both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps)
-    if way in WAYS:  # B(h) = h is infinite in the step to sigma = 0, and diffusers' result is NaN
-        ours, reference = (replace(way, samples=way.samples[:-1]) for way in (ours, reference))
+    assert torch.isfinite(ours.samples[-1]).all()
+    if way in WAYS:  # B(h) = h is infinite in the step to sigma = 0, and the result of diffusers is NaN
+        ours, reference = (replace(one, samples=one.samples[:-1]) for one in (ours, reference))
     assert_same(ours, reference)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", STEPS_AROUND_15)
 @pytest.mark.parametrize("way", TO_SIGMA_MIN)
 @pytest.mark.parametrize("variant", UNIPC)
 def test_unipc_without_corrector_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
@@ -159,12 +170,23 @@ def test_unipc_without_corrector_walks_the_same_trajectory_as_diffusers(variant:
 @pytest.mark.parametrize("way", TO_SIGMA_MIN)
 @pytest.mark.parametrize("solver", [*DPMPP.values(), *DPM.values(), *UNIPC.values()], ids=[*DPMPP, *DPM, *UNIPC])
 def test_multistep_solvers_keep_their_order_to_the_end_like_diffusers(solver: Solver, way: str, steps: int) -> None:
-    assert_same(*both(solver.with_options(lower_order_final=False), TO_SIGMA_MIN[way], steps))
+    assert_same(*both(solver.with_options(lower_order_final=False), TO_SIGMA_MIN[way], steps), within=PROMISED)
 
 
 @pytest.mark.parametrize("steps", [10, 20])
 @pytest.mark.parametrize("solver", [dpmpp_multistep, unipc], ids=str)
 def test_multistep_solvers_start_from_almost_no_signal_like_diffusers(solver: Solver, steps: int) -> None:
     noise_schedule = replace(SD15, rescale_betas_zero_snr=True)
-    ours, reference = both(solver, Way(noise_schedule, "v_prediction", TRAILING), steps)
-    assert_same(ours, reference)
+    assert_same(*both(solver, Way(noise_schedule, "v_prediction", TRAILING), steps))
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("solver", [dpmpp_multistep, unipc], ids=str)
+def test_a_last_step_of_no_length_does_what_it_does_in_diffusers(solver: Solver, steps: int) -> None:
+    """A Karras spacing ends at sigma_min already, and diffusers steps from there to sigma_min once more."""
+    way = Way(SD15, "epsilon", KARRAS | SIGMA_MIN)
+    reference = theirs(solver, way, steps)
+    sigmas, timesteps = (np.asarray(numbers, np.float64) for numbers in (reference.sigmas, reference.timesteps))
+    assert sigmas[-2] == sigmas[-1] > 0
+    grid = Grid.through(SD15, sigmas, np.append(timesteps, 0))
+    assert_same(*trajectories(plan_on(grid, solver, way.prediction_type), reference))

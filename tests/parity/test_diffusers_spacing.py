@@ -158,7 +158,9 @@ def test_a_sampler_that_knows_nothing_of_diffusers_walks_its_trajectory(
 
 
 @pytest.mark.parametrize("steps", [10, 15, 50])
-@pytest.mark.parametrize(("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")])
+@pytest.mark.parametrize(
+    ("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")], ids=["heun", "dpm_2"]
+)
 def test_two_stage_samplers_that_know_nothing_of_diffusers_walk_its_trajectory(
     solver: Solver, name: str, steps: int
 ) -> None:

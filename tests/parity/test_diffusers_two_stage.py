@@ -22,7 +22,9 @@ WAYS: dict[str, Way] = {
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-@pytest.mark.parametrize(("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")])
+@pytest.mark.parametrize(
+    ("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")], ids=["heun", "dpm_2"]
+)
 def test_two_stage_solvers_walk_the_same_trajectory_as_diffusers(
     solver: Solver, name: str, way: Way, steps: int
 ) -> None:

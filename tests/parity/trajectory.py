@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Trajectory:
         timesteps: what the network was conditioned on.
     """
 
-    samples: tuple[Tensor, ...]
+    samples: tuple[Tensor, ...] = field(repr=False)
     timesteps: npt.NDArray[np.float64]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["ArrayBackend"]
+from diffusolve.arrays import Array
+from diffusolve.backends.backend import Combine
 
-Array = Any
+__all__ = ["ArrayBackend"]
 
 
 class ArrayBackend:
@@ -26,6 +27,12 @@ class ArrayBackend:
         for source, coefficient in zip(sources[1:], coefficients[1:], strict=True):
             total = total + coefficient * self.widen(source)
         return total
+
+    def bind(self, sources: Sequence[str], coefficients: Sequence[float]) -> Combine:
+        """:meth:`combine` of the registers `sources`."""
+        if not sources:
+            return lambda registers: self.zeros(next(iter(registers.values())))
+        return lambda registers: self.combine([registers[source] for source in sources], coefficients)
 
     def zeros(self, like: Array) -> Array:
         """What an empty sum is."""

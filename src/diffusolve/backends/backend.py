@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 from diffusolve.arrays import Array, is_torch, namespace
 
-__all__ = ["Array", "Backend", "backend_of"]
+__all__ = ["Array", "Backend", "Combine", "backend_of"]
+
+Combine = Callable[[Mapping[str, Array]], Array]
+"""A linear combination of registers with everything but the registers' values settled."""
 
 
 class Backend(Protocol):
     """The operations on arrays that running a plan takes."""
 
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
+    def bind(self, sources: Sequence[str], coefficients: Sequence[float]) -> Combine: ...
     def zeros(self, like: Array) -> Array: ...
     def widen(self, x: Array) -> Array: ...
     def cast(self, x: Array, like: Array) -> Array: ...

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from diffusolve.plan import OUTPUT, NoiseTerm, Plan, Stage, Update, Write
+from diffusolve.plan import OUTPUT, NoiseTerm, Plan, Stage, Write
 
 __all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan"]
 
@@ -25,7 +26,6 @@ class ProgramStage(NamedTuple):
     """A stage of a plan, ready to run. `converts` says that the first instruction computes the data prediction."""
 
     plan_stage: Stage
-    sample: str
     converts: bool
     noises: tuple[NoiseTerm, ...]
     instructions: tuple[Instruction, ...]
@@ -46,31 +46,48 @@ def compile_plan(plan: Plan, convert_always: bool) -> Program:
     """The program of `plan`.
 
     A data prediction is computed where a later stage needs it, or everywhere if `convert_always`; elsewhere the updates
-    take it apart into sample and output, so that a step is one combination of these.
+    take it apart into sample and output, so that a step is one combination of these. What is only remembered (it is
+    neither a sample nor seen by a transform) is kept up to a factor that saves its first term the multiplication.
     """
+    samples = {plan.result, *(stage.sample for stage in plan.stages)}
+    factors: dict[str, float] = {}
     stages = []
+    opening = tuple(_instruction(write, {}) for write in plan.opening.writes)
     for index, stage in enumerate(plan.stages):
         update = stage.update
         converts = convert_always or stage.data not in update.frees
-        instructions = [] if not converts else [Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b))]
-        instructions += [_instruction(write) if converts else _folded(write, stage) for write in update.writes]
+        instructions = []
+        if converts:
+            data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b))
+            instructions.append(data if convert_always else _up_to_factor(data, factors))
+        for write in update.writes:
+            made = _instruction(write, factors) if converts else _folded(write, stage, factors)
+            instructions.append(made if write.register in samples else _up_to_factor(made, factors))
         frees = tuple(register for register in update.frees if converts or register != stage.data)
         following = plan.next_sample(index)
-        stages.append(ProgramStage(stage, stage.sample, converts, update.noises, tuple(instructions), frees, following))
-    return Program(plan.opening.noises, _instructions(plan.opening), tuple(stages))
+        stages.append(ProgramStage(stage, converts, update.noises, tuple(instructions), frees, following))
+    return Program(plan.opening.noises, opening, tuple(stages))
 
 
-def _instructions(update: Update) -> tuple[Instruction, ...]:
-    return tuple(_instruction(write) for write in update.writes)
+def _instruction(write: Write, factors: Mapping[str, float]) -> Instruction:
+    """`write`, of registers that hold their value divided by one of `factors`."""
+    sources = tuple(source for source, _ in write.terms)
+    return Instruction(write.register, sources, tuple(c * factors.get(source, 1.0) for source, c in write.terms))
 
 
-def _instruction(write: Write) -> Instruction:
-    return Instruction(write.register, tuple(s for s, _ in write.terms), tuple(c for _, c in write.terms))
+def _up_to_factor(instruction: Instruction, factors: dict[str, float]) -> Instruction:
+    """`instruction` divided by its first coefficient, which is put into `factors`."""
+    register, sources, coefficients = instruction
+    if len(sources) < 2 or not 1e-3 < abs(coefficients[0]) < 1e3:
+        return instruction
+    factors[register] = coefficients[0]
+    return Instruction(register, sources, tuple(c / coefficients[0] for c in coefficients))
 
 
-def _folded(write: Write, stage: Stage) -> Instruction:
+def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruction:
     """`write` with ``data = a * sample + b * output`` put in."""
-    terms = dict(write.terms)
+    register, sources, coefficients = _instruction(write, factors)
+    terms = dict(zip(sources, coefficients, strict=True))
     data = terms.pop(stage.data, 0.0)
     if data:
         direct, through_data = terms.pop(stage.sample, 0.0), data * stage.a
@@ -79,4 +96,4 @@ def _folded(write: Write, stage: Stage) -> Instruction:
             terms = {stage.sample: total, **terms}
         if stage.b:
             terms[OUTPUT] = terms.get(OUTPUT, 0.0) + data * stage.b
-    return Instruction(write.register, tuple(terms), tuple(terms.values()))
+    return Instruction(register, tuple(terms), tuple(terms.values()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
-from diffusolve.backends.backend import Backend, backend_of
+from diffusolve.backends.backend import Combine, backend_of
 from diffusolve.backends.program import OUTPUT, compile_plan
 from diffusolve.plan import NoiseTerm, Plan, Stage
 
@@ -41,16 +42,15 @@ class Run:
             raise ValueError(f"{plan.solver} is stochastic: give its run a source of noise.")
         self.plan = plan
         self.position = 0
-        self._program = compile_plan(plan, transform is not None)
         self._draw_noise = draw_noise
         self._transform = transform
         self._registers: dict[str, Any] = {}
-        self._backend: Backend | None = None
+        self._stages: tuple[BoundStage, ...] = ()
 
     @property
     def is_done(self) -> bool:
         """Whether all stages have been run."""
-        return self.position == len(self._program.stages)
+        return self.position == self.plan.nfe
 
     @property
     def holds_nothing(self) -> bool:
@@ -65,30 +65,38 @@ class Run:
     @property
     def stage(self) -> Stage:
         """The stage that the next output belongs to."""
-        self._check_not_done()
+        if self.is_done:
+            raise self._is_over()
         return self.plan.stages[self.position]
 
     def begin(self, x: Array) -> Array:
         """The first sample that the network is asked about, from `x`, the sample at ``plan.start``."""
-        self._backend = backend_of(x)
-        if not (self.plan.opening.writes or self.plan.opening.noises):
+        self._bind(x)
+        opening = self.plan.opening
+        if not (opening.writes or opening.noises):
             return x
-        self._registers[self.plan.initial] = x
-        self._execute(self._program.opening_noises, self._program.opening, x)
-        sample = self._registers[self.plan.stages[0].sample]
-        self._free(self.plan.opening.frees)
+        registers = self._registers
+        registers[self.plan.initial] = x
+        self._draw(opening.noises, x)
+        for register, sources, coefficients in compile_plan(self.plan, self._transform is not None).opening:
+            registers[register] = backend_of(x).bind(sources, coefficients)(registers)
+        sample = registers[self.plan.stages[0].sample]
+        for register in opening.frees:
+            del registers[register]
         return sample
 
     def model_input(self, x: Array) -> Array:
         """What the network sees of sample `x`."""
-        self._check_not_done()
-        scale = self.plan.stages[self.position].scale
-        return x if scale == 1.0 else (self._backend or backend_of(x)).combine((x,), (scale,))
+        stages = self._stages or self._bind(x)
+        if self.position >= len(stages):
+            raise self._is_over()
+        scale = stages[self.position].scale
+        return x if scale is None else scale({"x": x})
 
     def data(self, output: Array, x: Array) -> Array:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
         stage = self.stage
-        data = _sum(self._backend or backend_of(x), {"x": x, OUTPUT: output}, ("x", OUTPUT), (stage.a, stage.b), x)
+        data = backend_of(x).combine((x, output), (stage.a, stage.b))
         return data if self._transform is None else self._transform(data, stage)
 
     def step(self, output: Array, x: Array) -> Array:
@@ -98,54 +106,81 @@ class Run:
             ValueError: `output` has another shape than `x`.
             IndexError: the plan has no more stages.
         """
-        self._check_not_done()
+        stages = self._stages or self._bind(x)
+        if self.position >= len(stages):
+            raise self._is_over()
         if output.shape != x.shape:
             raise ValueError(
                 f"the network's output has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
                 "they must be equal."
             )
-        stage = self._program.stages[self.position]
-        self._backend = self._backend or backend_of(x)
+        stage = stages[self.position]
         registers = self._registers
         registers[stage.sample] = x
         registers[OUTPUT] = output
-        instructions = stage.instructions
         if self._transform is not None:
-            registers[stage.plan_stage.data] = self.data(output, x)
-            instructions = instructions[1:]
-        self._execute(stage.noises, instructions, x)
+            registers[stage.data] = self.data(output, x)
+        if stage.noises:
+            self._draw(stage.noises, x)
+        for register, combination in stage.combinations:
+            registers[register] = combination(registers)
         next_sample = registers[stage.next_sample]
         del registers[OUTPUT]
-        self._free(stage.frees)
+        for register in stage.frees:
+            del registers[register]
         self.position += 1
-        if self.is_done:
+        if self.position == len(stages):
             registers.clear()
         return next_sample
 
-    def _execute(self, noises: tuple[NoiseTerm, ...], instructions: tuple[Any, ...], like: Array) -> None:
-        registers = self._registers
-        assert self._backend is not None
+    def _bind(self, like: Array) -> tuple[BoundStage, ...]:
+        """The stages, ready for arrays like the first one seen."""
+        backend: Any = backend_of(like)
+        self._stages = _bound_stages(self.plan, self._transform is not None, backend)
+        return self._stages
+
+    def _draw(self, noises: tuple[NoiseTerm, ...], like: Array) -> None:
+        assert self._draw_noise is not None
         for noise in noises:
-            assert self._draw_noise is not None
-            registers[noise.register] = self._draw_noise(like, noise.sigma_from, noise.sigma_to)
-        for register, sources, coefficients in instructions:
-            registers[register] = _sum(self._backend, registers, sources, coefficients, like)
+            self._registers[noise.register] = self._draw_noise(like, noise.sigma_from, noise.sigma_to)
 
-    def _free(self, frees: tuple[str, ...]) -> None:
-        for register in frees:
-            del self._registers[register]
+    def _is_over(self) -> IndexError:
+        return IndexError(
+            f"the plan has {self.plan.nfe} evaluations ({self.plan.steps} steps) and all of them are done: start a new "
+            "run."
+        )
 
-    def _check_not_done(self) -> None:
-        if self.position >= len(self._program.stages):
-            raise IndexError(
-                f"the plan has {self.plan.nfe} evaluations ({self.plan.steps} steps) and all of them are done: start "
-                "a new run."
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_stages": ()}  # functions, made again from the plan
+
+
+class BoundStage(NamedTuple):
+    """A stage for one backend; its combinations need nothing but the registers."""
+
+    scale: Combine | None
+    sample: str
+    data: str
+    noises: tuple[NoiseTerm, ...]
+    combinations: tuple[tuple[str, Combine], ...]
+    frees: tuple[str, ...]
+    next_sample: str
+
+
+@lru_cache(maxsize=1024)
+def _bound_stages(plan: Plan, transforms: bool, backend: Any) -> tuple[BoundStage, ...]:
+    bound = []
+    for stage in compile_plan(plan, transforms).stages:
+        scale = stage.plan_stage.scale
+        instructions = stage.instructions[1:] if transforms else stage.instructions
+        bound.append(
+            BoundStage(
+                None if scale == 1.0 else backend.bind(("x",), (scale,)),
+                stage.plan_stage.sample,
+                stage.plan_stage.data,
+                stage.noises,
+                tuple((register, backend.bind(sources, c)) for register, sources, c in instructions),
+                stage.frees,
+                stage.next_sample,
             )
-
-
-def _sum(
-    backend: Backend, registers: dict[str, Any], sources: tuple[str, ...], coefficients: tuple[float, ...], like: Array
-) -> Array:
-    if not sources:
-        return backend.zeros(like)
-    return backend.combine([registers[source] for source in sources], coefficients)
+        )
+    return tuple(bound)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from diffusolve.backends.backend import Combine
+
 __all__ = ["TorchBackend"]
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in HALF else x
 
 
 class TorchBackend:
@@ -20,19 +26,35 @@ class TorchBackend:
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """The sum of ``coefficient * source`` as a new tensor, accumulated in place."""
-        total = sources[0]
-        if total.dtype in HALF:
-            total = total.float()
-        c = coefficients[0]
-        if len(sources) == 1:
-            return total * c
-        if c == 1.0:
-            total = torch.add(total, sources[1], alpha=coefficients[1])
-        else:
-            total = torch.mul(total, c).add_(sources[1], alpha=coefficients[1])
-        for i in range(2, len(sources)):
-            total.add_(sources[i], alpha=coefficients[i])
+        names = [str(i) for i in range(len(sources))]
+        total: Tensor = self.bind(names, coefficients)(dict(zip(names, sources, strict=True)))
         return total
+
+    def bind(self, sources: Sequence[str], coefficients: Sequence[float]) -> Combine:
+        """The sum of ``coefficient * source`` over the registers `sources`, for the least work when it is computed."""
+        if not sources:
+            return lambda registers: self.zeros(next(iter(registers.values())))
+        terms = sorted(zip(sources, coefficients, strict=True), key=lambda term: term[1] != 1.0)
+        (first, factor), rest = terms[0], terms[1:]
+        add, multiply = torch.add, torch.mul
+        if not rest:
+            return lambda registers: multiply(_wide(registers[first]), factor)
+        (second, alpha), rest = rest[0], rest[1:]
+        if factor == 1.0 and not rest:
+            return lambda registers: add(_wide(registers[first]), registers[second], alpha=alpha)
+        if not rest:
+            return lambda registers: multiply(_wide(registers[first]), factor).add_(registers[second], alpha=alpha)
+
+        def combination(registers: Mapping[str, Tensor]) -> Tensor:
+            if factor == 1.0:
+                total = add(_wide(registers[first]), registers[second], alpha=alpha)
+            else:
+                total = multiply(_wide(registers[first]), factor).add_(registers[second], alpha=alpha)
+            for source, coefficient in rest:
+                total.add_(registers[source], alpha=coefficient)
+            return total
+
+        return combination
 
     def zeros(self, like: Tensor) -> Tensor:
         """What an empty sum is."""
@@ -40,7 +62,7 @@ class TorchBackend:
 
     def widen(self, x: Tensor) -> Tensor:
         """`x` in the precision that combinations are computed in."""
-        return x.float() if x.dtype in HALF else x
+        return _wide(x)
 
     def cast(self, x: Tensor, like: Tensor) -> Tensor:
         """`x` in the precision of `like`."""

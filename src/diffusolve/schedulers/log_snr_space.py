@@ -119,5 +119,5 @@ def _shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]
 def _rounded(curve: str, timesteps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Whole timesteps. As in diffusers, two of the curves round down, and the last timestep becomes the one before."""
     if curve in ("use_exponential_sigmas", "use_beta_sigmas"):
-        return np.floor(np.maximum(timesteps - 1e-6, 0.0))
-    return np.rint(timesteps)
+        return np.asarray(np.floor(np.maximum(timesteps - 1e-6, 0.0)))
+    return np.asarray(np.rint(timesteps))

@@ -18,6 +18,7 @@ from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
+from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.spacing import Levels, check_exclusive
@@ -54,7 +55,8 @@ class Noise:
             return self.given
         if self.dtype is not None and like.dtype != self.dtype:
             like = torch.empty_like(like, dtype=self.dtype)
-        return draw_normal_with(self.generator, like)
+        noise: Tensor = draw_normal_with(self.generator, like)
+        return noise
 
 
 class Generation:
@@ -80,6 +82,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     (:meth:`_levels`) and which solver they ask for (:meth:`_solver`); everything else is here.
     """
 
+    _compatibles: ClassVar[list[str]] = [kind.name for kind in KarrasDiffusionSchedulers]
     order: ClassVar[int] = 1
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
@@ -165,7 +168,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         levels = self._levels(steps, timesteps, sigmas)
         grid = self._grid(levels)
         plan = plan_for(self._solver(grid.steps), grid, self._prediction)
-        shown = np.array(plan.timesteps).astype(self.timestep_dtype)
+        shown: np.ndarray[Any, Any] = np.array(plan.timesteps).astype(self.timestep_dtype)
         return Prepared(grid, plan, shown, self._sigmas(grid, levels).astype(np.float32))
 
     def _grid(self, levels: Levels) -> Grid:
@@ -282,7 +285,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             return _index_of(float(timestep), schedule_timesteps.tolist())
         own = self._running.timesteps
         if isinstance(timestep, Tensor) and timestep.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
-            return timestep.storage_offset()
+            return int(timestep.storage_offset())
         return _index_of(float(timestep), self._running.values)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -315,7 +318,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
         """The run's sigma, or before `set_timesteps` the training table's, at `timesteps`; shape (batch, 1, ...)."""
         generation = self._generation
-        timesteps = torch.atleast_1d(timesteps.to(like.device))
+        timesteps = timesteps.to(like.device).reshape(-1)
         if generation is None:
             power = self._tables.alphas_cumprod.to(like.device)[timesteps.long()]
             sigma = ((1 - power) / power) ** 0.5

@@ -2,6 +2,7 @@
 
 from diffusolve.solvers.dpm_adaptive import dpm_adaptive
 from diffusolve.solvers.dpmpp_multistep import dpmpp_multistep
+from diffusolve.solvers.dpmpp_sde import dpmpp_sde
 from diffusolve.solvers.euler import euler
 from diffusolve.solvers.linear_multistep import lms
 from diffusolve.solvers.requests import ErrorRatio, Evaluate, Keep, Noise, Request, SolverRun, StepEnded, Value
@@ -23,6 +24,7 @@ __all__ = [
     "dpm_2",
     "dpm_adaptive",
     "dpmpp_multistep",
+    "dpmpp_sde",
     "euler",
     "heun",
     "lms",
@@ -31,6 +33,6 @@ __all__ = [
 ]
 
 SOLVERS: dict[str, Solver] = {
-    made.name: made for made in (euler, heun, dpm_2, lms, dpmpp_multistep, unipc, dpm_adaptive)
+    made.name: made for made in (euler, heun, dpm_2, lms, dpmpp_multistep, dpmpp_sde, unipc, dpm_adaptive)
 }
 """Name -> solver with its default options. The test suite walks this table."""

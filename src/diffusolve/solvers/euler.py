@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import expm1, sqrt
 
 from diffusolve.noise import Grid
+from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
@@ -22,8 +22,7 @@ def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> So
     check_eta(eta)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
-        up = min(eta * t.sigma * sqrt(-expm1(2 * (s.log_snr - t.log_snr))), t.sigma)
-        down = sqrt(t.sigma**2 - up**2)
+        up, down = split_noise(s, t, eta)
         x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))

@@ -31,14 +31,19 @@ def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
 def adams_weights(nodes: Sequence[float], end: float) -> list[float]:
     """The integral from ``nodes[0]`` to `end` of each Lagrange basis polynomial over `nodes`."""
     h = end - nodes[0]
-    offsets = [node - nodes[0] for node in nodes]
-    weights = []
-    for j, at in enumerate(offsets):
-        polynomial = [1.0]  # coefficients of (tau - nodes[0]) ** k, lowest first
-        for k, other in enumerate(offsets):
+    bases = lagrange_basis([node - nodes[0] for node in nodes])
+    return [sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(basis)) for basis in bases]
+
+
+def lagrange_basis(nodes: Sequence[float]) -> list[list[float]]:
+    """For each node, the coefficients, lowest first, of the polynomial that is 1 there and 0 at the others."""
+    bases = []
+    for j, at in enumerate(nodes):
+        basis = [1.0]
+        for k, other in enumerate(nodes):
             if k != j:
-                shifted = [0.0, *polynomial]
-                scaled = [*(other * c for c in polynomial), 0.0]
-                polynomial = [(a - b) / (at - other) for a, b in zip(shifted, scaled, strict=True)]
-        weights.append(sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(polynomial)))
-    return weights
+                shifted = [0.0, *basis]
+                scaled = [*(other * c for c in basis), 0.0]
+                basis = [(a - b) / (at - other) for a, b in zip(shifted, scaled, strict=True)]
+        bases.append(basis)
+    return bases

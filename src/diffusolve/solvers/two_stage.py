@@ -1,4 +1,4 @@
-"""Two evaluations a step, second order: Heun and DPM-Solver-2."""
+"""Two evaluations a step, second order: Heun and DPM-Solver-2, also ancestral."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from itertools import pairwise
 from math import sqrt
 
 from diffusolve.noise import Grid
-from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
-from diffusolve.solvers.solver import solver
+from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
+from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpm_2", "heun"]
 
@@ -29,14 +30,24 @@ def heun(grid: Grid, x: Value) -> SolverRun:
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver, algorithm 1; Karras et al. 2022, algorithm 2", straight=True)
-def dpm_2(grid: Grid, x: Value) -> SolverRun:
-    """DPM-Solver-2: the slope at the geometric mean of both sigmas. The last step to sigma = 0 is Euler's."""
+def dpm_2(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+    """DPM-Solver-2: the slope at the geometric mean of both sigmas; with ``eta=1`` DPM2 ancestral.
+
+    An ancestral step goes on to less noise than asked for and fills up with fresh noise. A step that leaves nothing of
+    the old noise, as the last one to sigma = 0 does, is Euler's.
+    """
+    check_eta(eta)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         d = (x - data) / s.sigma
-        if t.sigma > 0:
-            middle = grid.at_sigma(sqrt(s.sigma * t.sigma))
+        up, down = split_noise(s, t, eta)
+        norm = grid.space.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
+        end = down / norm
+        if end > 0:
+            middle = grid.at_sigma(sqrt(s.sigma * end))
             inner, data = yield Evaluate(x + (middle.sigma - s.sigma) * d, middle, stage=1)
             d = (inner - data) / middle.sigma
-        x = x + (t.sigma - s.sigma) * d
+        x = norm * (x + (end - s.sigma) * d)
+        if up > 0:
+            x = x + (s_noise * up) * (yield Noise(s, t))
     return x

@@ -1,0 +1,320 @@
+"""Objects made of a configuration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+from diffusolve.config.files import ConfigFileError, local_config_file, read_config_file
+from diffusolve.config.frozen import FrozenConfig
+from diffusolve.config.reports import listed, nearest, report_once
+from diffusolve.config.values import check_no_nan, plain, same_value
+from diffusolve.files import write_atomically
+from diffusolve.hub import commit_of, download, push_files
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["DEFAULTED", "ConfigMixin", "config_keys"]
+
+DIFFUSERS_VERSION = "0.42.1"
+"""The version of diffusers whose names of classes and keys our files use; written into them."""
+
+DEFAULTED = "_use_default_values"
+"""The key of a configuration in memory that lists the keys which nobody chose a value for."""
+
+
+class ConfigMixin:
+    """An object whose constructor's arguments are a configuration.
+
+    Attributes:
+        config_name: of the file that the configuration is saved in.
+        has_compatibles: the class has others that its configuration can be carried to.
+        ignore_for_config: constructor arguments that do not belong to the configuration.
+    """
+
+    config_name: ClassVar[str | None] = None
+    has_compatibles: ClassVar[bool] = False
+    ignore_for_config: ClassVar[list[str]] = []
+
+    @property
+    def config(self) -> FrozenConfig:
+        """The configuration, frozen; a changed copy of the object is ``from_config(config, name=value)``."""
+        config: FrozenConfig = self._internal_dict
+        return config
+
+    # Pipelines of diffusers replace the configuration of a scheduler that they find outdated through this name.
+    @property
+    def _internal_dict(self) -> FrozenConfig:
+        config = self.__dict__.get("_config")
+        return FrozenConfig() if config is None else config
+
+    @_internal_dict.setter
+    def _internal_dict(self, values: Mapping[str, Any]) -> None:
+        old = self.__dict__.get("_config", {})
+        defaulted = [
+            key for key in values.get(DEFAULTED, ()) if key not in old or same_value(old[key], values.get(key))
+        ]
+        kept = {key: value for key, value in values.items() if key != DEFAULTED}
+        check_no_nan(kept, type(self).__name__)
+        if defaulted:
+            kept[DEFAULTED] = defaulted
+        self.__dict__["_config"] = FrozenConfig(kept)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Store `kwargs` in the configuration, over the values that these keys have.
+
+        Raises:
+            ValueError: a value is not a number (NaN).
+        """
+        chosen = [key for key in self.config.get(DEFAULTED, ()) if key not in kwargs]
+        self._internal_dict = {**self.config, **kwargs, DEFAULTED: chosen}
+
+    def __getattr__(self, name: str) -> Any:
+        config = self.__dict__.get("_config", {})
+        if name in config:
+            warnings.warn(
+                f"{type(self).__name__}.{name} is deprecated: read it from the configuration, .config.{name}.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            return config[name]
+        inherited = getattr(super(), "__getattr__", None)
+        if inherited is not None:
+            return inherited(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    # To another class and back ---------------------------------------------------------------------------------------
+
+    @overload
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | str | os.PathLike[str],
+        return_unused_kwargs: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | str | os.PathLike[str], return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Make an object with the configuration of another, of this class or of another one.
+
+        Keys that nobody chose a value for get this class's own defaults. Keys that this class does not know are kept in
+        the configuration, so that carrying it back restores them.
+
+        Args:
+            config: a configuration, ours or one of diffusers, or any mapping.
+            return_unused_kwargs: also return what the constructor had no use for, of `kwargs` and of `config`.
+            kwargs: values that replace those of `config`.
+
+        Raises:
+            TypeError: `config` is not a mapping.
+            ValueError: a value is not a number (NaN), or one that the constructor refuses.
+        """
+        if isinstance(config, (str, os.PathLike)):
+            warnings.warn(
+                f"a path or repository id as the configuration is deprecated: use {cls.__name__}.from_pretrained(...), "
+                f"or pass {cls.__name__}.load_config(...).",
+                FutureWarning,
+                stacklevel=2,
+            )
+            config, kwargs = cls.load_config(config, return_unused_kwargs=True, **kwargs)
+        if isinstance(config, ConfigMixin):
+            raise TypeError(f"{type(config).__name__} is not a configuration: pass its .config.")
+        if not isinstance(config, Mapping):
+            raise TypeError(f"the configuration for {cls.__name__} must be a mapping, not {type(config).__name__}.")
+        known = config_keys(cls)
+        defaulted = {DEFAULTED, *(config.get(DEFAULTED) or ())}
+        stored = {key: value for key, value in config.items() if key not in defaulted}
+        given = {key: kwargs.pop(key) for key in list(kwargs) if key in known or key in cls.ignore_for_config}
+        chosen = {key: stored.pop(key) for key in known if key in stored}
+        made = cls(**{**chosen, **given})
+        if "_class_name" in stored:
+            cls._report_class(str(stored["_class_name"]))
+            stored["_class_name"] = cls.__name__
+        cls._report_unknown(stored)
+        made.register_to_config(**stored)
+        if return_unused_kwargs:
+            return made, {**kwargs, **stored}
+        if kwargs:
+            report_once(f"{cls.__name__} has no option {listed(kwargs)}: ignored.{nearest(kwargs, known)}")
+        return made
+
+    @classmethod
+    def _keys_of_compatibles(cls) -> set[str]:
+        """The configuration keys that mean something to a class that the configuration can be carried to."""
+        return set()
+
+    @classmethod
+    def _names_of_compatibles(cls) -> set[str]:
+        """The names of these classes."""
+        return set()
+
+    @classmethod
+    def _report_unknown(cls, stored: Mapping[str, Any]) -> None:
+        unknown = [key for key in stored if not key.startswith("_")]
+        if cls.has_compatibles and unknown:
+            elsewhere = cls._keys_of_compatibles()
+            unknown = [key for key in unknown if key not in elsewhere]
+        if unknown:
+            report_once(
+                f"{cls.__name__} does not know {listed(unknown)} in its configuration: kept, without effect."
+                + nearest(unknown, config_keys(cls))
+            )
+
+    @classmethod
+    def _report_class(cls, name: str) -> None:
+        name = without_flax(name)
+        if cls.has_compatibles and name != cls.__name__ and name not in cls._names_of_compatibles():
+            report_once(
+                f"{cls.__name__} was given the configuration of {name}, which is not known to be compatible: "
+                "only keys that both have take effect."
+            )
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_config(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        return_unused_kwargs: bool = False,
+        return_commit_hash: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        resume_download: bool | None = None,
+        proxies: Mapping[str, str] | None = None,
+        token: str | bool | None = None,
+        use_auth_token: str | bool | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The configuration in a file, a folder or a repository on the Hub, as a dictionary.
+
+        Args:
+            pretrained_model_name_or_path: a folder with the file `config_name`, that file, or the id of a repository.
+            return_unused_kwargs: return (configuration, `kwargs`).
+            return_commit_hash: append the commit that a file of the Hub is from, otherwise None, to what is returned.
+            cache_dir: where files of the Hub are kept, instead of huggingface_hub's own place.
+            force_download: download although the file is there.
+            resume_download: without effect, downloads are always resumed.
+            proxies: scheme -> address; only for versions of huggingface_hub that take it.
+            token: for private repositories; True or None for the stored login.
+            use_auth_token: the former name of `token`.
+            local_files_only: what is not there is an error.
+            revision: a branch, tag or commit of the repository.
+            subfolder: of the folder or repository.
+
+        Raises:
+            ConfigFileError: no such file, or one that is not a JSON object.
+            HubError: the Hub has no such repository, revision or file, does not allow it, or cannot be reached.
+            ImportError: a repository id, and huggingface_hub is not installed.
+        """
+        if resume_download is not None:
+            report_once("resume_download has no effect: downloads are always resumed.", FutureWarning)
+        if use_auth_token is not None:
+            warnings.warn("use_auth_token is deprecated: pass token.", FutureWarning, stacklevel=2)
+            token = use_auth_token if token is None else token
+        if cls.config_name is None:
+            raise ConfigFileError(f"{cls.__name__} says no config_name, so that its configuration has no file.")
+        path = local_config_file(pretrained_model_name_or_path, cls.config_name, subfolder)
+        if path is None:
+            path = download(
+                str(pretrained_model_name_or_path),
+                cls.config_name,
+                subfolder=subfolder,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                proxies=proxies,
+                token=token,
+                local_files_only=local_files_only,
+            )
+        config = read_config_file(path)
+        if isinstance(config.get("_class_name"), str):
+            config["_class_name"] = without_flax(config["_class_name"])
+        extras = ((kwargs,) if return_unused_kwargs else ()) + ((commit_of(path),) if return_commit_hash else ())
+        return (config, *extras) if extras else config
+
+    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the configuration to the file `config_name` in `save_directory`, which is made if need be.
+
+        Args:
+            push_to_hub: also push this file to the Hub.
+            kwargs: for :func:`diffusolve.hub.push_files`; `repo_id` is the name of the folder if left out.
+
+        Raises:
+            OSError: the folder cannot be made or the file not written; an old file stays as it was.
+            TypeError: a value has no JSON form.
+        """
+        if self.config_name is None:
+            raise ConfigFileError(f"{type(self).__name__} says no config_name, so that it cannot be saved.")
+        content = self.to_json_string().encode()
+        folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"cannot save in {folder}: it is a file, not a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / self.config_name, content)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", None) or folder.resolve()
+            push_files({self.config_name: content}, repo_id, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The configuration as it is saved.
+
+        Raises:
+            TypeError: a value has no JSON form.
+        """
+        import diffusolve
+
+        values = {key: plain(value, key) for key, value in self.config.items() if key != DEFAULTED}
+        values["_class_name"] = type(self).__name__
+        values["_diffusers_version"] = DIFFUSERS_VERSION
+        values["_diffusolve_version"] = diffusolve.__version__
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the configuration to a file; an old one stays as it was if that fails."""
+        write_atomically(Path(json_file_path), self.to_json_string().encode())
+
+
+def config_keys(cls: type[ConfigMixin]) -> list[str]:
+    """The names of the constructor arguments of `cls` that belong to its configuration.
+
+    Raises:
+        TypeError: the class has no constructor of its own.
+    """
+    if cls.__init__ is object.__init__:
+        raise TypeError(f"{cls.__name__} has no constructor with a configuration: use a class derived from it.")
+    named = [
+        parameter.name
+        for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return [name for name in named if not name.startswith("_") and name not in cls.ignore_for_config]
+
+
+def without_flax(class_name: str) -> str:
+    """The name of the class that takes the place of the one for Flax, which diffusers had once."""
+    return class_name.removeprefix("Flax")

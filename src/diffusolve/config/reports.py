@@ -1,0 +1,35 @@
+"""Saying once what is odd about a configuration."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["listed", "nearest", "report_once"]
+
+logger = logging.getLogger("diffusolve")
+
+_reported: set[str] = set()
+
+
+def report_once(message: str, category: type[Warning] | None = None) -> None:
+    """Log a warning, or warn with `category`, unless the same was said already."""
+    if message in _reported:
+        return
+    _reported.add(message)
+    if category is None:
+        logger.warning(message)
+    else:
+        warnings.warn(message, category, stacklevel=3)
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
+
+def nearest(names: Iterable[str], choices: Iterable[str]) -> str:
+    choices = list(choices)
+    close = [match for name in names for match in get_close_matches(name, choices, n=1, cutoff=0.75)]
+    return f" Did you mean {listed(close)}?" if close else ""

@@ -1,0 +1,133 @@
+"""Saving, loading and pushing schedulers."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+from diffusolve import diffusers_bridge
+from diffusolve.config import ConfigMixin, config_keys
+from diffusolve.hub import PushToHubMixin
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SchedulerMixin"]
+
+
+class SchedulerMixin(ConfigMixin, PushToHubMixin):
+    """A scheduler: an object that is no more than its configuration until `set_timesteps` begins a run.
+
+    Pipelines of diffusers take it for a scheduler of theirs (:mod:`diffusolve.diffusers_bridge`).
+
+    Attributes:
+        _compatibles: names of classes in `diffusolve` that its configuration can be carried to.
+    """
+
+    config_name: ClassVar[str | None] = "scheduler_config.json"
+    has_compatibles: ClassVar[bool] = True
+    _compatibles: ClassVar[list[str]] = []
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = ...,
+        return_unused_kwargs: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = ...,
+        *,
+        return_unused_kwargs: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        resume_download: bool | None = None,
+        proxies: Mapping[str, str] | None = None,
+        output_loading_info: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        use_auth_token: str | bool | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Make a scheduler with the configuration in a folder or in a repository on the Hub.
+
+        The file may be one that another class has saved, ours or of diffusers.
+
+        Args:
+            pretrained_model_name_or_path: a folder with a scheduler_config.json, or the id of a repository.
+            subfolder: of the folder or repository; "scheduler" in those of pipelines.
+            return_unused_kwargs: also return what the constructor had no use for.
+            output_loading_info: without effect: a scheduler has no weights that could be missing.
+            kwargs: values that replace those in the file.
+            cache_dir, force_download, resume_download, proxies, local_files_only, token, use_auth_token, revision: as
+                in :meth:`~diffusolve.config.ConfigMixin.load_config`.
+
+        Raises:
+            as `load_config` and `from_config` of :class:`~diffusolve.config.ConfigMixin`.
+        """
+        if pretrained_model_name_or_path is None:
+            raise TypeError(f"{cls.__name__}.from_pretrained needs a folder or the id of a repository.")
+        config: dict[str, Any] = cls.load_config(
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            resume_download=resume_download,
+            proxies=proxies,
+            local_files_only=local_files_only,
+            token=token,
+            use_auth_token=use_auth_token,
+            revision=revision,
+        )
+        if return_unused_kwargs:
+            return cls.from_config(config, return_unused_kwargs=True, **kwargs)
+        return cls.from_config(config, return_unused_kwargs=False, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write scheduler_config.json to a folder, which is made if need be.
+
+        Arguments and errors are those of :meth:`~diffusolve.config.ConfigMixin.save_config`.
+        """
+        self.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @property
+    def compatibles(self) -> list[type]:
+        """The classes that this scheduler's configuration can be carried to, its own among them."""
+        return self._get_compatibles()
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        library = importlib.import_module("diffusolve")
+        found = (getattr(library, name, None) for name in dict.fromkeys([cls.__name__, *cls._compatibles]))
+        return [compatible for compatible in found if compatible is not None]
+
+    @classmethod
+    def _keys_of_compatibles(cls) -> set[str]:
+        return {key for compatible in cls._get_compatibles() for key in config_keys(compatible)}
+
+    @classmethod
+    def _names_of_compatibles(cls) -> set[str]:
+        return set(cls._compatibles)
+
+
+diffusers_bridge.watch()

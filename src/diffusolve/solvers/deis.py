@@ -1,0 +1,54 @@
+"""DEIS: the noise prediction is extrapolated in log rho, and integrated over rho = sigma / alpha."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import exp, expm1, isinf
+
+from diffusolve.noise import Grid, Point
+from diffusolve.solvers.linear_multistep import lagrange_basis
+from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
+from diffusolve.solvers.solver import solver
+
+__all__ = ["deis"]
+
+
+@solver(paper="Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator, section 4 (log rho-AB)")
+def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = False) -> SolverRun:
+    """Integrates the polynomial in log rho through the last `order` noise predictions exactly, over rho.
+
+    Samples are alpha times a solution of ``d(x / alpha) = noise d(rho)``.
+
+    Args:
+        order: at least 1; the first steps have a lower one.
+        lower_order_final: the last steps fall back to lower orders.
+
+    A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
+    """
+    if order < 1:
+        raise ValueError(f"order is {order}: expected at least 1 (3 is usual).")
+    history: list[tuple[Value, Point]] = []
+    for step, (s, t) in enumerate(pairwise(grid)):
+        x, data = yield Evaluate(x, s)
+        eps = yield Keep((x - s.alpha * data) / s.sigma)
+        known = [(eps, s), *history]
+        remaining = grid.steps - step if lower_order_final else order
+        p = 1 if t.sigma == 0 else min(order, len(known), remaining)
+        h = t.log_snr - s.log_snr
+        x = (t.sigma / s.sigma) * x - t.alpha * expm1(-h) * data  # the noise stays as it is
+        if p > 1:
+            rho = s.sigma / s.alpha
+            weights = exponential_weights([s.log_snr - point.log_snr for _, point in known[:p]], -h)
+            for weight, (other, _) in zip(weights[1:], known[1:p], strict=True):
+                x = x + t.alpha * rho * weight * (other - eps)
+        # After a step of no length the next point is the same, and no polynomial goes through both.
+        history = [] if isinf(s.log_snr) or h == 0 else known[: order - 1]
+    return x
+
+
+def exponential_weights(nodes: list[float], end: float) -> list[float]:
+    """The integral from 0 to `end` of each Lagrange basis polynomial over `nodes`, times exp(u)."""
+    moments = [expm1(end)]
+    for k in range(1, len(nodes)):
+        moments.append(end**k * exp(end) - k * moments[-1])
+    return [sum(c * m for c, m in zip(basis, moments, strict=True)) for basis in lagrange_basis(nodes)]

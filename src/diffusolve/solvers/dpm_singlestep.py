@@ -1,0 +1,142 @@
+"""Singlestep DPM-Solver and DPM-Solver++, with the points of the grid as their intermediate points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import exp, expm1, isinf, sqrt
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import Grid, Point
+from diffusolve.solvers.dpmpp_multistep import SOLVER_TYPES
+from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
+from diffusolve.solvers.solver import check_eta, solver
+
+__all__ = ["dpm_singlestep", "dpmpp_singlestep"]
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S), appendix B (3S) and section 4.3 (SDE)")
+def dpmpp_singlestep(
+    grid: Grid,
+    x: Value,
+    *,
+    order: int = 2,
+    orders: tuple[int, ...] = (),
+    solver_type: str = "midpoint",
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+) -> SolverRun:
+    """Integrates a polynomial in log-SNR through the data predictions of a group of up to `order` steps exactly.
+
+    The first step of a group is of first order, the second goes over both steps of the group and is of second order,
+    and so on; the next group remembers nothing of this one.
+
+    Args:
+        order: 1, 2 or 3, of a whole group. Order 3 is reached where the steps of a group are equally long in log-SNR.
+        orders: of each step, instead of the groups that `order` makes; each is 1 or one more than that before it.
+        solver_type: "heun" is the exact integral of the polynomial through all predictions of the group. "midpoint"
+            takes the second prediction for that in the middle of the step (order 2), or leaves it out (order 3).
+        eta: 0 is the ODE; 1 is the reverse SDE.
+        s_noise: multiplies the noise of the SDE.
+
+    A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
+    """
+    check_eta(eta)
+    group: list[tuple[Value, Point]] = []
+    start = x
+    for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
+        x, data = yield Evaluate(x, s)
+        if p == 1 or not group:
+            start, group = x, []
+        group.append((data, s))
+        first, beginning = group[0]
+        h = t.log_snr - beginning.log_snr
+        g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
+        decay = exp(-eta * h) if eta > 0 else 1.0
+        x = (t.sigma / beginning.sigma) * decay * start - t.alpha * expm1(-g) * first
+        for weight, other in _differences(group, t, -g, solver_type):
+            x = x - t.alpha * weight * other
+        if eta > 0 and t.sigma > 0:
+            x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(beginning, t))
+        group = _continued(group, s, t)
+    return x
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver, algorithms 1 and 2, and equation B.9")
+def dpm_singlestep(
+    grid: Grid, x: Value, *, order: int = 2, orders: tuple[int, ...] = (), solver_type: str = "midpoint"
+) -> SolverRun:
+    """Integrates a polynomial in log-SNR through the noise predictions of a group of up to `order` steps exactly.
+
+    Arguments as :func:`dpmpp_singlestep`.
+    """
+    group: list[tuple[Value, Point]] = []
+    start = x
+    for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
+        x, data = yield Evaluate(x, s)
+        if p == 1 or not group:
+            start, group = x, []
+        group.append(((yield Keep((x - s.alpha * data) / s.sigma)), s))
+        if len(group) == 1:
+            x = (t.sigma / s.sigma) * x - t.alpha * expm1(s.log_snr - t.log_snr) * data  # finite at both ends
+        else:
+            first, beginning = group[0]
+            h = t.log_snr - beginning.log_snr
+            x = (t.alpha / beginning.alpha) * start - t.sigma * expm1(h) * first
+            for weight, other in _differences(group, t, h, solver_type):
+                x = x - t.sigma * weight * other
+        group = _continued(group, s, t)
+    return x
+
+
+def _differences(
+    group: Sequence[tuple[Value, Point]], t: Point, k: float, solver_type: str
+) -> list[tuple[float, Value]]:
+    """What a step to `t` adds for the change of the predictions in `group`: (weight, difference from the first).
+
+    `k` is the exponent of the integrating factor over the step, in which the weights are the exponential integrators'
+    functions phi_2 and phi_3 (times k and k^2): expm1(k) is the weight of the first prediction.
+    """
+    (first, beginning), *others = group
+    nodes = [
+        (point.log_snr - beginning.log_snr) / (t.log_snr - beginning.log_snr) for _, point in others
+    ]  # where the step is 0 to 1
+    if not others:
+        return []
+    slope = expm1(k) / k - 1
+    if len(others) == 1:
+        return [((expm1(k) / 2 if solver_type == "midpoint" else slope) / nodes[0], others[0][0] - first)]
+    (r1, r2), curvature = nodes, 2 * (slope / k - 0.5)
+    if solver_type == "midpoint":
+        return [(slope / r2, others[1][0] - first)]
+    return [
+        ((curvature - r2 * slope) / (r1 * (r1 - r2)), others[0][0] - first),
+        ((curvature - r1 * slope) / (r2 * (r2 - r1)), others[1][0] - first),
+    ]
+
+
+def _continued(group: list[tuple[Value, Point]], s: Point, t: Point) -> list[tuple[Value, Point]]:
+    """What the next step may use of `group` after the step from `s` to `t`."""
+    return [] if isinf(s.log_snr) or t.sigma == s.sigma else group
+
+
+def _orders(order: int, orders: tuple[int, ...], grid: Grid, solver_type: str) -> tuple[int, ...]:
+    """The order of each step of `grid`: those given, or full groups and then what is left."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is {order}: expected 1, 2 or 3.")
+    if solver_type not in SOLVER_TYPES:
+        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
+    if orders:
+        if len(orders) != grid.steps:
+            raise ValueError(f"orders has {len(orders)} numbers, but the grid has {grid.steps} steps.")
+        for before, p in pairwise((0, *orders)):
+            if p != 1 and not (p == before + 1 <= 3):
+                raise ValueError(f"orders is {orders}: expected each to be 1, or one more than that before it, up to 3.")
+    groups, left = divmod(grid.steps, order)
+    made = [*range(1, order + 1)] * groups + [*range(1, left + 1)]
+    if order == 3 and left == 1 and groups:
+        made[-4:] = 1, 2, 1, 2  # instead of 1, 2, 3, 1: a single step at the end would be of first order
+    made = list(orders) or made
+    if grid[-1].sigma == 0:
+        made[-1] = 1
+    return tuple(made)
