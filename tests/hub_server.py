@@ -165,6 +165,7 @@ class Hub:
             (r"POST /api/validate-yaml", lambda *_: Answer(200, {"errors": [], "warnings": []})),
             (r"POST /api/repos/create", self.create),
             (r"GET /api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
+            (r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)", self.listing),
             (r"POST /api/models/([^/]+/[^/]+)/preupload/(.+)", self.preupload),
             (r"POST /api/models/([^/]+/[^/]+)/commit/(.+)", self.commit),
             (r"POST /([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
@@ -200,6 +201,16 @@ class Hub:
         oid, tree = self.tree(repository, revision or "main")
         siblings = [{"rfilename": path} for path in tree]
         return Answer(200, {"id": name, "sha": oid, "private": repository.private, "siblings": siblings})
+
+    def listing(self, user: User | None, _: bytes, __: Any, name: str, revision: str) -> Answer:
+        _oid, tree = self.tree(self.readable(name, user), revision)
+        files = []
+        for path, content in tree.items():
+            file = {"type": "file", "path": path, "size": len(content), "oid": digest(content)[:40]}
+            if is_large(path):
+                file["lfs"] = {"oid": digest(content), "size": len(content), "pointerSize": 130}
+            files.append(file)
+        return Answer(200, files)
 
     def preupload(self, user: User | None, body: bytes, query: Any, name: str, revision: str) -> Answer:
         repository = self.writable(name, user, proposing="create_pr" in query)
@@ -344,6 +355,7 @@ def connected_hub(monkeypatch: Any, home: Any) -> Iterator[Hub]:
     Users: "anns-token" belongs to ann, who is in the organisation lab; "readers-token" to reader, who may not write.
     """
     import huggingface_hub.constants as settings
+    from huggingface_hub import hf_api
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
@@ -359,9 +371,10 @@ def connected_hub(monkeypatch: Any, home: Any) -> Iterator[Hub]:
             "HF_TOKEN_PATH": str(home / "token"),
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_OFFLINE": False,
+            "AGENT_HARNESSES_PATH": str(home / "harnesses"),
         }.items():
-            monkeypatch.setattr(settings, name, value)
-        monkeypatch.setattr(settings, "AGENT_HARNESSES_PATH", str(home / "harnesses"), raising=False)
+            monkeypatch.setattr(settings, name, value, raising=False)
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         yield hub

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffusolve.noise import BETA_SCHEDULES, Cosine, FlowMatching, NoiseSchedule, VarianceExploding, VariancePreserving
 from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction
 from diffusolve.sampling import Sampler
-from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, euler, heun, lms, unipc
+from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, dpmpp_sde, euler, heun, lms, unipc
 from diffusolve.spacing import (
     Beta,
     BetaSigmas,
@@ -54,7 +54,15 @@ noise_schedules = st.one_of(variance_preserving, trained, variance_exploding, fl
 unit = st.floats(0.01, 1.0)
 plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
-    st.sampled_from([heun, dpm_2]),
+    st.just(heun),
+    st.builds(dpm_2.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+    st.builds(
+        dpmpp_sde.with_options,
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        r=st.floats(0.2, 0.8),
+        noise=st.sampled_from(["disjoint", "path"]),
+    ),
     st.builds(lms.with_options, order=st.integers(1, 4)),
     st.builds(
         dpmpp_multistep.with_options,

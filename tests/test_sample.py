@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -397,7 +398,7 @@ def bare(x: Any, timestep: Any) -> Any:
 
 
 def test_missing_arguments_are_named() -> None:
-    refused(ValueError, r"steps is missing: how many steps should euler\(\) on Karras.*20 is usual", steps=None)
+    refused(ValueError, r"steps is missing: how many steps should the sampler take\? 20 is usual", steps=None)
     refused(ValueError, "noise_schedule is missing: give it, or wrap the network in", bare, prediction_type="epsilon")
     refused(ValueError, "prediction_type is missing: give it, or wrap the network in", bare, noise_schedule=VE)
 
@@ -440,7 +441,8 @@ def test_samples_of_another_type_are_refused(x: Any) -> None:
 @pytest.mark.parametrize("made", [Sampler(euler, Karras()), ADAPTIVE], ids=["planned", "adaptive"])
 def test_outputs_of_another_shape_are_refused(made: Sampler, library: str) -> None:
     def refuse(message: str, network: Callable[..., Any]) -> None:
-        refused(ValueError, message, Denoiser(network, "sample", VE), noise_like(library), sampler=made)
+        steps = None if made.solver.adaptive else 3
+        refused(ValueError, message, Denoiser(network, "sample", VE), noise_like(library), sampler=made, steps=steps)
 
     refuse(r"returned shape \(1, 3, 4\) for samples of shape \(2, 3, 4\)", lambda x, t: x[:1])
     refuse(r"returned shape \(2, 3\)", lambda x, t: x[..., 0])
@@ -453,7 +455,24 @@ def test_a_wrong_number_of_seeds_is_refused_before_the_network_runs() -> None:
         raise AssertionError
 
     for made in (Sampler(euler.with_options(eta=1.0), Karras()), sampler("DPM adaptive Karras", eta=1.0)):
-        refused(ValueError, "3 seeds .* batch of 2", Denoiser(never, "sample", VE), sampler=made, noise=[1, 2, 3])
+        steps = None if made.solver.adaptive else 3
+        network = Denoiser(never, "sample", VE)
+        refused(ValueError, "3 seeds .* batch of 2", network, sampler=made, noise=[1, 2, 3], steps=steps)
+
+
+def test_a_number_of_steps_is_refused_by_samplers_that_choose_it() -> None:
+    refused(ValueError, "steps is 3, but .* chooses its steps by the data", sampler=ADAPTIVE, steps=3)
+
+
+def test_spacings_with_a_number_of_steps_of_their_own_need_none() -> None:
+    made = Sampler(euler, Sigmas((5.0, 1.0, 0.0)))
+    assert made.plan(VE, "sample").steps == 2
+    assert made.plan(VE, "sample") == made.plan(VE, "sample", 2)
+
+
+def test_samplers_can_be_pickled() -> None:
+    for made in (sampler("DPM++ 2M SDE Karras", eta=0.5), Sampler(euler, Sigmas((5.0, 1.0, 0.0)))):
+        assert pickle.loads(pickle.dumps(made)) == made
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])

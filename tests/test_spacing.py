@@ -266,10 +266,16 @@ def test_fewer_than_one_step_is_refused(name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", SPACINGS)
-@pytest.mark.parametrize("steps", [2.0, True, "20", None, 1.5])
+@pytest.mark.parametrize("steps", [2.0, True, "20", 1.5])
 def test_steps_that_are_no_whole_number_are_refused(name: str, steps: object) -> None:
     with pytest.raises(TypeError, match="expected a whole number, at least 1"):
         spacing(name).grid(SD15, steps)
+
+
+@pytest.mark.parametrize("name", SPACINGS)
+def test_a_missing_number_of_steps_is_asked_for(name: str) -> None:
+    with pytest.raises(ValueError, match="how many steps"):
+        spacing(name).grid(SD15)
 
 
 @pytest.mark.parametrize("name", SPACINGS)

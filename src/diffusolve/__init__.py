@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffusolve.catalog import CATALOG as CATALOG
     from diffusolve.catalog import sampler as sampler
     from diffusolve.config import ConfigMixin as ConfigMixin
+    from diffusolve.hub import PushToHubMixin as PushToHubMixin
     from diffusolve.noise import SD15 as SD15
     from diffusolve.noise import Cosine as Cosine
     from diffusolve.noise import FlowMatching as FlowMatching
@@ -34,24 +35,53 @@ if TYPE_CHECKING:
     from diffusolve.sampling import sample_with_report as sample_with_report
     from diffusolve.sampling import start as start
     from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
+    from diffusolve.schedulers.ddim import DDIMScheduler as DDIMScheduler
+    from diffusolve.schedulers.ddpm import DDPMScheduler as DDPMScheduler
+    from diffusolve.schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
     from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from diffusolve.schedulers.dpmsolver_sde import DPMSolverSDEScheduler as DPMSolverSDEScheduler
+    from diffusolve.schedulers.dpmsolver_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
+    from diffusolve.schedulers.euler_ancestral_discrete import (
+        EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler,
+    )
     from diffusolve.schedulers.euler_discrete import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler
+    from diffusolve.schedulers.k_dpm_2_ancestral_discrete import (
+        KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,
+    )
+    from diffusolve.schedulers.k_dpm_2_discrete import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from diffusolve.schedulers.lms_discrete import LMSDiscreteScheduler as LMSDiscreteScheduler
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
+    from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
+    from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
 
 __version__ = "0.1.0.dev0"
 
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {
+    "DDIMScheduler": "schedulers.ddim",
+    "DDPMScheduler": "schedulers.ddpm",
+    "DEISMultistepScheduler": "schedulers.deis_multistep",
+    "DPMSolverMultistepScheduler": "schedulers.dpmsolver_multistep",
+    "DPMSolverSDEScheduler": "schedulers.dpmsolver_sde",
+    "DPMSolverSinglestepScheduler": "schedulers.dpmsolver_singlestep",
+    "EulerAncestralDiscreteScheduler": "schedulers.euler_ancestral_discrete",
+    "EulerDiscreteScheduler": "schedulers.euler_discrete",
+    "HeunDiscreteScheduler": "schedulers.heun_discrete",
+    "KDPM2AncestralDiscreteScheduler": "schedulers.k_dpm_2_ancestral_discrete",
+    "KDPM2DiscreteScheduler": "schedulers.k_dpm_2_discrete",
+    "LMSDiscreteScheduler": "schedulers.lms_discrete",
+    "PNDMScheduler": "schedulers.pndm",
+    "UniPCMultistepScheduler": "schedulers.unipc_multistep",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",
-    "DPMSolverMultistepScheduler": "schedulers.dpmsolver_multistep",
-    "EulerDiscreteScheduler": "schedulers.euler_discrete",
     "FlowMatching": "noise",
     "Grid": "noise",
     "KarrasDiffusionSchedulers": "schedulers.compatible",
     "NoiseSchedule": "noise",
     "Plan": "plan",
+    "PushToHubMixin": "hub",
     "Report": "sampling",
     "Run": "backends",
     "SD15": "noise",

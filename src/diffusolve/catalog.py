@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from diffusolve.errors import unknown_name
 from diffusolve.sampling.sampler import Sampler
-from diffusolve.solvers import Solver, dpm_2, dpm_adaptive, dpmpp_multistep, euler, heun, lms, unipc
+from diffusolve.solvers import Solver, dpm_2, dpm_adaptive, dpmpp_multistep, dpmpp_sde, euler, heun, lms, unipc
 from diffusolve.spacing import SPACINGS, Linspace, Spacing, spacing
 
 __all__ = ["ALIASES", "CATALOG", "SCHEDULE_TYPES", "sampler"]
@@ -18,24 +18,31 @@ CATALOG: dict[str, Solver] = {
     "DDIM": euler,
     "Heun": heun,
     "DPM2": dpm_2,
+    "DPM2 a": dpm_2.with_options(eta=1.0),
     "LMS": lms,
-    "DPM++ 2M": dpmpp_multistep,
+    "DPM++ 2M": dpmpp_multistep.with_options(lower_order_final=False),
     "DPM++ 3M": dpmpp_multistep.with_options(order=3),
-    "DPM++ 2M SDE": dpmpp_multistep.with_options(eta=1.0),
-    "DPM++ 2M SDE Heun": dpmpp_multistep.with_options(eta=1.0, solver_type="heun"),
-    "DPM++ 3M SDE": dpmpp_multistep.with_options(eta=1.0, order=3),
+    "DPM++ 2M SDE": dpmpp_multistep.with_options(eta=1.0, lower_order_final=False),
+    "DPM++ 2M SDE Heun": dpmpp_multistep.with_options(eta=1.0, solver_type="heun", lower_order_final=False),
+    "DPM++ 3M SDE": dpmpp_multistep.with_options(
+        eta=1.0, order=3, solver_type="heun", third_order="authors", lower_order_final=False
+    ),
+    "DPM++ SDE": dpmpp_sde,
     "UniPC": unipc.with_options(order=3),
     "DPM adaptive": dpm_adaptive,
 }
-"""Name -> solver with its options."""
+"""Name -> solver with its options. The names of k-diffusion's functions have those functions' numbers."""
 
 ALIASES: dict[str, str] = {
     "k_euler": "Euler",
     "euler_ancestral": "Euler a",
     "k_euler_a": "Euler a",
     "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "k_dpm_2_a": "DPM2 a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_3m": "DPM++ 3M",
+    "dpmpp_sde": "DPM++ SDE",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
     "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
     "dpmpp_3m_sde": "DPM++ 3M SDE",

@@ -4,18 +4,22 @@ Pipelines of diffusers accept a scheduler whose class derives from diffusers' Sc
 name of a library only if that stands in a table of theirs. Our classes cannot derive from those of a package that need
 not be there and takes seconds to import. So, as soon as both packages are imported, in whichever order, the base
 classes of diffusers become the last bases of our :class:`~diffusolve.schedulers.mixin.SchedulerMixin` (everything that
-it defines itself comes first), and this library is entered into the table.
+it defines itself comes first), and this library is entered into the table. The other way round, a pipeline that was
+saved with a scheduler of ours is loaded with one of theirs in its place, because theirs are registered as virtual
+subclasses of ours.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from threading import Lock
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 __all__ = ["join", "watch"]
 
@@ -49,13 +53,17 @@ def join() -> None:
             _append_base(ours, theirs)
 
 
-def _append_base(ours: type, theirs: type) -> None:
+def _append_base(ours: Any, theirs: type) -> None:
     with _lock:
         if issubclass(ours, theirs):
             return
         try:
+            if theirs.__name__ == ours.__name__:
+                ours.register(theirs)
             ours.__bases__ = (*ours.__bases__, theirs)
         except TypeError as error:
+            import logging
+
             logging.getLogger("diffusolve").warning(
                 "%s of this version of diffusers cannot be joined: its pipelines may refuse our schedulers (%s).",
                 theirs.__name__,
@@ -63,7 +71,7 @@ def _append_base(ours: type, theirs: type) -> None:
             )
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds modules as the other finders do; those of diffusers that matter are followed by a :func:`join`."""
 
     def find_spec(
@@ -75,12 +83,12 @@ class _Finder(MetaPathFinder):
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Followed(spec.loader, join)
+                    spec.loader = _Followed(spec.loader, join)  # type: ignore[assignment]
                 return spec
         return None
 
 
-class _Followed(Loader):
+class _Followed:
     """Loads a module as `loader` does, and then calls `then`."""
 
     def __init__(self, loader: Loader, then: Callable[[], None]) -> None:

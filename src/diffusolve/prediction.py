@@ -33,6 +33,11 @@ class Prediction(ABC):
 
     name: ClassVar[str]
 
+    @property
+    def description(self) -> str:
+        """The name, with the parameters if there are any."""
+        return self.name
+
     @abstractmethod
     def data(self, alpha: float, sigma: float) -> tuple[float, float]:
         """(a, b) for a sample with (`alpha`, `sigma`) in the network's own space."""
@@ -118,6 +123,10 @@ class EDM(Prediction):
     def __post_init__(self) -> None:
         if not self.sigma_data > 0.0:
             raise ValueError(f"sigma_data is {self.sigma_data:g}: expected the data's standard deviation, above 0.")
+
+    @property
+    def description(self) -> str:
+        return f"{self.name}(sigma_data={self.sigma_data:g})"
 
     def input_scale(self, alpha: float, sigma: float) -> float:
         return float((sigma * sigma + (alpha * self.sigma_data) ** 2) ** -0.5)

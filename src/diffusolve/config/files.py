@@ -43,11 +43,11 @@ def _missing_file(path: Path, folder: Path, name: str) -> str:
         return f"{path} has no folder {folder.relative_to(path)}: its folders are {_some(there)}."
     there = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
     message = f"there is no file {name} in {folder}, only {_some(there)}."
+    if folder != path and (path / name).is_file():
+        return f"{message} One is in {path}: leave out subfolder."
     nested = sorted(found.parent.relative_to(path).as_posix() for found in path.glob(f"*/{name}"))
     if nested:
         return f'{message} One is in {nested[0]}: pass subfolder="{nested[0]}".'
-    if folder != path and (path / name).is_file():
-        return f"{message} One is in {path}: leave out subfolder."
     return message
 
 

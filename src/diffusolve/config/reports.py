@@ -31,5 +31,5 @@ def listed(names: Iterable[str]) -> str:
 
 def nearest(names: Iterable[str], choices: Iterable[str]) -> str:
     choices = list(choices)
-    close = [match for name in names for match in get_close_matches(name, choices, n=1, cutoff=0.75)]
+    close = [match for name in names for match in get_close_matches(name, choices, n=1, cutoff=0.7)]
     return f" Did you mean {listed(close)}?" if close else ""

@@ -62,16 +62,20 @@ def explained(
         yield
     except Exception as error:
         # A forced download that fails raises a ValueError around the reason, a failed upload of a file a RuntimeError.
-        wrapped = isinstance(error, (RuntimeError, ValueError)) and error.__cause__ is not None
-        reason = error.__cause__ if wrapped and error.__cause__ is not None else error
-        named = _explain(client, reason, f"cannot {purpose}: ", repo_id, revision, token)
-        if named is None:
-            raise
-        raise named from error
+        for reason in filter(None, (error, error.__cause__)):
+            named = _explain(client, reason, f"cannot {purpose}: ", repo_id, revision, token)
+            if named is not None:
+                raise named from error
+        raise
 
 
 def _explain(
-    client: ModuleType, error: BaseException, purpose: str, repo_id: str, revision: str | None, token: str | bool | None
+    client: ModuleType,
+    error: BaseException,
+    purpose: str,
+    repo_id: str,
+    revision: str | None,
+    token: str | bool | None,
 ) -> HubError | None:
     errors, where = client.utils, f"{repo_id!r} on {client.constants.ENDPOINT}"
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -42,7 +42,7 @@ def run_directly(
     """
     check_space(solver, grid)
     backend = backend_of(x)
-    like = x
+    like, wide = x, backend.widen(x)
 
     def answer(request: object) -> Any:
         if isinstance(request, Evaluate):
@@ -57,7 +57,7 @@ def run_directly(
                 on_evaluation(request, data)
             return (at, data, raw) if request.unclipped else (at, data)
         if isinstance(request, Noise):
-            return backend.widen(draw_noise(like, request.s.sigma, request.t.sigma))
+            return draw_noise(wide, request.s.sigma, request.t.sigma)
         if isinstance(request, Keep):
             return request.x
         if isinstance(request, ErrorRatio):
@@ -66,7 +66,7 @@ def run_directly(
             return None if on_step is None else on_step(request)
         raise TypeError(f"{solver.name} yielded {request!r}, which is no request.")
 
-    run = solver(grid, backend.widen(x))
+    run = solver(grid, wide)
     reply = None
     while True:
         try:

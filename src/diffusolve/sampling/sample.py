@@ -153,10 +153,10 @@ def sample_with_report(
                 f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
             )
         if sampler.solver.adaptive:
-            grid = sampler.grid(noise_schedule, 1 if steps is None else steps)
+            if steps is not None:
+                raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
+            grid = sampler.grid(noise_schedule, 1)  # where to start and where to end
             return _run_adaptive(network, x, sampler, grid, prediction(predicts), noise, callback, progress, clip)
-        if steps is None:
-            raise ValueError(f"steps is missing: how many steps should {sampler} take? 20 is usual.")
         plan = sampler.plan(noise_schedule, predicts, steps)
         return _run_plan(network, x, plan, noise, callback, progress, clip)
 
@@ -175,7 +175,7 @@ def _run_plan(
     transform = None if clip is None else lambda data, stage: clip(data)
     run = Run(plan, draw_noise, transform)
     like = x
-    x = run.begin(x)
+    x = run.begin(backend.widen(x))
     with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
         for stage, timestep in zip(plan.stages, backend.timesteps(plan.timesteps, like), strict=True):
             output = network(backend.cast(run.model_input(x), like), timestep)
@@ -260,7 +260,7 @@ def _check_sample(backend: Backend, x: Array) -> None:
 def _check_prediction(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
     """Raise if the network is known to predict something else than the plan was made for."""
     known = prediction_type or getattr(network, "prediction", None)
-    if known is not None and (name := prediction(known).name) != plan.prediction:
+    if known is not None and (name := prediction(known).description) != plan.prediction:
         raise ValueError(f"the plan was made for {plan.prediction} prediction, but the network predicts {name}.")
 
 

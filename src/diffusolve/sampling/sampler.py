@@ -34,18 +34,18 @@ class Sampler:
     space: Space | None = None
     name: str = ""
 
-    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         """The points of `steps` steps over `noise_schedule`. Raises ValueError if the spacing cannot make them."""
         return _grid(self, noise_schedule, steps)
 
-    def plan(self, noise_schedule: NoiseSchedule, prediction_type: str | Prediction, steps: int) -> Plan:
+    def plan(self, noise_schedule: NoiseSchedule, prediction_type: str | Prediction, steps: int | None = None) -> Plan:
         """The table of coefficients of `steps` steps, from a cache if it was made before.
 
         Args:
             noise_schedule: the schedule that the network was trained with.
             prediction_type: what the network predicts: epsilon, sample, v_prediction, flow or edm, or a
                 :class:`~diffusolve.prediction.Prediction`.
-            steps: how many steps; a step may evaluate the network more than once.
+            steps: how many steps, if the spacing does not say; a step may evaluate the network more than once.
 
         Raises:
             ValueError: a number of steps or a spacing that the schedule cannot have; a coefficient that is infinite.
@@ -58,7 +58,7 @@ class Sampler:
 
 
 @lru_cache(maxsize=1024)
-def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int | None) -> Grid:
     grid = sampler.spacing.grid(noise_schedule, steps)
     if sampler.space is not None:
         return grid.in_space(sampler.space)
@@ -68,5 +68,5 @@ def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Grid:
 
 
 @lru_cache(maxsize=1024)
-def _plan(sampler: Sampler, noise_schedule: NoiseSchedule, prediction_type: Prediction, steps: int) -> Plan:
+def _plan(sampler: Sampler, noise_schedule: NoiseSchedule, prediction_type: Prediction, steps: int | None) -> Plan:
     return plan_for(sampler.solver, _grid(sampler, noise_schedule, steps), prediction_type)

@@ -25,7 +25,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
-        solver_order: 1, 2 or 3.
+        solver_order: 1, 2 or 3; more is taken for 3.
         prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
         algorithm_type: "dpmsolver++", "dpmsolver", "sde-dpmsolver++" or "sde-dpmsolver".
@@ -33,7 +33,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         lower_order_final: with fewer than 15 steps the last ones fall back to lower orders.
         euler_at_final: the last step is always of first order.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: where the steps fall; at most one.
-        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of `timesteps` given only their number counts.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
         lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
         variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
@@ -77,6 +77,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ) -> None:
+        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
         self._configured()
 
     def set_timesteps(
@@ -86,7 +87,8 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         mu: float | None = None,
         timesteps: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given."""
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the logarithm of the flow shift."""
+        self._shift_flow(mu)
         self._set_timesteps(num_inference_steps, device, timesteps)
 
     def step(
@@ -99,6 +101,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The sample one step on; the SDE forms draw noise from `generator` or take `variance_noise`."""
+        model_output = self._without_variance(model_output, sample)
         previous, _ = self._advance(model_output, timestep, sample, generator, (), variance_noise)
         return self._result(previous, return_dict)
 
@@ -106,7 +109,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         config = self.config
         data = config["algorithm_type"].endswith("++")
         return (dpmpp_multistep if data else dpm_multistep).with_options(
-            order=config["solver_order"],
+            order=min(config["solver_order"], 3),
             solver_type=config["solver_type"],
             eta=1.0 if config["algorithm_type"].startswith("sde") else 0.0,
             euler_at_final=config["euler_at_final"],

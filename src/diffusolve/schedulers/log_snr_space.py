@@ -14,7 +14,9 @@ from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
 from diffusolve.schedulers.tables import NEARLY_ZERO
 
-__all__ = ["LogSNRScheduler"]
+__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "shifted"]
+
+FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
 
 
 class LogSNRScheduler(Scheduler):
@@ -53,6 +55,70 @@ class LogSNRScheduler(Scheduler):
         """log(alpha / sigma) at each training timestep."""
         return torch.log(self.alpha_t) - torch.log(self.sigma_t)
 
+    def _translate(self, key: str, choices: Sequence[str], foreign: Mapping[str, str]) -> None:
+        """Put our word in place of what another class, whose configuration this may have been, says for `key`.
+
+        Raises:
+            UnknownNameError: the value is none of `choices`, nor any of the `foreign` ones.
+        """
+        if self.config[key] in foreign:
+            self.register_to_config(**{key: foreign[self.config[key]]})
+        self._check_choice(key, choices)
+
+    def _translate_dpmsolver(self, algorithm_types: Sequence[str]) -> None:
+        """Check and translate `algorithm_type` and `solver_type`, and that the end is one for the former.
+
+        Raises:
+            UnknownNameError: DPM-Solver has no such algorithm or solver.
+            ValueError: the last step leads to sigma = 0 with an algorithm that extrapolates noise.
+        """
+        given = self.config["algorithm_type"]
+        self._translate("algorithm_type", algorithm_types, {"deis": "dpmsolver++"})
+        self._translate("solver_type", ("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"))
+        self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
+        if not given.endswith("++") and self.config["final_sigmas_type"] == "zero":
+            raise ValueError(
+                f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing about the '
+                'sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
+            )
+
+    def _shift_flow(self, mu: float | None) -> None:
+        """Shift flow matching by exp(`mu`) from now on, as pipelines ask that shift by the size of the image.
+
+        Raises:
+            ValueError: the configuration does not say so.
+        """
+        if mu is None:
+            return
+        if not self.config["use_dynamic_shifting"] or self.config["time_shift_type"] != "exponential":
+            raise ValueError(
+                f"mu is {mu:g}, but the configuration has use_dynamic_shifting={self.config['use_dynamic_shifting']} and "
+                f"time_shift_type={self.config['time_shift_type']!r}: mu is the logarithm of the flow shift with True "
+                'and "exponential"; otherwise leave it out.'
+            )
+        self.register_to_config(flow_shift=float(np.exp(mu)))
+
+    def _without_variance(self, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The part of `model_output` that predicts the sample; a predicted variance, which may follow, is left out.
+
+        Raises:
+            ValueError: the number of channels is neither that of `sample` nor, with a learned variance, twice that.
+        """
+        if model_output.shape == sample.shape or model_output.ndim != sample.ndim or sample.ndim < 2:
+            return model_output  # of another shape altogether: the run says so
+        channels, own = model_output.shape[1], sample.shape[1]
+        learned = self.config["variance_type"] in ("learned", "learned_range")
+        if learned and channels == 2 * own:
+            return model_output[:, :own]
+        if channels != own:
+            hint = ' Set variance_type="learned_range" if it predicts a variance too.' if channels == 2 * own else ""
+            expected = f"{own} or {2 * own}" if learned else f"{own}"
+            raise ValueError(
+                f"the network's output has {channels} channels, but {expected} are expected for a sample with {own} and "
+                f"variance_type={self.config['variance_type']!r}.{hint}"
+            )
+        return model_output
+
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         sigma = self._sigma_at(like, timesteps)
         if self.config["use_flow_sigmas"]:
@@ -72,6 +138,8 @@ class LogSNRScheduler(Scheduler):
         table = schedule.sigma(np.arange(schedule.num_train_timesteps))
         curve = ramp_asked_for(config)
         if curve is not None:
+            if timesteps is not None:
+                raise ValueError(f"timesteps are given, but {curve} chooses them: give num_inference_steps instead.")
             sigmas = self._ramp(curve, steps, schedule)
             at = _rounded(curve, schedule.timestep(np.clip(sigmas, 0.0, schedule.sigma_max)))
         else:
@@ -88,7 +156,7 @@ class LogSNRScheduler(Scheduler):
     def _flow_levels(self, steps: int) -> Levels:
         count = len(self)
         sigmas = 1.0 - np.linspace(1.0, 1.0 / count, steps + 1)
-        sigmas = np.flip(_shifted(sigmas, self.config["flow_shift"]))[:-1]
+        sigmas = np.flip(shifted(sigmas, self.config["flow_shift"]))[:-1]
         table = self._tables.noise_schedule.sigma([0.0])
         return Levels(np.floor(sigmas * count), np.append(sigmas, self._final_sigma(sigmas, table)))
 
@@ -112,7 +180,8 @@ class LogSNRScheduler(Scheduler):
         return int(torch.sum(self.lambda_t >= clipped))
 
 
-def _shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:
+def shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:
+    """Noise levels of flow matching, shifted (Esser et al. 2024, equation 23)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerMixin"]
 
 
-class SchedulerMixin(ConfigMixin, PushToHubMixin):
+class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     """A scheduler: an object that is no more than its configuration until `set_timesteps` begins a run.
 
     Pipelines of diffusers take it for a scheduler of theirs (:mod:`diffusolve.diffusers_bridge`).

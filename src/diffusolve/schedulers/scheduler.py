@@ -74,6 +74,13 @@ class Generation:
         self.options: Options = ()
         self.run: Run | None = None
 
+    def index_of_view(self, timestep: Any) -> int | None:
+        """The position of a timestep that was taken out of `timesteps`, found without reading it; None for others."""
+        own = self.timesteps
+        if isinstance(timestep, Tensor) and timestep.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
+            return int(timestep.storage_offset())
+        return None
+
 
 class Scheduler(SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers.
@@ -90,6 +97,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     signal_floor: ClassVar[float] = 0.0
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
+    curves_of_flow: ClassVar[tuple[str, ...]] = ()
 
     _generation: Generation | None = None
 
@@ -98,6 +106,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @abstractmethod
     def _solver(self, steps: int, **options: Any) -> Solver:
         """The solver that the configuration and a call's `options` ask for, in a run of `steps` steps."""
+
+    def _solver_from(self, step: int, steps: int, **options: Any) -> Solver:
+        """The solver for the part of such a run that begins with step number `step`."""
+        return self._solver(steps, **options)
 
     @abstractmethod
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
@@ -111,12 +123,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _configured(self) -> None:
         """Check the configuration; called at the end of each constructor."""
-        check_exclusive(self.config)
+        check_exclusive(self.config, self.curves_of_flow)
         self._tables: Tables = tables_of(self.config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
         self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
         self.alphas_cumprod = self._tables.alphas_cumprod.clone()
         self._check_choice("prediction_type", self.prediction_types)
         self._transform = clip_asked_for(self.config)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Store `kwargs` in the configuration, over the values that these keys have."""
+        super().register_to_config(**kwargs)
+        self.__dict__.pop("_prepared_runs", None)
 
     def _check_choice(self, key: str, choices: Sequence[str]) -> None:
         from diffusolve.errors import unknown_name
@@ -149,11 +166,15 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
         if len(given) == 2:
             raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
+        if given and num_inference_steps is not None:
+            raise ValueError(f"num_inference_steps and {given[0]} are both given: leave one of them out.")
         if given:
             count = len(timesteps if timesteps is not None else sigmas)  # type: ignore[arg-type]
             num_inference_steps = count
         elif num_inference_steps is None:
             raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}: expected at least 1.")
         prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
         self._generation = Generation(prepared, int(num_inference_steps), device, Noise(self.noise_dtype))
 
@@ -193,11 +214,15 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if index >= plan.nfe:
             raise IndexError(f"the run has {plan.nfe} evaluations and all of them are done: call set_timesteps again.")
         if index > 0 or options:
-            grid = prepared.grid[plan.stages[index].step :]
-            plan = plan_for(self._solver(prepared.grid.steps, **dict(options)), grid, self._prediction)
+            step = plan.stages[index].step
+            plan = plan_for(self._solver_from(prepared.grid, step, options), prepared.grid[step:], self._prediction)
         generation.options = options
         generation.run = Run(plan, generation.noise, self._transform)
         return generation.run
+
+    def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
+        """The solver of a run that begins at step number `step` of `grid`."""
+        return self._solver(grid.steps, **dict(options))
 
     @property
     def _running(self) -> Generation:
@@ -283,10 +308,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """
         if schedule_timesteps is not None:
             return _index_of(float(timestep), schedule_timesteps.tolist())
-        own = self._running.timesteps
-        if isinstance(timestep, Tensor) and timestep.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
-            return int(timestep.storage_offset())
-        return _index_of(float(timestep), self._running.values)
+        index = self._running.index_of_view(timestep)
+        return _index_of(float(timestep), self._running.values) if index is None else index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""

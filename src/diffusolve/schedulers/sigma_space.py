@@ -53,7 +53,7 @@ class SigmaScheduler(Scheduler):
     def _sigma_levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         """Timesteps by the configured spacing, sigmas by interpolation or along the curve asked for, and the end."""
         config, schedule = self.config, self._tables.noise_schedule
-        table = schedule.sigma(np.arange(schedule.num_train_timesteps))
+        table = self._sigma_table()
         curve = ramp_asked_for(config)
         if sigmas is not None:
             chosen = np.array(sigmas[:-1] if sigmas[-1] == 0 else sigmas, np.float64)
@@ -74,12 +74,18 @@ class SigmaScheduler(Scheduler):
         final = table[0] if config.get("final_sigmas_type") == "sigma_min" else 0.0
         return Levels(at[: len(chosen)], np.append(chosen, final))
 
-    def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The noise level at each training timestep."""
+        schedule = self._tables.noise_schedule
+        return schedule.sigma(np.arange(schedule.num_train_timesteps))
+
+    def _spaced(self, steps: int, count: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """`steps` timesteps out of `count`, or out of the training timesteps."""
         config = self.config
         return timestep_levels(
             config["timestep_spacing"],
             steps,
-            config["num_train_timesteps"],
+            count or config["num_train_timesteps"],
             steps_offset=config["steps_offset"],
             whole=False,
             beyond_last=False,

@@ -6,7 +6,7 @@ between which ends they run, and how the timesteps are rounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,10 +74,13 @@ def ramp_asked_for(config: Mapping[str, Any]) -> str | None:
     return next((key for key in RAMPS if config.get(key)), None)
 
 
-def check_exclusive(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the configuration asks for more than one curve of sigmas."""
+def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] = ()) -> None:
+    """Raise ValueError if the configuration asks for more than one curve of sigmas.
+
+    With `use_flow_sigmas` those in `curves_of_flow` may be asked for.
+    """
     asked = [key for key in (*RAMPS, "use_flow_sigmas") if config.get(key)]
-    if len(asked) > 1:
+    if len(asked) > 1 and not (len(asked) == 2 and asked[1] == "use_flow_sigmas" and asked[0] in curves_of_flow):
         raise ValueError(f"{' and '.join(asked)} exclude each other: set only one of them.")
 
 

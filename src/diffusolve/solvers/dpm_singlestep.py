@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import exp, expm1, isinf, sqrt
 
@@ -13,6 +13,13 @@ from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpm_singlestep", "dpmpp_singlestep"]
+
+THIRD_ORDERS: dict[str, Callable[[float], float]] = {
+    "taylor": lambda q: q - 0.5,
+    "diffusers_sde": lambda q: q + 0.5,
+}
+"""Weight of the second derivative, from that of the first divided by the step: Taylor's formula, and what diffusers has
+for it in "heun" steps of the SDE, of first order."""
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S), appendix B (3S) and section 4.3 (SDE)")
@@ -25,6 +32,7 @@ def dpmpp_singlestep(
     solver_type: str = "midpoint",
     eta: float = 0.0,
     s_noise: float = 1.0,
+    third_order: str = "taylor",
 ) -> SolverRun:
     """Integrates a polynomial in log-SNR through the data predictions of a group of up to `order` steps exactly.
 
@@ -38,10 +46,13 @@ def dpmpp_singlestep(
             takes the second prediction for that in the middle of the step (order 2), or leaves it out (order 3).
         eta: 0 is the ODE; 1 is the reverse SDE.
         s_noise: multiplies the noise of the SDE.
+        third_order: how "heun" steps of order 3 weigh the second derivative, see :data:`THIRD_ORDERS`.
 
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
     check_eta(eta)
+    if third_order not in THIRD_ORDERS:
+        raise unknown_name("third_order", third_order, THIRD_ORDERS)
     group: list[tuple[Value, Point]] = []
     start = x
     for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
@@ -54,7 +65,7 @@ def dpmpp_singlestep(
         g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
         decay = exp(-eta * h) if eta > 0 else 1.0
         x = (t.sigma / beginning.sigma) * decay * start - t.alpha * expm1(-g) * first
-        for weight, other in _differences(group, t, -g, solver_type):
+        for weight, other in _differences(group, t, -g, solver_type, third_order):
             x = x - t.alpha * weight * other
         if eta > 0 and t.sigma > 0:
             x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(beginning, t))
@@ -90,7 +101,7 @@ def dpm_singlestep(
 
 
 def _differences(
-    group: Sequence[tuple[Value, Point]], t: Point, k: float, solver_type: str
+    group: Sequence[tuple[Value, Point]], t: Point, k: float, solver_type: str, third_order: str = "taylor"
 ) -> list[tuple[float, Value]]:
     """What a step to `t` adds for the change of the predictions in `group`: (weight, difference from the first).
 
@@ -98,15 +109,13 @@ def _differences(
     functions phi_2 and phi_3 (times k and k^2): expm1(k) is the weight of the first prediction.
     """
     (first, beginning), *others = group
-    nodes = [
-        (point.log_snr - beginning.log_snr) / (t.log_snr - beginning.log_snr) for _, point in others
-    ]  # where the step is 0 to 1
     if not others:
         return []
+    nodes = [(point.log_snr - beginning.log_snr) / (t.log_snr - beginning.log_snr) for _, point in others]
     slope = expm1(k) / k - 1
     if len(others) == 1:
         return [((expm1(k) / 2 if solver_type == "midpoint" else slope) / nodes[0], others[0][0] - first)]
-    (r1, r2), curvature = nodes, 2 * (slope / k - 0.5)
+    (r1, r2), curvature = nodes, 2 * THIRD_ORDERS[third_order](slope / k)
     if solver_type == "midpoint":
         return [(slope / r2, others[1][0] - first)]
     return [
@@ -132,11 +141,15 @@ def _orders(order: int, orders: tuple[int, ...], grid: Grid, solver_type: str) -
         for before, p in pairwise((0, *orders)):
             if p != 1 and not (p == before + 1 <= 3):
                 raise ValueError(f"orders is {orders}: expected each to be 1, or one more than that before it, up to 3.")
-    groups, left = divmod(grid.steps, order)
-    made = [*range(1, order + 1)] * groups + [*range(1, left + 1)]
-    if order == 3 and left == 1 and groups:
-        made[-4:] = 1, 2, 1, 2  # instead of 1, 2, 3, 1: a single step at the end would be of first order
-    made = list(orders) or made
+    made = list(orders) or _full_groups(order, grid)
     if grid[-1].sigma == 0:
         made[-1] = 1
     return tuple(made)
+
+
+def _full_groups(order: int, grid: Grid) -> list[int]:
+    groups, left = divmod(grid.steps, order)
+    made = [*range(1, order + 1)] * groups + [*range(1, left + 1)]
+    if order == 3 and left == 1 and groups and grid[-1].sigma > 0:
+        made[-4:] = 1, 2, 1, 2  # not 1, 2, 3, 1, whose last step would be of first order
+    return made

@@ -13,17 +13,24 @@ __all__ = ["euler"]
 
 
 @solver(paper="Song et al. 2021, Denoising Diffusion Implicit Models, equations 12 and 16")
-def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+def euler(
+    grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, unclipped_noise: bool = False
+) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
     Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
     of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number).
+
+    Where data predictions are clipped, the noise that is left is what separates the sample from the clipped data; with
+    `unclipped_noise` it is the noise as the network predicted it, which the clipped data no longer agree with.
     """
     check_eta(eta)
     for s, t in pairwise(grid):
-        x, data = yield Evaluate(x, s)
+        x, data, *raw = yield Evaluate(x, s, unclipped=unclipped_noise)
         up, down = split_noise(s, t, eta)
         x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
+        for unclipped in raw:
+            x = x + (s.alpha * down / s.sigma) * (data - unclipped)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
     return x

@@ -13,17 +13,23 @@ __all__ = ["lms"]
 
 
 @solver(paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5", straight=True)
-def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
-    """Integrates the polynomial through the last `order` slopes; the first steps have a lower order."""
+def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = ()) -> SolverRun:
+    """Integrates the polynomial through the last `order` slopes; the first steps have a lower order.
+
+    Args:
+        order: at least 1.
+        forgotten: sigmas before the grid, the newest first, whose slopes are not known and count as 0. diffusers has
+            such in a run that begins in the middle, which makes its first steps wrong.
+    """
     if order < 1:
         raise ValueError(f"order is {order}: expected at least 1 (4 is usual).")
     slopes: list[Value] = []
-    sigmas: list[float] = []
+    sigmas = list(forgotten)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         d = yield Keep((x - data) / s.sigma)
         slopes, sigmas = [d, *slopes[: order - 1]], [s.sigma, *sigmas[: order - 1]]
-        for weight, slope in zip(adams_weights(sigmas, t.sigma), slopes, strict=True):
+        for weight, slope in zip(adams_weights(sigmas, t.sigma), slopes, strict=False):
             x = x + weight * slope
     return x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,8 +66,17 @@ class Solver:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
+    def __reduce__(self) -> tuple[Callable[..., Solver], tuple[str, str, dict[str, Any]]]:
+        # By name: the decorator has put the solver where pickle would look for the function.
+        return _by_name, (self.function.__module__, self.function.__qualname__, dict(self.options))
+
     def __str__(self) -> str:
         return self.name + "(" + ", ".join(f"{name}={value!r}" for name, value in self.options) + ")"
+
+
+def _by_name(module: str, name: str, options: dict[str, Any]) -> Solver:
+    found: Solver = getattr(importlib.import_module(module), name)
+    return found.with_options(**options)
 
 
 def solver(

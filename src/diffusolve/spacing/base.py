@@ -35,23 +35,26 @@ class Spacing(ABC):
             raise unknown_name("final_sigma", self.final_sigma, FINAL_SIGMAS)
 
     @abstractmethod
-    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         """The grid of `steps` steps over `noise_schedule`.
 
         Args:
             noise_schedule: the schedule that the network was trained with.
-            steps: how many, at least 1.
+            steps: how many, at least 1; spacings with a number of steps of their own take it from there.
 
         Raises:
             ValueError: too few or too many steps, or a spacing that the schedule has no room for.
         """
 
 
-def check_steps(steps: int, most: int | None = None) -> None:
-    """Raise unless `steps` is a whole number from 1 to `most`."""
+def checked_steps(steps: int | None, most: int | None = None) -> int:
+    """`steps`, which must be a whole number from 1 to `most`."""
+    if steps is None:
+        raise ValueError("steps is missing: how many steps should the sampler take? 20 is usual.")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise TypeError(f"steps is {steps!r}: expected a whole number, at least 1.")
     if steps < 1:
         raise ValueError(f"steps is {steps}: expected at least 1.")
     if most is not None and steps > most:
         raise ValueError(f"steps is {steps}, but the noise schedule holds only {most} timesteps: use at most {most}.")
+    return int(steps)

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, NoiseSchedule, Space
-from diffusolve.spacing.base import Array, Spacing, check_steps
+from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
 __all__ = ["BetaSigmas", "Exponential", "Karras", "Polyexponential", "Sigmas", "UniformLogSNR"]
@@ -34,8 +34,8 @@ class RampSpacing(Spacing):
     def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
         """The noise levels at `position`: 0 is where sampling starts (`high`), 1 where the ramp ends (`low`)."""
 
-    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
-        check_steps(steps, noise_schedule.num_train_timesteps if noise_schedule.is_discrete else None)
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
+        steps = checked_steps(steps, noise_schedule.num_train_timesteps if noise_schedule.is_discrete else None)
         low = noise_schedule.sigma_min if self.sigma_min is None else self.sigma_min
         high = noise_schedule.sigma_max if self.sigma_max is None else self.sigma_max
         if not 0.0 < low < high:
@@ -148,6 +148,8 @@ class Sigmas(Spacing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.final_sigma != "zero":
+            raise ValueError("the last of the sigmas given is where the steps end: leave final_sigma out.")
         object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:

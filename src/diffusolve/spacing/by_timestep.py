@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusolve.noise import Grid, NoiseSchedule
-from diffusolve.spacing.base import Array, Spacing, check_steps
+from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
 __all__ = ["Beta", "Leading", "Linspace", "Timesteps", "Trailing"]
@@ -22,9 +22,9 @@ class LevelSpacing(Spacing):
     def levels(self, steps: int, count: int) -> Array:
         """The `steps` levels, from the noisiest, out of `count`."""
 
-    def grid(self, noise_schedule: NoiseSchedule, steps: int) -> Grid:
-        check_steps(steps, noise_schedule.num_train_timesteps)
-        return level_grid(noise_schedule, self.levels(steps, noise_schedule.num_train_timesteps), self)
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
+        count = noise_schedule.num_train_timesteps
+        return level_grid(noise_schedule, self.levels(checked_steps(steps, count), count), self)
 
 
 def level_grid(noise_schedule: NoiseSchedule, levels: Array, spacing: Spacing) -> Grid:

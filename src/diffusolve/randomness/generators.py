@@ -1,13 +1,4 @@
-"""Where noise comes from.
-
-Wherever the library takes `noise`, it understands
-
-- ``None``: the array library's own global generator;
-- an int: one generator made from this seed;
-- a list of ints, one per sample: a sample then does not depend on the batch that it is in;
-- a ``torch.Generator`` (or ``numpy.random.Generator`` for arrays), or a list of them, one per sample;
-- a callable ``(x, sigma_from, sigma_to) -> noise like x``, for example one that follows a Brownian path.
-"""
+"""Noise from seeds and generators."""
 
 from __future__ import annotations
 
@@ -18,10 +9,10 @@ import numpy as np
 
 from diffusolve.arrays import Array, concatenate, is_torch
 
-__all__ = ["NoiseLike", "draw_normal", "noise_source"]
+__all__ = ["NoiseLike", "draw_normal", "draw_normal_with", "noise_source"]
 
 NoiseLike: TypeAlias = Any
-"""Anything in the list at the top of this module."""
+"""Anything in the list at the top of :mod:`diffusolve.randomness`."""
 
 NoiseSource: TypeAlias = Callable[[Array, float, float], Array]
 

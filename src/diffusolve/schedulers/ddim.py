@@ -1,0 +1,99 @@
+"""DDIMScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.scheduler import Noise
+from diffusolve.solvers import Solver, euler
+
+__all__ = ["DDIMScheduler"]
+
+
+class DDIMScheduler(OneStepScheduler):
+    """Denoising diffusion implicit models (A1111: "DDIM").
+
+    Song et al. 2021, Denoising Diffusion Implicit Models. Each step leads ``num_train_timesteps //
+    num_inference_steps`` timesteps down, even where `timestep_spacing` has the next timestep elsewhere: "linspace", and
+    the others if that is no whole number, are therefore slightly off, as in diffusers.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        clip_sample, clip_sample_range: keep data predictions within plus and minus this.
+        set_alpha_to_one: the last step leads to the data; if not, to the noise level of timestep 0.
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction, instead
+            of clipping.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        rescale_betas_zero_snr: leave no signal at the last timestep.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        clip_sample: bool = True,
+        set_alpha_to_one: bool = True,
+        steps_offset: int = 0,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        self._configured()
+        self.final_alpha_cumprod = torch.tensor(self._end_power)
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Begin a run of `num_inference_steps` steps."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Any = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample one step on, whatever was done before.
+
+        Args:
+            model_output, sample: shape (batch, ...).
+            timestep: any whole training timestep.
+            eta: how much of the noise is fresh, 0 to 1 (1 is DDPM).
+            use_clipped_model_output: where data predictions are clipped, take the noise that is left from the clipped
+                data; without, from the network's output, which then no longer agrees with the data.
+            generator, variance_noise: where the noise comes from; at most one of them.
+        """
+        if eta > 0 and generator is not None and variance_noise is not None:
+            raise ValueError("both generator and variance_noise are given: give one of them.")
+        raw = self._transform is not None and not use_clipped_model_output
+        plan = self._plan_at(timestep, (("eta", float(eta)), ("unclipped_noise", raw)))
+        noise = Noise(model_output.dtype)
+        noise.generator, noise.given = generator, variance_noise
+        previous, run = self._stepped(plan, model_output, sample, noise, eta > 0)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _previous(self, timestep: int, index: int | None) -> int:
+        return timestep - len(self) // self._running.steps
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return euler.with_options(**options)

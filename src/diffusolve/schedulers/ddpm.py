@@ -1,0 +1,167 @@
+"""DDPMScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.backends import DrawNoise
+from diffusolve.config import register_to_config
+from diffusolve.plan import Plan
+from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.scheduler import Noise
+from diffusolve.solvers import Solver
+from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.ddpm import ddpm, forward_noise
+
+__all__ = ["DDPMScheduler"]
+
+VARIANCES = {
+    "fixed_small": "posterior",
+    "fixed_small_log": "posterior",
+    "fixed_large": "forward",
+    "fixed_large_log": "forward",
+    "learned": "given",
+    "learned_range": "given",
+}
+"""What diffusers calls it -> what the solver calls it. The logarithms make no difference."""
+
+LEAST_VARIANCE = 1e-20
+
+
+class DDPMScheduler(OneStepScheduler):
+    """Denoising diffusion probabilistic models: ancestral sampling over the timesteps of a run, or over all.
+
+    Ho et al. 2020, Denoising Diffusion Probabilistic Models; Nichol & Dhariwal 2021, Improved Denoising Diffusion
+    Probabilistic Models (learned variances). Without `set_timesteps` a step leads to the timestep below.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        variance_type: of the noise in a step. "fixed_small" or "fixed_small_log": that of the posterior of the forward
+            process; "fixed_large" or "fixed_large_log": that of the forward process's own step; "learned": the second
+            half of the network's output channels; "learned_range": they say where between the two it is, on a
+            logarithmic scale, from -1 to 1. With "trailing" timesteps the last step adds noise too, as in diffusers:
+            visible with "fixed_large" and the learned ones.
+        clip_sample, clip_sample_range: keep data predictions within plus and minus this.
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction, instead
+            of clipping.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+        rescale_betas_zero_snr: leave no signal at the last timestep.
+    """
+
+    beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        variance_type: str = "fixed_small",
+        clip_sample: bool = True,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        self._configured()
+        if variance_type is not None:  # null in configurations of other classes
+            self._check_choice("variance_type", tuple(VARIANCES))
+        self.variance_type = variance_type
+        self.one = torch.tensor(1.0)
+        self.custom_timesteps = False
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first."""
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("both num_inference_steps and timesteps are given: give one of them.")
+            _check_timesteps(timesteps, len(self))
+        self._set_timesteps(num_inference_steps, device, timesteps)
+        self.custom_timesteps = timesteps is not None
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
+
+        Args:
+            model_output: shape (batch, channels, ...), with twice the channels of `sample` for a learned variance.
+            timestep: a timestep of the run; any whole training timestep if there is none.
+            sample: shape (batch, channels, ...).
+        """
+        plan = self._plan_at(timestep)
+        drawn = Noise(model_output.dtype)
+        drawn.generator = generator
+        noise: DrawNoise = drawn
+        if VARIANCES.get(self.config["variance_type"]) == "given":
+            model_output, deviation = self._split(model_output, sample, plan)
+            noise = lambda like, sigma_from, sigma_to: deviation * drawn(like, sigma_from, sigma_to)  # noqa: E731
+        previous, run = self._stepped(plan, model_output, sample, noise, plan.start.timestep > 0)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def previous_timestep(self, timestep: int | Tensor) -> int:
+        """Where a step from `timestep` leads; -1 from the last one."""
+        return self._previous(*self._found(timestep))
+
+    def _previous(self, timestep: int, index: int | None) -> int:
+        if self._generation is None:
+            return timestep - 1
+        index = self.index_for_timestep(timestep) if index is None else index
+        values = self._generation.values
+        return values[index + 1] if index + 1 < len(values) else -1
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        variance = VARIANCES.get(self.config["variance_type"], "posterior")
+        return ddpm.with_options(variance=variance, noisy_end=True)
+
+    def _split(self, model_output: Tensor, sample: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The prediction in `model_output`, and the standard deviation that it asks for, element by element."""
+        kind, channels = self.config["variance_type"], sample.shape[1]
+        if model_output.shape[1] != 2 * channels:
+            raise ValueError(
+                f"variance_type is {kind!r}, for which a network outputs 2 * {channels} channels, the prediction and "
+                f"its variance; these are {model_output.shape[1]}. Without a variance use variance_type='fixed_small'."
+            )
+        prediction, variance = model_output.split(channels, dim=1)
+        if kind == "learned":
+            return prediction, variance.clamp(min=0.0).sqrt()
+        s, t = self._point(plan.start.timestep), self._point(plan.end.timestep)
+        least, most = (0.5 * log(max(d**2, LEAST_VARIANCE)) for d in (split_noise(s, t, 1.0)[0], forward_noise(s, t)))
+        return prediction, torch.exp((most - least) / 2 * variance + (most + least) / 2)
+
+
+def _check_timesteps(timesteps: Sequence[float], count: int) -> None:
+    values = [float(timestep) for timestep in timesteps]
+    if not values:
+        raise ValueError("there are no timesteps: expected at least one, where to start.")
+    for value in values:
+        if value != int(value) or not 0 <= value < count:
+            raise ValueError(f"timesteps has {value:g}: expected whole numbers from {count - 1} down to 0.")
+    for value, following in pairwise(values):
+        if following >= value:
+            raise ValueError(f"timesteps must strictly decrease, but {value:g} is followed by {following:g}.")

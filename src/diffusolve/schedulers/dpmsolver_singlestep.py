@@ -1,0 +1,131 @@
+"""DPMSolverSinglestepScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.log_snr_space import LogSNRScheduler
+from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.solvers import Solver
+from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
+
+__all__ = ["DPMSolverSinglestepScheduler"]
+
+
+class DPMSolverSinglestepScheduler(LogSNRScheduler):
+    """Singlestep DPM-Solver and DPM-Solver++, as ODE and SDE (A1111: "DPM++ 2S").
+
+    Lu et al. 2022, DPM-Solver and DPM-Solver++. The network is asked once a step; `solver_order` steps make one of the
+    papers' steps, the inner ones leading to its intermediate points.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        solver_order: 1, 2 or 3. Order 3 with "sde-dpmsolver++" and "heun" is of first order: diffusers weighs the second
+            derivative wrongly there.
+        prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
+        algorithm_type: "dpmsolver++", "dpmsolver" or "sde-dpmsolver++".
+        solver_type: how orders 2 and 3 interpolate: "midpoint" or "heun".
+        lower_order_final: the last steps fall back to lower orders. Becomes True, for good, in runs whose steps are no
+            multiple of `solver_order` or which lead to "zero".
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of `timesteps` given only their number counts.
+        final_sigmas_type: the last step leads to "zero", not with "dpmsolver", or to "sigma_min".
+        lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
+        variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
+        use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        solver_order: int = 2,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: str = "dpmsolver++",
+        solver_type: str = "midpoint",
+        lower_order_final: bool = False,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        use_flow_sigmas: bool | None = False,
+        flow_shift: float | None = 1.0,
+        final_sigmas_type: str = "zero",
+        lambda_min_clipped: float = -float("inf"),
+        variance_type: str | None = None,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+    ) -> None:
+        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
+        if solver_order not in (1, 2, 3):
+            raise ValueError(f"solver_order is {solver_order}: expected 1, 2 or 3.")
+        self._configured()
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the logarithm of the flow shift."""
+        self._shift_flow(mu)
+        self._set_timesteps(num_inference_steps, device, timesteps)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The sample one step on; the SDE form draws noise from `generator`."""
+        model_output = self._without_variance(model_output, sample)
+        previous, _ = self._advance(model_output, timestep, sample, generator)
+        return self._result(previous, return_dict)
+
+    @property
+    def order_list(self) -> list[int]:
+        """The order of each step of the run."""
+        return self.get_order_list(len(self) if self.num_inference_steps is None else len(self.timesteps))
+
+    def get_order_list(self, num_inference_steps: int) -> list[int]:
+        """The order of each step of a run of `num_inference_steps`: 1, 2, 3, 1, 2, 3 and so on up to `solver_order`."""
+        config, order = self.config, self.config["solver_order"]
+        orders = [1 + step % order for step in range(num_inference_steps)]
+        if config["final_sigmas_type"] == "zero" or (config["lower_order_final"] and orders[-1] == order):
+            orders[-1] = 1
+        return orders
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return self._solver_from(0, steps)
+
+    def _solver_from(self, step: int, steps: int, **options: Any) -> Solver:
+        config = self.config
+        orders: list[int] = []
+        for order in self.get_order_list(steps)[step:]:  # a group that is begun in its middle is shorter
+            orders.append(min(order, 1 + (orders[-1] if orders else 0)))
+        common = {"order": config["solver_order"], "orders": tuple(orders), "solver_type": config["solver_type"]}
+        if config["algorithm_type"] == "dpmsolver":
+            return dpm_singlestep.with_options(**common)
+        eta = 1.0 if config["algorithm_type"].startswith("sde") else 0.0
+        return dpmpp_singlestep.with_options(**common, eta=eta, third_order="diffusers_sde" if eta else "taylor")
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        config = self.config
+        if not config["lower_order_final"] and (steps % config["solver_order"] or config["final_sigmas_type"] == "zero"):
+            self.register_to_config(lower_order_final=True)
+        return self._log_snr_levels(steps, timesteps)

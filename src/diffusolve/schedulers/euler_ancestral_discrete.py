@@ -1,0 +1,69 @@
+"""EulerAncestralDiscreteScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.sigma_space import SigmaScheduler
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.solvers import Solver, euler
+
+__all__ = ["EulerAncestralDiscreteScheduler"]
+
+
+class EulerAncestralDiscreteScheduler(SigmaScheduler):
+    """Euler's method with ancestral noise, in samples scaled to alpha = 1 (A1111: "Euler a").
+
+    The same as DDPM (Ho et al. 2020) on these steps, and as DDIM with eta = 1 (Song et al. 2021).
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+        rescale_betas_zero_snr: leave (almost) no signal at the last timestep; sigma is 4096 there.
+    """
+
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Begin a run of `num_inference_steps` steps."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample one step on, with noise from `generator`."""
+        previous, run = self._advance(model_output, timestep, sample, generator)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return euler.with_options(eta=1.0)
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        return self._sigma_levels(steps, timesteps, sigmas)

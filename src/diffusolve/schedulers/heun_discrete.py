@@ -1,0 +1,80 @@
+"""HeunDiscreteScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.two_stage import TwoStageScheduler
+from diffusolve.solvers import Solver, heun
+
+__all__ = ["HeunDiscreteScheduler"]
+
+
+class HeunDiscreteScheduler(TwoStageScheduler):
+    """Heun's method for the probability-flow ODE, in samples scaled to alpha = 1 (A1111: "Heun").
+
+    Karras et al. 2022, algorithm 1.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        clip_sample, clip_sample_range: keep the data prediction between plus and minus the range.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+    """
+
+    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2", "exp")
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        clip_sample: bool | None = False,
+        clip_sample_range: float = 1.0,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        num_train_timesteps: int | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given.
+
+        Raises:
+            ValueError: neither or both of them are given, or timesteps besides a curve for the sigmas.
+        """
+        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps, timesteps)
+
+    def step(
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample to evaluate next: at the end of the step by Euler's method, then by Heun's."""
+        previous, run = self._advance(model_output, timestep, sample)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return heun
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        return self._sigma_levels(steps, timesteps, sigmas)

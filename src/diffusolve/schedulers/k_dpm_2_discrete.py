@@ -1,0 +1,63 @@
+"""KDPM2DiscreteScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.two_stage import KDPM2Scheduler
+from diffusolve.solvers import Solver, dpm_2
+
+__all__ = ["KDPM2DiscreteScheduler"]
+
+
+class KDPM2DiscreteScheduler(KDPM2Scheduler):
+    """DPM-Solver-2, in samples scaled to alpha = 1 (A1111: "DPM2").
+
+    Lu et al. 2022, DPM-Solver, algorithm 1; Karras et al. 2022, algorithm 2, without churn.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one. With Karras's
+            the network is told whole timesteps where a step begins, as in diffusers, and exact ones in the middle.
+        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: Any = None, num_train_timesteps: int | None = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
+        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
+
+    def step(
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample to evaluate next: in the middle of the step, then at its end."""
+        previous, run = self._advance(model_output, timestep, sample)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return dpm_2

@@ -1,0 +1,75 @@
+"""What the schedulers have in common whose steps depend on the timestep alone (DDIM, DDPM)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffusolve.backends import DrawNoise, Run
+from diffusolve.noise import Grid, Point
+from diffusolve.plan import Plan, trace
+from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.schedulers.timestep_space import TimestepScheduler
+
+__all__ = ["OneStepScheduler"]
+
+NO_SIGNAL = 2.0**-60
+"""Stands for alpha = 0 where a data prediction of epsilon is infinite before it is clipped."""
+
+
+class OneStepScheduler(TimestepScheduler):
+    """Each step is a plan of its own, found by its timestep: steps may be made in any order, and repeated."""
+
+    @abstractmethod
+    def _previous(self, timestep: int, index: int | None) -> int:
+        """Where a step from `timestep`, number `index` of the run if that is known, leads; below 0: to the end."""
+
+    def _configured(self) -> None:
+        super()._configured()
+        self._plans: dict[tuple[int, int, Options], Plan] = {}
+
+    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
+        levels = self._levels(steps, timesteps, sigmas)
+        shown = levels.timesteps.astype(np.int64)
+        return Prepared(self._grid(levels), None, shown, levels.sigmas)  # type: ignore[arg-type]  # a plan for each step
+
+    def _plan_at(self, timestep: Any, options: Options = ()) -> Plan:
+        """The plan of the step from `timestep`."""
+        at, index = self._found(timestep)
+        key = at, self._previous(at, index), options
+        plan = self._plans.get(key)
+        if plan is None:
+            grid = Grid((self._point(key[0]), self._point(key[1])), self.noise_schedule, self.space)
+            plan = self._plans[key] = trace(self._solver(1, **dict(options)), grid, self._prediction)
+        return plan
+
+    def _found(self, timestep: Any) -> tuple[int, int | None]:
+        """`timestep` as a number, and its position in the run's timesteps if that is known without reading it."""
+        index = None if self._generation is None else self._generation.index_of_view(timestep)
+        if index is not None:
+            return self._running.values[index], index
+        value = float(timestep)
+        if value != int(value) or not 0 <= value < len(self):
+            raise ValueError(f"timestep is {value:g}: expected a whole number from 0 to {len(self) - 1}.")
+        return int(value), None
+
+    def _point(self, timestep: int) -> Point:
+        point = super()._point(timestep)
+        if point.alpha == 0 and self._transform is not None and self._prediction.name == "epsilon":
+            return Point(timestep, NO_SIGNAL, 1.0)
+        return point
+
+    def _stepped(
+        self, plan: Plan, model_output: Tensor, sample: Tensor, noise: DrawNoise, draws: bool
+    ) -> tuple[Tensor, Run]:
+        """The sample after the step that `plan` is, and the run that made it; `draws` says whether diffusers draws."""
+        run = Run(plan, noise, self._transform)
+        previous = run.step(model_output, sample)
+        if draws and not plan.is_stochastic:
+            noise(model_output, 0.0, 0.0)  # thrown away there too: the next noise from the generator is to be the same
+        if previous.dtype != model_output.dtype:
+            previous = previous.to(model_output.dtype)
+        return previous, run

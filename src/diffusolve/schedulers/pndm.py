@@ -1,0 +1,133 @@
+"""PNDMScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.backends import Run
+from diffusolve.config import register_to_config
+from diffusolve.noise import Grid
+from diffusolve.plan import plan_for
+from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.schedulers.timestep_space import TimestepScheduler
+from diffusolve.solvers import Solver
+from diffusolve.solvers.pndm import pndm_by_calls
+
+__all__ = ["PNDMScheduler"]
+
+RUNGE_KUTTA_STEPS, EVALUATIONS = 3, 4
+
+
+class PNDMScheduler(TimestepScheduler):
+    """Pseudo numerical methods (A1111: "PLMS", with skip_prk_steps), of fourth order in form.
+
+    Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds. As in diffusers each step leads
+    ``num_train_timesteps // num_inference_steps`` timesteps down, even where `timestep_spacing` has the next timestep
+    elsewhere; and a run that starts in the middle has its start-up there, by the number of calls, so that with
+    `skip_prk_steps` its timesteps are one step ahead of its samples unless it starts at the first one.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        skip_prk_steps: start with an improved Euler step of two evaluations; if not, with three Runge-Kutta steps of
+            four, for which a run needs at least four steps.
+        set_alpha_to_one: the last step leads to the data; if not, to the noise level of timestep 0.
+        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+    """
+
+    prediction_types = ("epsilon", "v_prediction")
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        skip_prk_steps: bool = False,
+        set_alpha_to_one: bool = False,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+    ) -> None:
+        self._configured()
+        self.final_alpha_cumprod = torch.tensor(1.0) if set_alpha_to_one else self.alphas_cumprod[0]
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Begin a run of `num_inference_steps` steps, nine more evaluations or, with skip_prk_steps, one."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The sample to evaluate next."""
+        previous, _ = self._advance(model_output, timestep, sample)
+        return self._result(previous, return_dict)
+
+    step_prk = step_plms = step
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        config = self.config
+        return pndm_by_calls.with_options(
+            runge_kutta=not config["skip_prk_steps"], prediction=config["prediction_type"]
+        )
+
+    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
+        levels = self._levels(steps, timesteps, sigmas)
+        begins = [int(begin) for begin in levels.timesteps]
+        asked = self._evaluated(begins)
+        grid = self._calls(asked, begins, 0)
+        return Prepared(grid, plan_for(self._solver(steps), grid, self._prediction), np.array(asked), levels.sigmas)
+
+    def _started(self, timestep: Any, options: Options = ()) -> Run:
+        generation = self._running
+        index = self.index_for_timestep(timestep) if generation.begin_index is None else generation.begin_index
+        plan = generation.prepared.plan
+        if index > 0:
+            begins = [int(begin) for begin in self._spaced(generation.steps)]
+            grid = self._calls(generation.values, begins, index)
+            plan = plan_for(self._solver(generation.steps), grid, self._prediction)
+        generation.step_index = index
+        generation.run = Run(plan)
+        return generation.run
+
+    def _evaluated(self, begins: list[int]) -> list[int]:
+        """The timestep of each evaluation in a run whose steps begin at `begins`."""
+        if self.config["skip_prk_steps"]:
+            return [*begins[:2], *begins[1:]]
+        if len(begins) <= RUNGE_KUTTA_STEPS:
+            raise ValueError(
+                f"num_inference_steps is {len(begins)}: Runge-Kutta steps at the start need at least "
+                f"{RUNGE_KUTTA_STEPS + 1}; use more, or skip_prk_steps=True."
+            )
+        half = len(self) // len(begins) // 2
+        asked = []
+        for begin, end in zip(begins[:RUNGE_KUTTA_STEPS], begins[1:], strict=False):
+            asked += [begin, end + half, end + half, end]
+        return asked + begins[RUNGE_KUTTA_STEPS:]
+
+    def _calls(self, asked: list[int], begins: list[int], first: int) -> Grid:
+        """For each evaluation from number `first` on where it is asked, where its sample stands and where it leads."""
+        stride = len(self) // len(begins)
+        points: list[int] = []
+        for call, at in enumerate(asked[first:]):
+            step, stage = divmod(call, EVALUATIONS)
+            if not self.config["skip_prk_steps"] and step < RUNGE_KUTTA_STEPS:
+                points += [at, begins[step], at if stage % 2 else at - stride // 2]
+            elif self.config["skip_prk_steps"] and call == 1:
+                points += [at, at + stride, at]
+            else:
+                points += [at, at, at - stride]
+        return Grid(tuple(map(self._point, points)), self.noise_schedule, self.space)

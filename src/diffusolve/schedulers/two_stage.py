@@ -1,0 +1,101 @@
+"""What the schedulers have in common that ask the network twice in each step but the last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.backends import Run
+from diffusolve.noise import Grid
+from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.schedulers.sigma_space import SigmaScheduler
+from diffusolve.schedulers.spacing import Levels, ramp_asked_for
+
+__all__ = ["TwoStageScheduler"]
+
+
+class TwoStageScheduler(SigmaScheduler):
+    """`timesteps` has one entry per evaluation, two a step; the last step, to sigma = 0, has one.
+
+    A run in the middle begins where a step does: at an even index, as ``timesteps[t_start * scheduler.order :]``.
+    """
+
+    order: ClassVar[int] = 2
+
+    @property
+    def state_in_first_order(self) -> bool:
+        """Whether the next evaluation begins a step."""
+        run = None if self._generation is None else self._generation.run
+        return run is None or run.is_done or run.stage.stage == 0
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is conditioned on, one per evaluation; those of as many steps as there are training
+        timesteps before `set_timesteps`."""
+        return torch.from_numpy(self._longest.timesteps) if self._generation is None else self._generation.timesteps
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise levels that the evaluations lead to and begin from, as many as `timesteps` and the end."""
+        return torch.from_numpy(self._longest.sigmas) if self._generation is None else self._generation.sigmas
+
+    @property
+    def _longest(self) -> Prepared:
+        return self._prepared(len(self), None, None)
+
+    def _set_spaced_timesteps(
+        self,
+        num_inference_steps: int | None,
+        device: Any,
+        num_train_timesteps: int | None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run over the `timesteps` given, or of steps spaced over the first `num_train_timesteps` or all."""
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("both num_inference_steps and timesteps are given: give one of them.")
+            curve = ramp_asked_for(self.config)
+            if curve is not None:
+                raise ValueError(f"timesteps are given, but {curve}=True says where the steps fall: leave one out.")
+        elif num_inference_steps is not None and num_train_timesteps is not None:
+            timesteps = self._spaced(num_inference_steps, num_train_timesteps).tolist()
+        self._set_timesteps(num_inference_steps, device, timesteps)
+
+    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+        inner = np.repeat(levels.sigmas[1:-1], 2)
+        return np.concatenate([levels.sigmas[:1], inner, levels.sigmas[-1:]])
+
+    def _started(self, timestep: Any, options: Options = ()) -> Run:
+        run = super()._started(timestep, options)
+        generation = self._running
+        if generation.step_index is not None and generation.step_index % 2:
+            index, generation.step_index, generation.run = generation.step_index, None, None
+            raise ValueError(
+                f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
+                f"{index + 1}, for example with timesteps[t_start * {self.order}:]."
+            )
+        return run
+
+
+class KDPM2Scheduler(TwoStageScheduler):
+    """The second evaluation of a step is in its middle. `sigmas` ends in two more zeros, as in diffusers."""
+
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    timestep_dtype: ClassVar[type] = np.float64
+
+    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
+        prepared = super()._prepare(steps, timesteps, sigmas)
+        if ramp_asked_for(self.config) is not None:
+            return prepared
+        return prepared._replace(timesteps=prepared.timesteps.astype(np.float32))
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        levels = self._sigma_levels(steps, timesteps, sigmas)
+        return levels._replace(timesteps=np.rint(levels.timesteps)) if self.config["use_karras_sigmas"] else levels
+
+    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+        return np.append(super()._sigmas(grid, levels), (0.0, 0.0))
