@@ -159,7 +159,10 @@ def test_configurations_of_all_ages_load_and_keep_their_keys(tmp_path: Path, age
 # Compatible classes ------------------------------------------------------------------------------------------------
 
 
-def test_compatibles_are_the_classes_of_the_package_that_there_are() -> None:
+def test_compatibles_are_the_classes_of_the_package_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(diffusolve._HOME, "NotWrittenYet", "not_there")
+    with pytest.raises(ImportError):
+        diffusolve.NotWrittenYet  # noqa: B018
     assert Euler().compatibles == [Euler, Multistep]
     assert Multistep().compatibles == [Multistep, Euler]
     assert Euler.has_compatibles

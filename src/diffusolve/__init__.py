@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from diffusolve import diffusers_bridge
+
 if TYPE_CHECKING:
     from diffusolve.backends import Run as Run
     from diffusolve.catalog import CATALOG as CATALOG
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
 
 __version__ = "0.1.0.dev0"
+
+diffusers_bridge.watch()
 
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {

@@ -241,3 +241,14 @@ def test_the_loop_reads_no_tensor_back_from_a_device(name: str) -> None:
         for timestep in timesteps:
             x = scheduler.step(torch.tanh(scheduler.scale_model_input(x, timestep)), timestep, x, return_dict=False)[0]
     assert x.shape == SHAPE
+
+
+def test_a_configuration_replaced_by_a_pipeline_takes_effect() -> None:
+    """Stable Diffusion pipelines replace what outdated files say of steps_offset and clip_sample."""
+    scheduler = made("DDIMScheduler", None, clip_sample=True, steps_offset=0)
+    scheduler._internal_dict = {**scheduler.config, "clip_sample": False, "steps_offset": 1}
+    expected = made("DDIMScheduler", clip_sample=False, steps_offset=1)
+    scheduler.set_timesteps(6)
+    assert torch.equal(scheduler.timesteps, expected.timesteps)
+    x = 3 * noise()
+    assert torch.equal(walked(scheduler, x), walked(expected, x))

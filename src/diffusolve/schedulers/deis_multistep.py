@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.log_snr_space import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.spacing import Levels, ramp_asked_for
 from diffusolve.solvers import Solver
 from diffusolve.solvers.deis import deis
 
@@ -22,7 +22,8 @@ class DEISMultistepScheduler(LogSNRScheduler):
     """The exponential integrator with extrapolated noise, in the form log rho-AB (A1111: "DEIS").
 
     Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator. The last step leads to the lowest
-    training sigma, not to 0; where the spacing ends there already, and with `use_flow_sigmas`, it changes nothing.
+    training sigma, not to 0; along a curve of sigmas and with `use_flow_sigmas`, which end somewhere themselves, it leads
+    nowhere and changes nothing.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
@@ -91,4 +92,5 @@ class DEISMultistepScheduler(LogSNRScheduler):
         return self._log_snr_levels(steps, timesteps)
 
     def _final_sigma(self, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> float:
-        return float(sigmas[-1] if self.config["use_flow_sigmas"] else table[0])
+        chosen = self.config["use_flow_sigmas"] or ramp_asked_for(self.config)
+        return float(sigmas[-1] if chosen else table[0])

@@ -80,6 +80,10 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
         self._configured()
 
+    @property
+    def _extrapolates_noise(self) -> bool:
+        return not self.config["algorithm_type"].endswith("++")
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -107,8 +111,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config
-        data = config["algorithm_type"].endswith("++")
-        return (dpmpp_multistep if data else dpm_multistep).with_options(
+        return (dpm_multistep if self._extrapolates_noise else dpmpp_multistep).with_options(
             order=min(config["solver_order"], 3),
             solver_type=config["solver_type"],
             eta=1.0 if config["algorithm_type"].startswith("sde") else 0.0,

@@ -73,6 +73,10 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
             raise ValueError(f"solver_order is {solver_order}: expected 1, 2 or 3.")
         self._configured()
 
+    @property
+    def _extrapolates_noise(self) -> bool:
+        return not self.config["algorithm_type"].endswith("++")
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -119,7 +123,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         for order in self.get_order_list(steps)[step:]:  # a group that is begun in its middle is shorter
             orders.append(min(order, 1 + (orders[-1] if orders else 0)))
         common = {"order": config["solver_order"], "orders": tuple(orders), "solver_type": config["solver_type"]}
-        if config["algorithm_type"] == "dpmsolver":
+        if self._extrapolates_noise:
             return dpm_singlestep.with_options(**common)
         eta = 1.0 if config["algorithm_type"].startswith("sde") else 0.0
         return dpmpp_singlestep.with_options(**common, eta=eta, third_order="diffusers_sde" if eta else "taylor")

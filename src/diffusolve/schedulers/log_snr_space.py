@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,13 +11,30 @@ import torch
 from torch import Tensor
 
 from diffusolve.noise import FlowMatching, Grid, NoiseSchedule, SignalTable
+from diffusolve.prediction import Prediction
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
 from diffusolve.schedulers.tables import NEARLY_ZERO
 
-__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "shifted"]
+__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "shifted"]
 
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+
+
+@dataclass(frozen=True)
+class VelocityOnFlowSigmas(Prediction):
+    """A v_prediction on flow matching's noise levels, as diffusers takes it.
+
+    It is converted as if ``alpha**2 + sigma**2`` were 1: to data, or to noise (``alpha * v + sigma * x``) where these
+    are what the solver extrapolates.
+    """
+
+    name: ClassVar[str] = "v_prediction"
+
+    noise: bool
+
+    def data(self, alpha: float, sigma: float) -> tuple[float, float]:
+        return (1.0 - sigma * sigma) / alpha if self.noise else alpha, -sigma
 
 
 class LogSNRScheduler(Scheduler):
@@ -32,6 +50,17 @@ class LogSNRScheduler(Scheduler):
         if self.config["use_flow_sigmas"]:
             return FlowMatching(num_train_timesteps=len(self))
         return self._tables.noise_schedule
+
+    @property
+    def _prediction(self) -> Prediction:
+        if self.config["use_flow_sigmas"] and self.config["prediction_type"] == "v_prediction":
+            return VelocityOnFlowSigmas(self._extrapolates_noise)
+        return super()._prediction
+
+    @property
+    def _extrapolates_noise(self) -> bool:
+        """Whether the solver that the configuration asks for works with noise predictions."""
+        return False
 
     @property
     def sigmas(self) -> Tensor:
@@ -72,15 +101,21 @@ class LogSNRScheduler(Scheduler):
             UnknownNameError: DPM-Solver has no such algorithm or solver.
             ValueError: the last step leads to sigma = 0 with an algorithm that extrapolates noise.
         """
-        given = self.config["algorithm_type"]
+        given, final = self.config["algorithm_type"], self.config["final_sigmas_type"]
         self._translate("algorithm_type", algorithm_types, {"deis": "dpmsolver++"})
         self._translate("solver_type", ("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"))
         self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
-        if not given.endswith("++") and self.config["final_sigmas_type"] == "zero":
+        if not given.endswith("++") and final == "zero":
             raise ValueError(
                 f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing about the '
                 'sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
             )
+        self._check_flow_prediction('algorithm_type="dpmsolver++"')
+
+    def _check_flow_prediction(self, instead: str) -> None:
+        """Raise ValueError if noise is to be extrapolated that a "flow_prediction" would have to be converted to."""
+        if self._extrapolates_noise and self.config["prediction_type"] == "flow_prediction":
+            raise ValueError(f'prediction_type "flow_prediction" is for data predictions only: set {instead}.')
 
     def _shift_flow(self, mu: float | None) -> None:
         """Shift flow matching by exp(`mu`) from now on, as pipelines ask that shift by the size of the image.
@@ -157,8 +192,9 @@ class LogSNRScheduler(Scheduler):
         count = len(self)
         sigmas = 1.0 - np.linspace(1.0, 1.0 / count, steps + 1)
         sigmas = np.flip(shifted(sigmas, self.config["flow_shift"]))[:-1]
+        timesteps, sigmas = np.floor(sigmas * count), in_single_precision(sigmas)
         table = self._tables.noise_schedule.sigma([0.0])
-        return Levels(np.floor(sigmas * count), np.append(sigmas, self._final_sigma(sigmas, table)))
+        return Levels(timesteps, np.append(sigmas, self._final_sigma(sigmas, table)))
 
     def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         config = self.config
@@ -178,6 +214,11 @@ class LogSNRScheduler(Scheduler):
         """How many timesteps there are below ``lambda_min_clipped``."""
         clipped = config.get("lambda_min_clipped", -np.inf)
         return int(torch.sum(self.lambda_t >= clipped))
+
+
+def in_single_precision(sigmas: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Noise levels of flow matching as diffusers has them: near 1 their last bits decide how much signal is left."""
+    return sigmas.astype(np.float32).astype(np.float64)
 
 
 def shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:

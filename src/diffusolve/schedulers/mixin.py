@@ -112,14 +112,13 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
         self.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
-    def compatibles(self) -> list[type]:
+    def compatibles(self) -> list[type[ConfigMixin]]:
         """The classes that this scheduler's configuration can be carried to, its own among them."""
         return self._get_compatibles()
 
     @classmethod
-    def _get_compatibles(cls) -> list[type]:
-        library = importlib.import_module("diffusolve")
-        found = (getattr(library, name, None) for name in dict.fromkeys([cls.__name__, *cls._compatibles]))
+    def _get_compatibles(cls) -> list[type[ConfigMixin]]:
+        found = (class_named(name) for name in dict.fromkeys([cls.__name__, *cls._compatibles]))
         return [compatible for compatible in found if compatible is not None]
 
     @classmethod
@@ -129,6 +128,14 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     @classmethod
     def _names_of_compatibles(cls) -> set[str]:
         return set(cls._compatibles)
+
+
+def class_named(name: str) -> type[ConfigMixin] | None:
+    """The class of this name in `diffusolve`; None if there is none, or it lacks a package that is not installed."""
+    try:
+        return getattr(importlib.import_module("diffusolve"), name, None)
+    except ImportError:
+        return None
 
 
 diffusers_bridge.watch()

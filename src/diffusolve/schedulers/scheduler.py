@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusolve.backends import Run
 from diffusolve.config import ConfigMixin
+from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
@@ -31,6 +32,10 @@ Options = tuple[tuple[str, Any], ...]
 
 PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
 """What diffusers calls it -> what the library calls it."""
+
+
+MOST_PREPARED = 64
+"""How many runs' plans a scheduler remembers."""
 
 
 class Prepared(NamedTuple):
@@ -129,15 +134,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self.alphas_cumprod = self._tables.alphas_cumprod.clone()
         self._check_choice("prediction_type", self.prediction_types)
         self._transform = clip_asked_for(self.config)
+        self._prepared_runs: dict[Any, Prepared] = {}
+        self._configured_for = self.config
 
-    def register_to_config(self, **kwargs: Any) -> None:
-        """Store `kwargs` in the configuration, over the values that these keys have."""
-        super().register_to_config(**kwargs)
-        self.__dict__.pop("_prepared_runs", None)
+    def _follow_configuration(self) -> None:
+        """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""
+        if self.config is not self._configured_for:
+            self._configured()
+            self._configured_for = self.config
 
     def _check_choice(self, key: str, choices: Sequence[str]) -> None:
-        from diffusolve.errors import unknown_name
-
         if self.config[key] not in choices:
             raise unknown_name(key, self.config[key], choices)
 
@@ -175,15 +181,18 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: expected at least 1.")
+        self._follow_configuration()
         prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
         self._generation = Generation(prepared, int(num_inference_steps), device, Noise(self.noise_dtype))
 
     def _prepared(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         key = (steps, timesteps, sigmas)
-        cache = self.__dict__.setdefault("_prepared_runs", {})
-        if key not in cache:
-            cache[key] = self._prepare(steps, timesteps, sigmas)
-        return cache[key]  # type: ignore[no-any-return]
+        prepared = self._prepared_runs.get(key)
+        if prepared is None:
+            if len(self._prepared_runs) >= MOST_PREPARED:
+                self._prepared_runs.clear()
+            prepared = self._prepared_runs[key] = self._prepare(steps, timesteps, sigmas)
+        return prepared
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)

@@ -70,8 +70,11 @@ def _tables(
     zero_snr: bool,
     floor: float,
 ) -> Tables:
-    given = named_betas(beta_schedule, beta_start, beta_end, count) if trained is None else trained
-    betas = torch.tensor(given, dtype=torch.float32)
+    betas = (
+        _named(beta_schedule, beta_start, beta_end, count)
+        if trained is None
+        else torch.tensor(trained, dtype=torch.float32)
+    )
     if zero_snr:
         signal = rescale_zero_terminal_snr(torch.cumprod(1.0 - betas, dim=0).numpy())
         betas = torch.from_numpy(1.0 - np.append(signal[:1], signal[1:] / signal[:-1]))
@@ -80,3 +83,12 @@ def _tables(
     if zero_snr and floor:
         cumprod[-1] = floor
     return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))
+
+
+def _named(beta_schedule: str, beta_start: float, beta_end: float, count: int) -> Tensor:
+    """The betas of a schedule, to the last bit of float32 those of the training code."""
+    if beta_schedule == "linear":
+        return torch.linspace(beta_start, beta_end, count, dtype=torch.float32)
+    if beta_schedule == "scaled_linear":
+        return torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=torch.float32) ** 2
+    return torch.tensor(named_betas(beta_schedule, beta_start, beta_end, count), dtype=torch.float32)

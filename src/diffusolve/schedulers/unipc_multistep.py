@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SignalTable
-from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES, LogSNRScheduler, shifted
+from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES, LogSNRScheduler, in_single_precision, shifted
 from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for
 from diffusolve.solvers import Solver, unipc
@@ -36,7 +36,8 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
         solver_order: of the predictor, at least 1; the corrector adds one.
         prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
-        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction; without
+            effect unless `predict_x0`, as in diffusers.
         predict_x0: extrapolate data predictions, otherwise noise predictions.
         solver_type: the paper's B(h), "bh1" or "bh2"; those of DPM-Solver and DEIS become "bh2".
         lower_order_final: the last steps fall back to lower orders.
@@ -95,7 +96,14 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         if shift_terminal is not None and not use_flow_sigmas:
             raise ValueError(f"shift_terminal is {shift_terminal:g}, but only the levels of use_flow_sigmas are stretched.")
         self.predict_x0, self.disable_corrector, self.solver_p = predict_x0, disable_corrector, solver_p
+        self._check_flow_prediction("predict_x0=True")
         self._configured()
+        if not predict_x0:
+            self._transform = None
+
+    @property
+    def _extrapolates_noise(self) -> bool:
+        return not self.config["predict_x0"]
 
     def set_timesteps(
         self,
@@ -157,7 +165,8 @@ class UniPCMultistepScheduler(LogSNRScheduler):
             levels = levels / (1 + levels)
         else:
             return self._log_snr_levels(steps, timesteps)
-        return Levels(np.floor(levels * len(self)), np.append(levels, self._final_sigma(levels, levels)))
+        timesteps, levels = np.floor(levels * len(self)), in_single_precision(levels)
+        return Levels(timesteps, np.append(levels, self._final_sigma(levels, levels)))
 
     def _flow_sigmas(self, steps: int | None, sigmas: Sequence[float] | None, mu: float | None) -> list[float]:
         """The noise levels of flow matching: those given, or equally spaced ones; shifted, and stretched to the end."""

@@ -1,0 +1,109 @@
+"""DPMSolverSDEScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.scheduler import Noise, Prepared
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.two_stage import TwoStageScheduler
+from diffusolve.solvers import Solver, dpmpp_sde
+
+__all__ = ["DPMSolverSDEScheduler"]
+
+
+class DPMSolverSDEScheduler(TwoStageScheduler):
+    """DPM-Solver++ of second order with two evaluations a step, as SDE, in samples scaled to alpha = 1.
+
+    A1111: "DPM++ SDE". Lu et al. 2022, DPM-Solver++, algorithm 1, with noise as in section 4.3; k-diffusion's
+    ``sample_dpmpp_sde``. Needs the package torchsde.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        noise_sampler_seed: of the Brownian path that the noise follows, or a list with one seed per sample; drawn from
+            PyTorch's global generator for each run when missing.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+    """
+
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    timestep_dtype: ClassVar[type] = np.float64
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        noise_sampler_seed: int | Sequence[int] | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+    ) -> None:
+        self._configured()
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: Any = None, num_train_timesteps: int | None = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
+        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
+        self._running.noise = PathNoise(self._running.prepared, self.config["noise_sampler_seed"])
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        s_noise: float = 1.0,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample to evaluate next: in the middle of the step, then at its end. `s_noise` multiplies the noise."""
+        options = () if s_noise == 1.0 else (("s_noise", s_noise),)
+        previous, run = self._advance(model_output, timestep, sample, None, options)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return dpmpp_sde.with_options(noise="path", **options)
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        levels = self._sigma_levels(steps, timesteps, sigmas)
+        return levels._replace(sigmas=levels.sigmas.astype(np.float32).astype(np.float64))
+
+    def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """In float32, as diffusers computes it: the Brownian path differs even between neighbouring numbers."""
+        signal = self._tables.alphas_cumprod
+        return (((1 - signal) / signal) ** 0.5).numpy().astype(np.float64)
+
+
+class PathNoise(Noise):
+    """Noise along a Brownian path, for the very float32 numbers that diffusers asks its path for."""
+
+    def __init__(self, prepared: Prepared, seed: int | Sequence[int] | None) -> None:
+        super().__init__(None)
+        sigmas = torch.from_numpy(prepared.sigmas)
+        sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2]])
+        self.path = BrownianPath(float(sigmas.min()), float(sigmas.max()), seed)
+        log_snrs = -sigmas.log()
+        middles = log_snrs[:-1] + 0.5 * log_snrs.diff()
+        points = [stage.point.sigma for stage in prepared.plan.stages]
+        asked = torch.exp(-torch.cat([log_snrs, middles])).tolist()
+        self.asked = dict(zip([*points[::2], *points[1::2]], asked, strict=True))
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        noise: Tensor = self.path(like, self.asked[sigma_from], self.asked[sigma_to])
+        return noise
