@@ -21,15 +21,20 @@ from diffusolve.solvers import (
     Solver,
     SolverRun,
     Value,
+    deis,
     dpm_2,
     dpm_adaptive,
+    dpm_singlestep,
     dpmpp_multistep,
     dpmpp_sde,
+    dpmpp_singlestep,
     euler,
     heun,
     lms,
+    pndm,
     unipc,
 )
+from diffusolve.solvers.ddpm import ddpm
 from diffusolve.spacing import UniformLogSNR
 
 SCHEDULE = Cosine()
@@ -74,6 +79,13 @@ CASES = [
         )
     ),
     *(Case(f"DPM++ 2S, r={r:g}", dpmpp_sde.with_options(eta=0.0, r=r), 2) for r in (0.5, 0.3)),
+    *(Case(f"DEIS {order}", deis.with_options(order=order), order, order) for order in (1, 2, 3, 4)),
+    *(
+        Case(f"{name} {order}S {kind}", made.with_options(order=order, solver_type=kind), order)
+        for name, made in (("DPM", dpm_singlestep), ("DPM++", dpmpp_singlestep))
+        for order in (1, 2, 3)
+        for kind in ("midpoint", "heun")
+    ),
     *(
         Case(
             f"UniP-{order} {variant}",
@@ -94,6 +106,18 @@ CASES = [
         for variant in ("bh1", "bh2")
         for order in (1, 2, 3)
     ),
+    *(
+        Case(
+            f"UniPC-{order} {variant}, noise",
+            unipc.with_options(order=order, variant=variant, form="noise", lower_order_final=False),
+            order + 1,
+            order + 1,
+        )
+        for variant in ("bh1", "bh2")
+        for order in (1, 2, 3)
+    ),
+    Case("PNDM", pndm, 2, 4),
+    Case("PLMS", pndm.with_options(start="improved_euler"), 2, 4),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
     Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
 ]
@@ -158,9 +182,17 @@ def order(solver: Solver, steps: Sequence[int]) -> float:
 
 SDE_CASES = [
     Case("Euler a", euler.with_options(eta=1.0), 1),
+    *(
+        Case(f"DDPM, {variance} variance", ddpm.with_options(variance=variance), 1)
+        for variance in ("posterior", "forward")
+    ),
     Case("DPM++ 1M SDE", dpmpp_multistep.with_options(order=1, eta=1.0), 1),
     Case("DPM++ 2M SDE", dpmpp_multistep.with_options(order=2, eta=1.0), 2, 2),
     Case("DPM++ 2M SDE Heun", dpmpp_multistep.with_options(order=2, eta=1.0, solver_type="heun"), 2, 2),
+    *(
+        Case(f"DPM++ 2S SDE {kind}", dpmpp_singlestep.with_options(eta=1.0, solver_type=kind), 2)
+        for kind in ("midpoint", "heun")
+    ),
     Case("DPM++ SDE", dpmpp_sde, 2),
     Case("DPM++ 3M SDE", dpmpp_multistep.with_options(order=3, eta=1.0), 2, 3),
 ]

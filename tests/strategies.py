@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from diffusolve.noise import BETA_SCHEDULES, Cosine, FlowMatching, NoiseSchedule, VarianceExploding, VariancePreserving
 from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction
 from diffusolve.sampling import Sampler
-from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, dpmpp_sde, euler, heun, lms, unipc
+from diffusolve.solvers import (
+    Solver,
+    deis,
+    dpm_2,
+    dpm_singlestep,
+    dpmpp_multistep,
+    dpmpp_sde,
+    dpmpp_singlestep,
+    euler,
+    heun,
+    lms,
+    unipc,
+)
+from diffusolve.solvers.pndm import pndm
 from diffusolve.spacing import (
     Beta,
     BetaSigmas,
@@ -64,6 +77,17 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         noise=st.sampled_from(["disjoint", "path"]),
     ),
     st.builds(lms.with_options, order=st.integers(1, 4)),
+    st.builds(pndm.with_options, start=st.sampled_from(["runge_kutta", "improved_euler"])),
+    st.builds(deis.with_options, order=st.integers(1, 4), lower_order_final=st.booleans()),
+    st.builds(dpm_singlestep.with_options, order=st.integers(1, 3), solver_type=st.sampled_from(["midpoint", "heun"])),
+    st.builds(
+        dpmpp_singlestep.with_options,
+        order=st.integers(1, 3),
+        solver_type=st.sampled_from(["midpoint", "heun"]),
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        noise=st.sampled_from(["disjoint", "path"]),
+    ),
     st.builds(
         dpmpp_multistep.with_options,
         order=st.integers(1, 3),
@@ -76,7 +100,9 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         unipc.with_options,
         order=st.integers(1, 4),
         variant=st.sampled_from(["bh1", "bh2"]),
+        form=st.sampled_from(["data", "noise"]),
         corrector=st.booleans(),
+        uncorrected=st.sets(st.integers(0, 5)).map(lambda steps: tuple(sorted(steps))),
         lower_order_final=st.booleans(),
     ),
 )

@@ -366,7 +366,11 @@ def test_points_made_in_between_are_where_they_should_be(
     sigmas = schedule.sigma_at_level(np.array([0.99, position, 0.01]) * (schedule.num_train_timesteps - 1))
     grid = Grid.from_sigmas(schedule, sigmas).in_space(space)
     expected = grid[1]
-    for made in (grid.at_sigma(expected.sigma), grid.at_log_snr(expected.log_snr)):
+    for made in (
+        grid.at_sigma(expected.sigma),
+        grid.at_log_snr(expected.log_snr),
+        grid.at_timestep(expected.timestep),
+    ):
         for attribute in ("alpha", "sigma", "scale"):
             assert getattr(made, attribute) == pytest.approx(getattr(expected, attribute), rel=1e-6)
         assert made.timestep == pytest.approx(expected.timestep, rel=1e-6, abs=1e-6)

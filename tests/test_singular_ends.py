@@ -12,7 +12,18 @@ from diffusolve.noise import Cosine, FlowMatching, Grid, NoiseSchedule, Point, S
 from diffusolve.plan import Plan, trace
 from diffusolve.prediction import Flow, Sample, VPrediction
 from diffusolve.sampling import Sampler, run_directly, sample
-from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, euler, lms, unipc
+from diffusolve.solvers import (
+    SOLVERS,
+    Solver,
+    deis,
+    dpm_singlestep,
+    dpmpp_multistep,
+    dpmpp_singlestep,
+    euler,
+    lms,
+    unipc,
+)
+from diffusolve.solvers.pndm import pndm
 from diffusolve.spacing import Beta, Karras, Linspace, Sigmas, Spacing, Timesteps, Trailing
 
 SINGULAR: dict[str, tuple[NoiseSchedule, str]] = {
@@ -37,6 +48,13 @@ SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
     "2M SDE": dpmpp_multistep.with_options(eta=1.0),
     "3M": dpmpp_multistep.with_options(order=3, lower_order_final=False),
     "3M SDE": dpmpp_multistep.with_options(order=3, eta=0.5),
+    "deis 1": deis.with_options(order=1),
+    "2S heun": dpmpp_singlestep.with_options(solver_type="heun"),
+    "3S": dpmpp_singlestep.with_options(order=3),
+    "3S SDE": dpmpp_singlestep.with_options(order=3, eta=0.5),
+    "3S of the noise": dpm_singlestep.with_options(order=3, solver_type="heun"),
+    "unipc 3 of the noise": unipc.with_options(order=3, form="noise"),
+    "plms": pndm.with_options(start="improved_euler"),
     "unipc 3": unipc.with_options(order=3),
     "unipc 4 bh1": unipc.with_options(order=4, variant="bh1", lower_order_final=False),
     "unip 3": unipc.with_options(order=3, corrector=False),

@@ -16,6 +16,7 @@ COMPARED = {
     "test_diffusers_one_step": ["euler", "euler_with_late_churn"],
     "test_diffusers_two_stage": ["heun", "dpm_2"],
     "test_diffusers_multistep": ["lms", "dpmpp_multistep", "dpm_multistep", "unipc"],
+    "test_diffusers_pndm": ["pndm"],
     "test_k_diffusion_solvers": ["euler", "heun", "dpm_2", "lms", "dpmpp_multistep", "dpmpp_sde"],
     "test_k_diffusion_adaptive": ["dpm_adaptive"],
 }

@@ -51,8 +51,8 @@ class Grid(Sequence[Point]):
     """The points that a solver walks, from noise to data.
 
     A sequence of :class:`Point`; ``grid[0]`` is where sampling starts, ``grid[-1]`` where it ends. A solver that
-    evaluates the network between two of them makes the point in between with :meth:`at_sigma` or
-    :meth:`at_log_snr`.
+    evaluates the network between two of them makes the point in between with :meth:`at_sigma`,
+    :meth:`at_log_snr` or :meth:`at_timestep`.
     """
 
     points: tuple[Point, ...]
@@ -119,6 +119,12 @@ class Grid(Sequence[Point]):
     def at_log_snr(self, log_snr: float) -> Point:
         """The point where ``log(alpha / sigma)`` is `log_snr`."""
         return self._at(float(self.space.sigma_from_log_snr(log_snr)))
+
+    def at_timestep(self, timestep: float) -> Point:
+        """The point that has `timestep` on the noise schedule."""
+        alpha, sigma = (float(value) for value in self.noise_schedule.alpha_sigma(timestep))
+        whole = self.noise_schedule.is_discrete and timestep == int(timestep)
+        return _in_space(Point(int(timestep) if whole else timestep, alpha, sigma), self.space)
 
     def _at(self, sigma: float) -> Point:
         """The point at `sigma`, by the convention of the grid's space."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Combination"]
 
+ROUNDING = 1e-15
+"""A sum this small against its parts is their rounding error."""
+
 
 class Combination:
     """A sum of registers times floats. Behaves like a tensor under +, -, * and / by a float."""
@@ -16,13 +19,13 @@ class Combination:
     def __add__(self, other: Combination) -> Combination:
         terms = self.terms.copy()
         for register, coefficient in other.terms.items():
-            terms[register] = terms.get(register, 0.0) + coefficient
+            terms[register] = _sum(terms.get(register, 0.0), coefficient)
         return Combination(terms)
 
     def __sub__(self, other: Combination) -> Combination:
         terms = self.terms.copy()
         for register, coefficient in other.terms.items():
-            terms[register] = terms.get(register, 0.0) - coefficient
+            terms[register] = _sum(terms.get(register, 0.0), -coefficient)
         return Combination(terms)
 
     def __mul__(self, factor: float) -> Combination:
@@ -38,3 +41,8 @@ class Combination:
 
     def __repr__(self) -> str:
         return " + ".join(f"{coefficient:.6g} {register}" for register, coefficient in self.terms.items()) or "0"
+
+
+def _sum(a: float, b: float) -> float:
+    total = a + b
+    return 0.0 if abs(total) < ROUNDING * abs(a) else total

@@ -122,7 +122,7 @@ class Plan:
         """The update that precedes each stage."""
         return (self.opening, *(stage.update for stage in self.stages[:-1]))
 
-    @property
+    @cached_property
     def is_stochastic(self) -> bool:
         """Whether a run draws noise."""
         return any(update.noises for update in (self.opening, *(stage.update for stage in self.stages)))

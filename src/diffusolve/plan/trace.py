@@ -136,7 +136,13 @@ class _Tracer:
                 Stage(step, made.number, _place(made.point), *made.conversion, made.sample, made.data, update)
             )
         return Plan(
-            str(self.solver), self.prediction.description, _place(grid[0]), _place(grid[-1]), updates[0], tuple(stages), result
+            str(self.solver),
+            self.prediction.description,
+            _place(grid[0]),
+            _place(grid[-1]),
+            updates[0],
+            tuple(stages),
+            result,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
@@ -56,7 +55,6 @@ class DDIMScheduler(OneStepScheduler):
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self._configured()
-        self.final_alpha_cumprod = torch.tensor(self._end_power)
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Begin a run of `num_inference_steps` steps."""
@@ -83,13 +81,18 @@ class DDIMScheduler(OneStepScheduler):
                 data; without, from the network's output, which then no longer agrees with the data.
             generator, variance_noise: where the noise comes from; at most one of them.
         """
-        if eta > 0 and generator is not None and variance_noise is not None:
-            raise ValueError("both generator and variance_noise are given: give one of them.")
         raw = self._transform is not None and not use_clipped_model_output
-        plan = self._plan_at(timestep, (("eta", float(eta)), ("unclipped_noise", raw)))
+        plan = self._plan_at(timestep, eta=float(eta), unclipped_noise=raw)
+        if eta == 0:
+            previous, run = self._stepped(plan, model_output, sample, None)
+            return self._result_with_data(previous, run, model_output, sample, return_dict)
+        if generator is not None and variance_noise is not None:
+            raise ValueError("both generator and variance_noise are given: give one of them.")
         noise = Noise(model_output.dtype)
         noise.generator, noise.given = generator, variance_noise
-        previous, run = self._stepped(plan, model_output, sample, noise, eta > 0)
+        previous, run = self._stepped(plan, model_output, sample, noise)
+        if variance_noise is None:
+            self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
     def _previous(self, timestep: int, index: int | None) -> int:

@@ -57,6 +57,7 @@ class DDPMScheduler(OneStepScheduler):
         rescale_betas_zero_snr: leave no signal at the last timestep.
     """
 
+    _end_power = 1.0
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
     @register_to_config
@@ -93,8 +94,6 @@ class DDPMScheduler(OneStepScheduler):
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first."""
         if timesteps is not None:
-            if num_inference_steps is not None:
-                raise ValueError("both num_inference_steps and timesteps are given: give one of them.")
             _check_timesteps(timesteps, len(self))
         self._set_timesteps(num_inference_steps, device, timesteps)
         self.custom_timesteps = timesteps is not None
@@ -115,13 +114,13 @@ class DDPMScheduler(OneStepScheduler):
             sample: shape (batch, channels, ...).
         """
         plan = self._plan_at(timestep)
-        drawn = Noise(model_output.dtype)
-        drawn.generator = generator
-        noise: DrawNoise = drawn
-        if VARIANCES.get(self.config["variance_type"]) == "given":
-            model_output, deviation = self._split(model_output, sample, plan)
-            noise = lambda like, sigma_from, sigma_to: deviation * drawn(like, sigma_from, sigma_to)  # noqa: E731
-        previous, run = self._stepped(plan, model_output, sample, noise, plan.start.timestep > 0)
+        noise = Noise(model_output.dtype)
+        noise.generator = generator
+        model_output, deviation = self._split(model_output, sample, plan)
+        source = noise if deviation is None else _scaled(noise, deviation)
+        previous, run = self._stepped(plan, model_output, sample, source)
+        if plan.start.timestep > 0:
+            self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
@@ -139,20 +138,35 @@ class DDPMScheduler(OneStepScheduler):
         variance = VARIANCES.get(self.config["variance_type"], "posterior")
         return ddpm.with_options(variance=variance, noisy_end=True)
 
-    def _split(self, model_output: Tensor, sample: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _split(self, model_output: Tensor, sample: Tensor, plan: Plan) -> tuple[Tensor, Tensor | None]:
         """The prediction in `model_output`, and the standard deviation that it asks for, element by element."""
-        kind, channels = self.config["variance_type"], sample.shape[1]
-        if model_output.shape[1] != 2 * channels:
+        kind = self.config["variance_type"]
+        learned = kind in ("learned", "learned_range")
+        if not learned and model_output.shape == sample.shape:
+            return model_output, None
+        given, channels = model_output.shape[1], sample.shape[1]
+        if given != (2 * channels if learned else channels):
             raise ValueError(
-                f"variance_type is {kind!r}, for which a network outputs 2 * {channels} channels, the prediction and "
-                f"its variance; these are {model_output.shape[1]}. Without a variance use variance_type='fixed_small'."
+                f"variance_type is {kind!r}, for which the network outputs {'2 * ' if learned else ''}{channels} "
+                f"channels{', a prediction and its variance' if learned else ''}; here it has {given}. "
+                "A network that predicts a variance needs 'learned' or 'learned_range', others 'fixed_small'."
             )
-        prediction, variance = model_output.split(channels, dim=1)
+        prediction, variance = model_output[:, :channels], model_output[:, channels:]
+        if not learned:
+            return prediction, None
         if kind == "learned":
             return prediction, variance.clamp(min=0.0).sqrt()
-        s, t = self._point(plan.start.timestep), self._point(plan.end.timestep)
+        s, t = self._point(int(plan.start.timestep)), self._point(int(plan.end.timestep))
         least, most = (0.5 * log(max(d**2, LEAST_VARIANCE)) for d in (split_noise(s, t, 1.0)[0], forward_noise(s, t)))
         return prediction, torch.exp((most - least) / 2 * variance + (most + least) / 2)
+
+
+def _scaled(noise: DrawNoise, deviation: Tensor) -> DrawNoise:
+    def scaled(like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        drawn: Tensor = noise(like, sigma_from, sigma_to)
+        return deviation * drawn
+
+    return scaled
 
 
 def _check_timesteps(timesteps: Sequence[float], count: int) -> None:

@@ -22,8 +22,8 @@ class DEISMultistepScheduler(LogSNRScheduler):
     """The exponential integrator with extrapolated noise, in the form log rho-AB (A1111: "DEIS").
 
     Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator. The last step leads to the lowest
-    training sigma, not to 0; along a curve of sigmas and with `use_flow_sigmas`, which end somewhere themselves, it leads
-    nowhere and changes nothing.
+    training sigma, not to 0; along a curve of sigmas and with `use_flow_sigmas`, which end somewhere themselves, it
+    leads nowhere and changes nothing.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
@@ -66,9 +66,12 @@ class DEISMultistepScheduler(LogSNRScheduler):
         use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ) -> None:
+        self._configured()
+
+    def _configured(self) -> None:
         self._translate("algorithm_type", ("deis",), dict.fromkeys(("dpmsolver", "dpmsolver++"), "deis"))
         self._translate("solver_type", ("logrho",), dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"))
-        self._configured()
+        super()._configured()
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, mu: float | None = None) -> None:
         """Begin a run of `num_inference_steps` steps; `mu` is the logarithm of the flow shift."""

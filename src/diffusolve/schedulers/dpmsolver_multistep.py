@@ -33,7 +33,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         lower_order_final: with fewer than 15 steps the last ones fall back to lower orders.
         euler_at_final: the last step is always of first order.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: where the steps fall; at most one.
-        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of `timesteps` given only their number counts.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of given `timesteps` only the number counts.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
         lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
         variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
@@ -77,8 +77,11 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ) -> None:
-        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
         self._configured()
+
+    def _configured(self) -> None:
+        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
+        super()._configured()
 
     @property
     def _extrapolates_noise(self) -> bool:
@@ -91,7 +94,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         mu: float | None = None,
         timesteps: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the logarithm of the flow shift."""
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
         self._shift_flow(mu)
         self._set_timesteps(num_inference_steps, device, timesteps)
 
@@ -106,7 +109,9 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The sample one step on; the SDE forms draw noise from `generator` or take `variance_noise`."""
         model_output = self._without_variance(model_output, sample)
-        previous, _ = self._advance(model_output, timestep, sample, generator, (), variance_noise)
+        previous, run = self._advance(model_output, timestep, sample, generator, (), variance_noise)
+        if run.is_done and variance_noise is None and self.config["algorithm_type"].startswith("sde"):
+            self._draw_last(run, torch.empty_like(sample, dtype=self.noise_dtype), generator)
         return self._result(previous, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:

@@ -95,14 +95,12 @@ class PathNoise(Noise):
 
     def __init__(self, prepared: Prepared, seed: int | Sequence[int] | None) -> None:
         super().__init__(None)
-        sigmas = torch.from_numpy(prepared.sigmas)
-        sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2]])
+        sigmas = torch.from_numpy(prepared.grid.sigmas[:-1]).float()
         self.path = BrownianPath(float(sigmas.min()), float(sigmas.max()), seed)
-        log_snrs = -sigmas.log()
-        middles = log_snrs[:-1] + 0.5 * log_snrs.diff()
-        points = [stage.point.sigma for stage in prepared.plan.stages]
-        asked = torch.exp(-torch.cat([log_snrs, middles])).tolist()
-        self.asked = dict(zip([*points[::2], *points[1::2]], asked, strict=True))
+        ends = -sigmas.log()
+        middles = ends[:-1] + 0.5 * ends.diff()
+        asked = torch.exp(-ends).tolist(), torch.exp(-middles).tolist()
+        self.asked = {stage.point.sigma: asked[stage.stage][stage.step] for stage in prepared.plan.stages}
 
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
         noise: Tensor = self.path(like, self.asked[sigma_from], self.asked[sigma_to])

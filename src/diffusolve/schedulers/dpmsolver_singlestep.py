@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.noise import Grid
 from diffusolve.schedulers.log_snr_space import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.scheduler import Options
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.solvers import Solver
 from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
@@ -25,8 +27,8 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
-        solver_order: 1, 2 or 3. Order 3 with "sde-dpmsolver++" and "heun" is of first order: diffusers weighs the second
-            derivative wrongly there.
+        solver_order: 1, 2 or 3. Order 3 with "sde-dpmsolver++" and "heun" is of first order: diffusers weighs the
+            second derivative wrongly there.
         prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
         algorithm_type: "dpmsolver++", "dpmsolver" or "sde-dpmsolver++".
@@ -34,7 +36,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         lower_order_final: the last steps fall back to lower orders. Becomes True, for good, in runs whose steps are no
             multiple of `solver_order` or which lead to "zero".
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
-        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of `timesteps` given only their number counts.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; of given `timesteps` only the number counts.
         final_sigmas_type: the last step leads to "zero", not with "dpmsolver", or to "sigma_min".
         lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
         variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
@@ -68,10 +70,13 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ) -> None:
-        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
-        if solver_order not in (1, 2, 3):
-            raise ValueError(f"solver_order is {solver_order}: expected 1, 2 or 3.")
         self._configured()
+
+    def _configured(self) -> None:
+        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
+        if self.config["solver_order"] not in (1, 2, 3):
+            raise ValueError(f"solver_order is {self.config['solver_order']}: expected 1, 2 or 3.")
+        super()._configured()
 
     @property
     def _extrapolates_noise(self) -> bool:
@@ -84,7 +89,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         mu: float | None = None,
         timesteps: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the logarithm of the flow shift."""
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
         self._shift_flow(mu)
         self._set_timesteps(num_inference_steps, device, timesteps)
 
@@ -98,7 +103,9 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The sample one step on; the SDE form draws noise from `generator`."""
         model_output = self._without_variance(model_output, sample)
-        previous, _ = self._advance(model_output, timestep, sample, generator)
+        previous, run = self._advance(model_output, timestep, sample, generator)
+        if self.config["algorithm_type"] == "sde-dpmsolver++":
+            self._draw_last(run, model_output, generator)
         return self._result(previous, return_dict)
 
     @property
@@ -115,21 +122,27 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         return orders
 
     def _solver(self, steps: int, **options: Any) -> Solver:
-        return self._solver_from(0, steps)
+        return self._solver_with(self.get_order_list(steps))
 
-    def _solver_from(self, step: int, steps: int, **options: Any) -> Solver:
-        config = self.config
+    def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         orders: list[int] = []
-        for order in self.get_order_list(steps)[step:]:  # a group that is begun in its middle is shorter
+        for order in self.get_order_list(grid.steps)[step:]:  # a group that is begun in its middle is shorter
             orders.append(min(order, 1 + (orders[-1] if orders else 0)))
+        return self._solver_with(orders)
+
+    def _solver_with(self, orders: list[int]) -> Solver:
+        config = self.config
         common = {"order": config["solver_order"], "orders": tuple(orders), "solver_type": config["solver_type"]}
         if self._extrapolates_noise:
             return dpm_singlestep.with_options(**common)
-        eta = 1.0 if config["algorithm_type"].startswith("sde") else 0.0
-        return dpmpp_singlestep.with_options(**common, eta=eta, third_order="diffusers_sde" if eta else "taylor")
+        if config["algorithm_type"] == "sde-dpmsolver++":
+            common |= {"eta": 1.0, "noise": "path", "third_order": "diffusers_sde"}
+        return dpmpp_singlestep.with_options(**common)
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         config = self.config
-        if not config["lower_order_final"] and (steps % config["solver_order"] or config["final_sigmas_type"] == "zero"):
+        if not config["lower_order_final"] and (
+            steps % config["solver_order"] or config["final_sigmas_type"] == "zero"
+        ):
             self.register_to_config(lower_order_final=True)
         return self._log_snr_levels(steps, timesteps)

@@ -60,6 +60,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
     ) -> SchedulerOutputWithData | SchedulerTuple:
         """The sample one step on, with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
+        self._draw_last(run, sample, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:

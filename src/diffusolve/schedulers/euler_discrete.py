@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.spacing import Levels, ramp_asked_for
 from diffusolve.solvers import Solver, euler
 from diffusolve.solvers.churn import euler_with_late_churn
 
@@ -59,6 +60,12 @@ class EulerDiscreteScheduler(SigmaScheduler):
     ) -> None:
         self._configured()
 
+    def _configured(self) -> None:
+        self._check_choice("interpolation_type", ("linear", "log_linear"))
+        self._check_choice("timestep_type", ("discrete", "continuous"))
+        self._check_choice("final_sigmas_type", ("zero", "sigma_min"))
+        super()._configured()
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -66,8 +73,10 @@ class EulerDiscreteScheduler(SigmaScheduler):
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps` or `sigmas` given."""
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas` to the last."""
         self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
+        if sigmas is not None:
+            self._running.steps = len(sigmas) - 1
 
     def step(
         self,
@@ -92,7 +101,29 @@ class EulerDiscreteScheduler(SigmaScheduler):
         return euler_with_late_churn.with_options(**churn, steps=steps, prediction=self._prediction.name)
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._sigma_levels(steps, timesteps, sigmas)
+        config = self.config
+        continuous = config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction"
+        chosen_by = ramp_asked_for(config) or ('timestep_type="continuous"' if continuous else None)
+        if timesteps is not None and chosen_by:
+            raise ValueError(f"timesteps are given, but {chosen_by} chooses them: give num_inference_steps or sigmas.")
+        if sigmas is None:
+            return self._sigma_levels(steps, timesteps, None)
+        levels = _checked(sigmas)
+        schedule = self._tables.noise_schedule
+        at = (
+            0.25 * np.log(levels[:-1]) if continuous else schedule.timestep(np.minimum(levels[:-1], schedule.sigma_max))
+        )
+        return Levels(at, levels)
+
+
+def _checked(sigmas: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    levels = np.array(sigmas, np.float64)
+    if len(levels) < 2 or not np.all(np.diff(levels) < 0.0) or not levels[-1] >= 0.0:
+        raise ValueError(
+            f"sigmas are {list(sigmas)}: expected two or more, strictly decreasing; the last, usually 0, is where "
+            "the run ends."
+        )
+    return levels
 
 
 def _churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[tuple[str, Any], ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.noise import FlowMatching, Grid, NoiseSchedule, SignalTable
+from diffusolve.noise import FlowMatching, Grid, NoiseSchedule
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
@@ -107,8 +107,8 @@ class LogSNRScheduler(Scheduler):
         self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
         if not given.endswith("++") and final == "zero":
             raise ValueError(
-                f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing about the '
-                'sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
+                f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing of '
+                'the sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
             )
         self._check_flow_prediction('algorithm_type="dpmsolver++"')
 
@@ -127,8 +127,8 @@ class LogSNRScheduler(Scheduler):
             return
         if not self.config["use_dynamic_shifting"] or self.config["time_shift_type"] != "exponential":
             raise ValueError(
-                f"mu is {mu:g}, but the configuration has use_dynamic_shifting={self.config['use_dynamic_shifting']} and "
-                f"time_shift_type={self.config['time_shift_type']!r}: mu is the logarithm of the flow shift with True "
+                f"mu is {mu:g}, but the configuration has use_dynamic_shifting={self.config['use_dynamic_shifting']} "
+                f"and time_shift_type={self.config['time_shift_type']!r}: mu is the log of the flow shift with True "
                 'and "exponential"; otherwise leave it out.'
             )
         self.register_to_config(flow_shift=float(np.exp(mu)))
@@ -149,8 +149,8 @@ class LogSNRScheduler(Scheduler):
             hint = ' Set variance_type="learned_range" if it predicts a variance too.' if channels == 2 * own else ""
             expected = f"{own} or {2 * own}" if learned else f"{own}"
             raise ValueError(
-                f"the network's output has {channels} channels, but {expected} are expected for a sample with {own} and "
-                f"variance_type={self.config['variance_type']!r}.{hint}"
+                f"the network's output has {channels} channels, but {expected} are expected for a sample with {own} "
+                f"and variance_type={self.config['variance_type']!r}.{hint}"
             )
         return model_output
 
@@ -167,23 +167,28 @@ class LogSNRScheduler(Scheduler):
 
     def _log_snr_levels(self, steps: int, timesteps: Sequence[float] | None) -> Levels:
         """Timesteps by the configured spacing, sigmas from the table or along the curve asked for, and the end."""
-        config, schedule = self.config, self._tables.noise_schedule
+        config = self._own_config
         if config["use_flow_sigmas"]:
             return self._flow_levels(steps)
-        table = schedule.sigma(np.arange(schedule.num_train_timesteps))
+        table = self._sigma_table()
         curve = ramp_asked_for(config)
         if curve is not None:
             if timesteps is not None:
                 raise ValueError(f"timesteps are given, but {curve} chooses them: give num_inference_steps instead.")
-            sigmas = self._ramp(curve, steps, schedule)
-            at = _rounded(curve, schedule.timestep(np.clip(sigmas, 0.0, schedule.sigma_max)))
+            sigmas = self._ramp(curve, steps, table)
+            at = _timesteps_along(curve, sigmas, table)
         else:
             at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
             sigmas = np.interp(at, np.arange(len(table)), table)
         return Levels(at, np.append(sigmas, self._final_sigma(sigmas, table)))
 
-    def _ramp(self, curve: str, steps: int, schedule: SignalTable) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return ramp(curve, steps, schedule.sigma_min, schedule.sigma_max, schedule)
+    def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The noise level at each training timestep, in the very numbers of diffusers: see :func:`_timesteps_along`."""
+        signal = self._tables.alphas_cumprod
+        return (((1 - signal) / signal) ** 0.5).double().numpy()
+
+    def _ramp(self, curve: str, steps: int, table: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return ramp(curve, steps, table[0], table[-1], self._tables.noise_schedule)
 
     def _final_sigma(self, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> float:
         return float(table[0]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
@@ -193,11 +198,11 @@ class LogSNRScheduler(Scheduler):
         sigmas = 1.0 - np.linspace(1.0, 1.0 / count, steps + 1)
         sigmas = np.flip(shifted(sigmas, self.config["flow_shift"]))[:-1]
         timesteps, sigmas = np.floor(sigmas * count), in_single_precision(sigmas)
-        table = self._tables.noise_schedule.sigma([0.0])
+        table = self._sigma_table()
         return Levels(timesteps, np.append(sigmas, self._final_sigma(sigmas, table)))
 
     def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        config = self.config
+        config = self._own_config
         spacing, last = config.get("timestep_spacing", "linspace"), self._last_timestep(config)
         if spacing == "trailing" and last < len(self):  # the stride stays that of all timesteps, so there are fewer
             return np.asarray(np.rint(np.arange(last, 0, -len(self) / steps)) - 1, np.float64)
@@ -211,9 +216,9 @@ class LogSNRScheduler(Scheduler):
         )
 
     def _last_timestep(self, config: Mapping[str, Any]) -> int:
-        """How many timesteps there are below ``lambda_min_clipped``."""
+        """How many timesteps are left that have at least the signal of ``lambda_min_clipped``."""
         clipped = config.get("lambda_min_clipped", -np.inf)
-        return int(torch.sum(self.lambda_t >= clipped))
+        return len(self) - int(torch.sum(self.lambda_t < clipped))
 
 
 def in_single_precision(sigmas: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -226,8 +231,13 @@ def shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
-def _rounded(curve: str, timesteps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Whole timesteps. As in diffusers, two of the curves round down, and the last timestep becomes the one before."""
-    if curve in ("use_exponential_sigmas", "use_beta_sigmas"):
-        return np.asarray(np.floor(np.maximum(timesteps - 1e-6, 0.0)))
-    return np.asarray(np.rint(timesteps))
+def _timesteps_along(
+    curve: str, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Whole timesteps of the sigmas along a curve. As in diffusers, two of the curves round down.
+
+    A timestep that should be whole already then depends on the last bit of the logarithm, taken in single precision.
+    """
+    logs = np.log(table.astype(np.float32)).astype(np.float64)
+    at = np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(table)))
+    return np.asarray(np.floor(at) if curve in ("use_exponential_sigmas", "use_beta_sigmas") else np.rint(at))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from diffusolve.backends import DrawNoise, Run
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import Plan, trace
-from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.schedulers.scheduler import Prepared
 from diffusolve.schedulers.timestep_space import TimestepScheduler
 
 __all__ = ["OneStepScheduler"]
@@ -29,21 +30,34 @@ class OneStepScheduler(TimestepScheduler):
 
     def _configured(self) -> None:
         super()._configured()
-        self._plans: dict[tuple[int, int, Options], Plan] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+
+    def _set_timesteps(
+        self,
+        num_inference_steps: int | None,
+        device: Any,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        before = self._generation
+        super()._set_timesteps(num_inference_steps, device, timesteps, sigmas)
+        if before is None or before.prepared is not self._running.prepared:
+            self._plans = {}
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
         shown = levels.timesteps.astype(np.int64)
         return Prepared(self._grid(levels), None, shown, levels.sigmas)  # type: ignore[arg-type]  # a plan for each step
 
-    def _plan_at(self, timestep: Any, options: Options = ()) -> Plan:
-        """The plan of the step from `timestep`."""
+    def _plan_at(self, timestep: Any, **options: Any) -> Plan:
+        """The plan of the step from `timestep` in the present run."""
         at, index = self._found(timestep)
-        key = at, self._previous(at, index), options
+        key = at, *options.values()
         plan = self._plans.get(key)
         if plan is None:
-            grid = Grid((self._point(key[0]), self._point(key[1])), self.noise_schedule, self.space)
-            plan = self._plans[key] = trace(self._solver(1, **dict(options)), grid, self._prediction)
+            points = self._point(at), self._point(self._previous(at, index))
+            grid = Grid(points, self.noise_schedule, self.space)
+            plan = self._plans[key] = trace(self._solver(1, **options), grid, self._prediction)
         return plan
 
     def _found(self, timestep: Any) -> tuple[int, int | None]:
@@ -62,14 +76,10 @@ class OneStepScheduler(TimestepScheduler):
             return Point(timestep, NO_SIGNAL, 1.0)
         return point
 
-    def _stepped(
-        self, plan: Plan, model_output: Tensor, sample: Tensor, noise: DrawNoise, draws: bool
-    ) -> tuple[Tensor, Run]:
-        """The sample after the step that `plan` is, and the run that made it; `draws` says whether diffusers draws."""
+    def _stepped(self, plan: Plan, model_output: Tensor, sample: Tensor, noise: DrawNoise | None) -> tuple[Tensor, Run]:
+        """The sample after the step that `plan` is, and the run that made it."""
         run = Run(plan, noise, self._transform)
         previous = run.step(model_output, sample)
-        if draws and not plan.is_stochastic:
-            noise(model_output, 0.0, 0.0)  # thrown away there too: the next noise from the generator is to be the same
         if previous.dtype != model_output.dtype:
             previous = previous.to(model_output.dtype)
         return previous, run

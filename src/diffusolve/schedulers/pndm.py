@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diffusolve.backends import Run
@@ -37,7 +37,8 @@ class PNDMScheduler(TimestepScheduler):
         skip_prk_steps: start with an improved Euler step of two evaluations; if not, with three Runge-Kutta steps of
             four, for which a run needs at least four steps.
         set_alpha_to_one: the last step leads to the data; if not, to the noise level of timestep 0.
-        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        prediction_type: what the network predicts: "epsilon" or "v_prediction". As in diffusers the network's outputs
+            themselves are averaged, which for "v_prediction" makes a method of first order.
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
@@ -59,7 +60,6 @@ class PNDMScheduler(TimestepScheduler):
         steps_offset: int = 0,
     ) -> None:
         self._configured()
-        self.final_alpha_cumprod = torch.tensor(1.0) if set_alpha_to_one else self.alphas_cumprod[0]
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Begin a run of `num_inference_steps` steps, nine more evaluations or, with skip_prk_steps, one."""
@@ -114,7 +114,7 @@ class PNDMScheduler(TimestepScheduler):
             )
         half = len(self) // len(begins) // 2
         asked = []
-        for begin, end in zip(begins[:RUNGE_KUTTA_STEPS], begins[1:], strict=False):
+        for begin, end in pairwise(begins[: RUNGE_KUTTA_STEPS + 1]):
             asked += [begin, end + half, end + half, end]
         return asked + begins[RUNGE_KUTTA_STEPS:]
 

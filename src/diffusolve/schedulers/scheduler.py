@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Run
-from diffusolve.config import ConfigMixin
+from diffusolve.backends import Run, backend_of
+from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
 from diffusolve.plan import Plan, Stage, plan_for
@@ -112,10 +112,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _solver(self, steps: int, **options: Any) -> Solver:
         """The solver that the configuration and a call's `options` ask for, in a run of `steps` steps."""
 
-    def _solver_from(self, step: int, steps: int, **options: Any) -> Solver:
-        """The solver for the part of such a run that begins with step number `step`."""
-        return self._solver(steps, **options)
-
     @abstractmethod
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         """Where `steps` steps fall."""
@@ -128,14 +124,20 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _configured(self) -> None:
         """Check the configuration; called at the end of each constructor."""
-        check_exclusive(self.config, self.curves_of_flow)
-        self._tables: Tables = tables_of(self.config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
+        own = self._own_config
+        check_exclusive(own, self.curves_of_flow)
+        self._tables: Tables = tables_of(own, beta_schedules=self.beta_schedules, floor=self.signal_floor)
         self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
         self.alphas_cumprod = self._tables.alphas_cumprod.clone()
         self._check_choice("prediction_type", self.prediction_types)
-        self._transform = clip_asked_for(self.config)
+        self._transform = clip_asked_for(own)
         self._prepared_runs: dict[Any, Prepared] = {}
         self._configured_for = self.config
+
+    @property
+    def _own_config(self) -> dict[str, Any]:
+        """The configuration without the keys that it keeps for other classes."""
+        return {key: self.config[key] for key in config_keys(type(self))}
 
     def _follow_configuration(self) -> None:
         """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""
@@ -264,6 +266,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             previous = previous.to(model_output.dtype)
         return previous, run
 
+    def _draw_last(self, run: Run, like: Tensor, generator: Any) -> None:
+        """Draw the noise of a last step that needs none, so that the generator is left as diffusers leaves it."""
+        if run.is_done and not run.last_stage.update.noises:
+            draw_normal_with(generator, like)
+
     def _scaled(self, sample: Tensor, timestep: Any) -> Tensor:
         """`sample` as the network takes it."""
         generation = self._generation or self._running
@@ -375,8 +382,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
 def _data(stage: Stage, transform: Any, output: Tensor, sample: Tensor) -> Tensor:
     """The data prediction that a stage made of `output` and `sample`."""
-    data = stage.a * sample + stage.b * output
-    return data if transform is None else transform(data, stage)
+    data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
+    data = data if transform is None else transform(data, stage)
+    return data if data.dtype == sample.dtype else data.to(sample.dtype)
 
 
 def _index_of(value: float, values: list[float]) -> int:

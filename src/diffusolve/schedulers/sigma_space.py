@@ -52,7 +52,7 @@ class SigmaScheduler(Scheduler):
 
     def _sigma_levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         """Timesteps by the configured spacing, sigmas by interpolation or along the curve asked for, and the end."""
-        config, schedule = self.config, self._tables.noise_schedule
+        config, schedule = self._own_config, self._tables.noise_schedule
         table = self._sigma_table()
         curve = ramp_asked_for(config)
         if sigmas is not None:
@@ -68,7 +68,7 @@ class SigmaScheduler(Scheduler):
             chosen = ramp(
                 curve, steps, chosen[-1] if low is None else low, chosen[0] if high is None else high, schedule
             )
-            at = schedule.timestep(np.clip(chosen, 0.0, schedule.sigma_max))
+            at = np.interp(np.log(np.maximum(chosen, table[0])), np.log(table), np.arange(len(table)))
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
             at = 0.25 * np.log(chosen)
         final = table[0] if config.get("final_sigmas_type") == "sigma_min" else 0.0

@@ -70,11 +70,10 @@ def _tables(
     zero_snr: bool,
     floor: float,
 ) -> Tables:
-    betas = (
-        _named(beta_schedule, beta_start, beta_end, count)
-        if trained is None
-        else torch.tensor(trained, dtype=torch.float32)
-    )
+    if trained is None:
+        betas = _named(beta_schedule, beta_start, beta_end, count)
+    else:
+        betas = torch.tensor(trained, dtype=torch.float32)
     if zero_snr:
         signal = rescale_zero_terminal_snr(torch.cumprod(1.0 - betas, dim=0).numpy())
         betas = torch.from_numpy(1.0 - np.append(signal[:1], signal[1:] / signal[:-1]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
+import torch
 
 from diffusolve.noise import Point
 from diffusolve.schedulers.scheduler import Scheduler
@@ -19,10 +20,14 @@ class TimestepScheduler(Scheduler):
 
     init_noise_sigma: float = 1.0
 
+    def _configured(self) -> None:
+        super()._configured()
+        self.final_alpha_cumprod = torch.tensor(self._end_power)
+
     @property
     def _end_power(self) -> float:
         """alpha^2 at the end."""
-        return 1.0 if self.config.get("set_alpha_to_one", True) else self._tables.noise_schedule.signal[0]
+        return 1.0 if self.config["set_alpha_to_one"] else self._tables.noise_schedule.signal[0]
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)

@@ -34,18 +34,17 @@ class TwoStageScheduler(SigmaScheduler):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on, one per evaluation; those of as many steps as there are training
-        timesteps before `set_timesteps`."""
-        return torch.from_numpy(self._longest.timesteps) if self._generation is None else self._generation.timesteps
+        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        return torch.tensor(self._longest.timesteps) if self._generation is None else self._generation.timesteps
 
     @property
     def sigmas(self) -> Tensor:
         """The noise levels that the evaluations lead to and begin from, as many as `timesteps` and the end."""
-        return torch.from_numpy(self._longest.sigmas) if self._generation is None else self._generation.sigmas
+        return torch.tensor(self._longest.sigmas) if self._generation is None else self._generation.sigmas
 
     @property
     def _longest(self) -> Prepared:
-        return self._prepared(len(self), None, None)
+        return self._prepared(len(self), tuple(range(len(self) - 1, -1, -1)), None)
 
     def _set_spaced_timesteps(
         self,
@@ -56,13 +55,12 @@ class TwoStageScheduler(SigmaScheduler):
     ) -> None:
         """Begin a run over the `timesteps` given, or of steps spaced over the first `num_train_timesteps` or all."""
         if timesteps is not None:
-            if num_inference_steps is not None:
-                raise ValueError("both num_inference_steps and timesteps are given: give one of them.")
             curve = ramp_asked_for(self.config)
             if curve is not None:
                 raise ValueError(f"timesteps are given, but {curve}=True says where the steps fall: leave one out.")
         elif num_inference_steps is not None and num_train_timesteps is not None:
             timesteps = self._spaced(num_inference_steps, num_train_timesteps).tolist()
+            num_inference_steps = None
         self._set_timesteps(num_inference_steps, device, timesteps)
 
     def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:

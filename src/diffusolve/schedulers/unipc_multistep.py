@@ -11,9 +11,10 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
-from diffusolve.noise import SignalTable
+from diffusolve.noise import Grid
 from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES, LogSNRScheduler, in_single_precision, shifted
 from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.scheduler import Options
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for
 from diffusolve.solvers import Solver, unipc
 
@@ -74,7 +75,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         predict_x0: bool = True,
         solver_type: str = "bh2",
         lower_order_final: bool = True,
-        disable_corrector: Sequence[int] = [],  # noqa: B006 - nobody writes to it, and the configuration says a list
+        disable_corrector: Sequence[int] = [],
         solver_p: Any = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
@@ -91,14 +92,19 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         sigma_max: float | None = None,
         shift_terminal: float | None = None,
     ) -> None:
+        self._configured()
+
+    def _configured(self) -> None:
+        config = self.config
         self._translate("solver_type", ("bh1", "bh2"), dict.fromkeys(("midpoint", "heun", "logrho"), "bh2"))
         self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
-        if shift_terminal is not None and not use_flow_sigmas:
-            raise ValueError(f"shift_terminal is {shift_terminal:g}, but only the levels of use_flow_sigmas are stretched.")
-        self.predict_x0, self.disable_corrector, self.solver_p = predict_x0, disable_corrector, solver_p
         self._check_flow_prediction("predict_x0=True")
-        self._configured()
-        if not predict_x0:
+        if config["shift_terminal"] is not None and not config["use_flow_sigmas"]:
+            raise ValueError("shift_terminal is given, but only the noise levels of use_flow_sigmas are stretched.")
+        super()._configured()
+        self.predict_x0, self.solver_p = config["predict_x0"], config["solver_p"]
+        self.disable_corrector = config["disable_corrector"]
+        if self._extrapolates_noise:
             self._transform = None
 
     @property
@@ -144,29 +150,31 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         return self._result(previous, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
-        return self._solver_from(0, steps)
-
-    def _solver_from(self, step: int, steps: int, **options: Any) -> Solver:
         config = self.config
         return unipc.with_options(
             order=config["solver_order"],
             variant=config["solver_type"],
             form="data" if config["predict_x0"] else "noise",
             predictor=self.solver_p is None,
-            uncorrected=tuple(sorted(number - step for number in config["disable_corrector"] if number >= step)),
+            uncorrected=tuple(sorted(config["disable_corrector"])),
             lower_order_final=config["lower_order_final"],
         )
 
+    def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
+        whole = self._solver(grid.steps)
+        uncorrected = sorted(number - step for number in self.config["disable_corrector"] if number >= step)
+        return whole.with_options(uncorrected=tuple(uncorrected))
+
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         if sigmas is not None:
-            levels = np.array(sigmas)
+            levels = np.array(sigmas, np.float64)
         elif self.config["use_flow_sigmas"]:
-            levels = self._ramp("use_karras_sigmas", steps, self._tables.noise_schedule)
+            levels = self._ramp("use_karras_sigmas", steps, self._sigma_table())
             levels = levels / (1 + levels)
         else:
             return self._log_snr_levels(steps, timesteps)
-        timesteps, levels = np.floor(levels * len(self)), in_single_precision(levels)
-        return Levels(timesteps, np.append(levels, self._final_sigma(levels, levels)))
+        at, levels = np.floor(levels * len(self)), in_single_precision(levels)
+        return Levels(at, np.append(levels, self._final_sigma(levels, levels)))
 
     def _flow_sigmas(self, steps: int | None, sigmas: Sequence[float] | None, mu: float | None) -> list[float]:
         """The noise levels of flow matching: those given, or equally spaced ones; shifted, and stretched to the end."""
@@ -188,15 +196,10 @@ class UniPCMultistepScheduler(LogSNRScheduler):
             levels[0] -= NEARLY_NOISE
         return [float(level) for level in levels]
 
-    def _ramp(self, curve: str, steps: int, schedule: SignalTable) -> Array:
+    def _ramp(self, curve: str, steps: int, table: Array) -> Array:
         low, high = self.config["sigma_min"], self.config["sigma_max"]
-        return ramp(
-            curve,
-            steps,
-            schedule.sigma_min if low is None else low,
-            schedule.sigma_max if high is None else high,
-            schedule,
-        )
+        low, high = table[0] if low is None else low, table[-1] if high is None else high
+        return ramp(curve, steps, low, high, self._tables.noise_schedule)
 
     def _final_sigma(self, sigmas: Array, table: Array) -> float:
         if self.config["final_sigmas_type"] == "zero":

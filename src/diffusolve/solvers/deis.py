@@ -13,7 +13,9 @@ from diffusolve.solvers.solver import solver
 __all__ = ["deis"]
 
 
-@solver(paper="Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator, section 4 (log rho-AB)")
+@solver(
+    paper="Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator, section 4 (log rho-AB)"
+)
 def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = False) -> SolverRun:
     """Integrates the polynomial in log rho through the last `order` noise predictions exactly, over rho.
 
@@ -41,8 +43,8 @@ def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = Fals
             weights = exponential_weights([s.log_snr - point.log_snr for _, point in known[:p]], -h)
             for weight, (other, _) in zip(weights[1:], known[1:p], strict=True):
                 x = x + t.alpha * rho * weight * (other - eps)
-        # After a step of no length the next point is the same, and no polynomial goes through both.
-        history = [] if isinf(s.log_snr) or h == 0 else known[: order - 1]
+        if h != 0:  # otherwise the next point is this one again, and no polynomial goes through both
+            history = [] if isinf(s.log_snr) else known[: order - 1]
     return x
 
 

@@ -72,5 +72,6 @@ def dpm_multistep(
                 x = x - drift * THIRD_ORDERS[third_order]((expm1(h) / h - 1) / h) * d2
         if eta > 0:
             x = x + s_noise * t.sigma * sqrt(eta * expm1(2 * h)) * (yield Noise(s, t))
-        history = [(eps, s), *history[:1]]
+        if h != 0:
+            history = [(eps, s), *history[:1]]
     return x

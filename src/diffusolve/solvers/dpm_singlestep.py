@@ -9,6 +9,7 @@ from math import exp, expm1, isinf, sqrt
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.dpmpp_multistep import SOLVER_TYPES
+from diffusolve.solvers.dpmpp_sde import NOISES
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
@@ -32,6 +33,7 @@ def dpmpp_singlestep(
     solver_type: str = "midpoint",
     eta: float = 0.0,
     s_noise: float = 1.0,
+    noise: str = "disjoint",
     third_order: str = "taylor",
 ) -> SolverRun:
     """Integrates a polynomial in log-SNR through the data predictions of a group of up to `order` steps exactly.
@@ -44,17 +46,22 @@ def dpmpp_singlestep(
         orders: of each step, instead of the groups that `order` makes; each is 1 or one more than that before it.
         solver_type: "heun" is the exact integral of the polynomial through all predictions of the group. "midpoint"
             takes the second prediction for that in the middle of the step (order 2), or leaves it out (order 3).
-        eta: 0 is the ODE; 1 is the reverse SDE.
+        eta: 0 is the ODE; 1 is the reverse SDE, of second order at most.
         s_noise: multiplies the noise of the SDE.
+        noise: "disjoint" draws the noise of each step, and makes that of a group's steps together of it. "path", as
+            diffusers has it, draws noise for the way from the beginning of the group at each step, which is right only
+            if the noise follows one Brownian path.
         third_order: how "heun" steps of order 3 weigh the second derivative, see :data:`THIRD_ORDERS`.
 
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
     check_eta(eta)
+    if noise not in NOISES:
+        raise unknown_name("noise", noise, NOISES)
     if third_order not in THIRD_ORDERS:
         raise unknown_name("third_order", third_order, THIRD_ORDERS)
     group: list[tuple[Value, Point]] = []
-    start = x
+    start = earlier = x
     for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
         x, data = yield Evaluate(x, s)
         if p == 1 or not group:
@@ -68,7 +75,12 @@ def dpmpp_singlestep(
         for weight, other in _differences(group, t, -g, solver_type, third_order):
             x = x - t.alpha * weight * other
         if eta > 0 and t.sigma > 0:
-            x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(beginning, t))
+            since = s if noise == "disjoint" else beginning
+            length = t.log_snr - since.log_snr
+            fresh = t.sigma * sqrt(-expm1(-2 * eta * length)) * (yield Noise(since, t))
+            if since is not beginning:  # what is left of the noise of the group's earlier steps
+                fresh = fresh + t.sigma / s.sigma * exp(-eta * length) * earlier
+            x, earlier = x + s_noise * fresh, fresh
         group = _continued(group, s, t)
     return x
 
@@ -140,7 +152,9 @@ def _orders(order: int, orders: tuple[int, ...], grid: Grid, solver_type: str) -
             raise ValueError(f"orders has {len(orders)} numbers, but the grid has {grid.steps} steps.")
         for before, p in pairwise((0, *orders)):
             if p != 1 and not (p == before + 1 <= 3):
-                raise ValueError(f"orders is {orders}: expected each to be 1, or one more than that before it, up to 3.")
+                raise ValueError(
+                    f"orders is {orders}: expected each to be 1, or one more than that before it, up to 3."
+                )
     made = list(orders) or _full_groups(order, grid)
     if grid[-1].sigma == 0:
         made[-1] = 1

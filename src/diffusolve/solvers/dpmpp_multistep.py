@@ -78,7 +78,8 @@ def dpmpp_multistep(
                 x = x + t.alpha * _phi_2(g) * d1 - t.alpha * THIRD_ORDERS[third_order](_phi_2(g) / g) * d2
         if eta > 0 and t.sigma > 0:
             x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(s, t))
-        history = [(data, s), *history[:1]]
+        if h != 0:  # otherwise the next point is this one again, and no polynomial goes through both
+            history = [(data, s), *history[:1]]
     return x
 
 

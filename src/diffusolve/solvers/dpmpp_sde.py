@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import sqrt
+from math import isfinite, sqrt
 
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
@@ -50,7 +50,7 @@ def dpmpp_sde(
                 inner = inner + (s_noise * inner_up) * first
             inner, inner_data = yield Evaluate(inner, middle, stage=1)
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
-            if up > 0 and noise == "disjoint":
+            if inner_up > 0 and noise == "disjoint":
                 rest_up, rest_down = split_noise(middle, t, eta)
                 kept_up = rest_down / middle.sigma * inner_up  # what a step from the middle leaves of the first noise
                 total = sqrt(kept_up**2 + rest_up**2)
@@ -64,10 +64,10 @@ def dpmpp_sde(
 def _between(grid: Grid, s: Point, t: Point, r: float) -> Point | None:
     """The point at part `r` of the way from `s` to `t`; None if the way is infinitely long, or next to it."""
     log_snr = s.log_snr + r * (t.log_snr - s.log_snr)
-    if not s.log_snr < log_snr < t.log_snr:
+    if not isfinite(log_snr):
         return None
     middle = grid.at_log_snr(log_snr)
-    return middle if s.log_snr < middle.log_snr < t.log_snr else None
+    return middle if isfinite(middle.log_snr) else None
 
 
 def _denoised(x: Value, data: Value, s: Point, t: Point, down: float) -> Value:

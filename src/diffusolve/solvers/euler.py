@@ -13,9 +13,7 @@ __all__ = ["euler"]
 
 
 @solver(paper="Song et al. 2021, Denoising Diffusion Implicit Models, equations 12 and 16")
-def euler(
-    grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, unclipped_noise: bool = False
-) -> SolverRun:
+def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, unclipped_noise: bool = False) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
     Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior

@@ -50,21 +50,20 @@ class Call(NamedTuple):
 
 
 @solver(paper="Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds, algorithm 2")
-def pndm(grid: Grid, x: Value, *, start: str = "runge_kutta", prediction: str = "epsilon") -> SolverRun:
+def pndm(grid: Grid, x: Value, *, start: str = "runge_kutta") -> SolverRun:
     """F-PNDM: a linear multistep method of four steps on noise predictions, each step made with DDIM's formula.
 
     The weights are those of equal steps, whatever the grid, which makes the method one of second order.
 
     Args:
         start: of the first three steps, "runge_kutta" (PNDM) with four evaluations each; or of the first step,
-            "improved_euler" (PLMS) with two, and lower orders thereafter. The point halfway is halfway in log-SNR.
-        prediction: what is averaged: "epsilon" or "v_prediction", which has limits where no signal is left.
+            "improved_euler" (PLMS) with two, and lower orders thereafter.
 
     A step of the start that begins at alpha = 0 or ends at sigma = 0 has a single evaluation.
     """
     if start not in STARTS:
         raise unknown_name("start", start, STARTS)
-    return _walk(_calls(grid, *STARTS[start]), x, prediction)
+    return _walk(_calls(grid, *STARTS[start]), x, "epsilon")
 
 
 @solver(paper="Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds, as diffusers has it")
@@ -79,7 +78,8 @@ def pndm_by_calls(grid: Grid, x: Value, *, runge_kutta: bool = True, prediction:
             and the one that it goes to.
         runge_kutta: the first twelve evaluations are three Runge-Kutta steps; without, the first two are an improved
             Euler step.
-        prediction: what is averaged: "epsilon" or "v_prediction".
+        prediction: what is averaged: "epsilon", or "v_prediction", of which the average is then used where the step
+            begins: that is of first order, since v turns even where data and noise stay.
     """
     table, steps = STARTS["runge_kutta" if runge_kutta else "improved_euler"]
 
@@ -99,7 +99,7 @@ def _calls(grid: Grid, table: Table, steps: int) -> Iterator[Call]:
         elif table is IMPROVED_EULER:
             yield from (Call(table, 0, s, s, t), Call(table, 1, t, s, t))
         else:
-            middle = grid.at_log_snr((s.log_snr + t.log_snr) / 2)
+            middle = grid.at_timestep((s.timestep + t.timestep) / 2)
             ends = (s, middle), (middle, middle), (middle, t), (t, t)
             yield from (Call(table, stage, asked, s, end) for stage, (asked, end) in enumerate(ends))
 
@@ -117,10 +117,7 @@ def _walk(calls: Iterable[Call], x: Value, prediction: str) -> SolverRun:
             begun, slopes = x, []
             history = [slope, *islice(history, 3)]
         slopes.append(slope)
-        if table is None:
-            mean = _sum(ADAMS_BASHFORTH[len(history) - 1], history)
-        else:
-            mean = _sum(table[stage], slopes)
+        mean = _sum(ADAMS_BASHFORTH[len(history) - 1], history) if table is None else _sum(table[stage], slopes)
         if prediction == "v_prediction":
             norm = hypot(s.alpha, s.sigma)
             data = s.alpha / norm**2 * begun - s.sigma / norm * mean
