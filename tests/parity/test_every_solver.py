@@ -17,21 +17,15 @@ COMPARED = {
     "test_diffusers_two_stage": ["heun", "dpm_2"],
     "test_diffusers_multistep": ["lms", "dpmpp_multistep", "dpm_multistep", "unipc"],
     "test_diffusers_pndm": ["pndm"],
+    "test_diffusers_singlestep_and_deis": ["dpm_singlestep", "dpmpp_singlestep", "deis", "unipc"],
     "test_k_diffusion_solvers": ["euler", "heun", "dpm_2", "lms", "dpmpp_multistep", "dpmpp_sde"],
     "test_k_diffusion_adaptive": ["dpm_adaptive"],
 }
 """Module of this package -> the solvers that it compares."""
 
-THROUGH_CLASSES = {"deis", "dpmpp_singlestep"}
-"""Solvers compared through their scheduler classes, in tests/schedulers/test_real_configurations.py."""
-
-NOT_YET = {"dpm_singlestep"}
-"""Measured for their order only so far."""
-
 
 def test_every_solver_is_compared_with_an_independent_implementation() -> None:
-    compared = {name for names in COMPARED.values() for name in names}
-    assert set(SOLVERS) <= compared | THROUGH_CLASSES | NOT_YET
+    assert set(SOLVERS) <= {name for names in COMPARED.values() for name in names}
 
 
 @pytest.mark.parametrize(

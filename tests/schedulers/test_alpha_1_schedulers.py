@@ -108,6 +108,28 @@ def test_spacing_prediction_type_and_curve_combine(name: str, spacing: dict[str,
 
 
 @every_class
+def test_options_that_a_class_does_not_have_are_kept_without_effect(name: str) -> None:
+    others = {
+        "use_lu_lambdas": True,
+        "use_flow_sigmas": True,
+        "final_sigmas_type": "sigma_min",
+        "interpolation_type": "log_linear",
+        "timestep_type": "continuous",
+        "thresholding": True,
+        "sigma_min": 0.5,
+        **({"use_karras_sigmas": True} if name == EULER_A else {"use_karras_sigmas": False}),
+        **({} if name == HEUN else {"clip_sample": True}),
+    }
+    config = {**SHORT, **SEED.get(name, {}), "prediction_type": "v_prediction", **others}
+    mine = getattr(diffusolve, name).from_config(config)
+    reference = getattr(diffusers, name).from_config(config)
+    mine.set_timesteps(4)
+    reference.set_timesteps(4)
+    assert_same(walk(mine), walk(reference), timesteps_within=TIMESTEPS_WITHIN.get(name, 1e-6))
+    assert mine.config.final_sigmas_type == "sigma_min"
+
+
+@every_class
 def test_stable_diffusion_in_20_steps(name: str) -> None:
     compare(name, STABLE_DIFFUSION, 20)
     if name != EULER_A:

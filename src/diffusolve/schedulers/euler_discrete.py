@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
@@ -13,7 +14,7 @@ from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTupl
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels, ramp_asked_for
 from diffusolve.solvers import Solver, euler
-from diffusolve.solvers.churn import euler_with_late_churn
+from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 
 __all__ = ["EulerDiscreteScheduler"]
 
@@ -93,7 +94,27 @@ class EulerDiscreteScheduler(SigmaScheduler):
         """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
         options = () if s_churn == 0.0 else _churn(s_churn, s_tmin, s_tmax, s_noise)
         previous, run = self._advance(model_output, timestep, sample, generator, options)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        if not options:
+            return self._result_with_data(previous, run, model_output, sample, return_dict)
+        grid, index = self._running.prepared.grid, self._running.step_index or 0
+        s, t = grid[index - 1].sigma, grid[index].sigma
+        hat = churned(s, grid.steps, s_churn, s_tmin, s_tmax)
+        a, b = data_after_churn(s, hat, t, self._prediction.name)
+        stage = run.last_stage._replace(a=a, b=b)
+        return self._result_with_data_of(stage, previous, model_output, previous, return_dict)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha * noise - sigma * sample``, what a network with v_prediction is trained to output.
+
+        Args:
+            sample, noise: shape (batch, ...).
+            timesteps: whole training timesteps, shape (batch,). Of floating-point ones, which diffusers insists on, the
+                places among ``scheduler.timesteps`` are taken for the training timesteps, as there.
+        """
+        if timesteps.is_floating_point():
+            own = self.timesteps.to(timesteps.device)
+            timesteps = (own[None, :] == timesteps.reshape(-1, 1)).to(torch.uint8).argmax(dim=1)
+        return super().get_velocity(sample, noise, timesteps)
 
     def _solver(self, steps: int, **churn: Any) -> Solver:
         if not churn:

@@ -65,9 +65,9 @@ class OneStepScheduler(TimestepScheduler):
         index = None if self._generation is None else self._generation.index_of_view(timestep)
         if index is not None:
             return self._running.values[index], index
-        value = float(timestep)
-        if value != int(value) or not 0 <= value < len(self):
-            raise ValueError(f"timestep is {value:g}: expected a whole number from 0 to {len(self) - 1}.")
+        value, count = float(timestep), len(self._tables.noise_schedule.signal)
+        if value != int(value) or not 0 <= value < count:
+            raise ValueError(f"timestep is {value:g}: expected a whole number from 0 to {count - 1}.")
         return int(value), None
 
     def _point(self, timestep: int) -> Point:

@@ -376,7 +376,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _result_with_data(
         self, previous: Tensor, run: Run, model_output: Tensor, sample: Tensor, return_dict: bool
     ) -> SchedulerOutputWithData | SchedulerTuple:
-        compute = partial(_data, run.last_stage, self._transform, model_output, sample)
+        return self._result_with_data_of(run.last_stage, previous, model_output, sample, return_dict)
+
+    def _result_with_data_of(
+        self, stage: Stage, previous: Tensor, model_output: Tensor, sample: Tensor, return_dict: bool
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        compute = partial(_data, stage, self._transform, model_output, sample)
         return (SchedulerOutputWithData if return_dict else SchedulerTuple)(previous, compute)
 
 

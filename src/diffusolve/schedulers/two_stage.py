@@ -55,7 +55,7 @@ class TwoStageScheduler(SigmaScheduler):
     ) -> None:
         """Begin a run over the `timesteps` given, or of steps spaced over the first `num_train_timesteps` or all."""
         if timesteps is not None:
-            curve = ramp_asked_for(self.config)
+            curve = ramp_asked_for(self._own_config)
             if curve is not None:
                 raise ValueError(f"timesteps are given, but {curve}=True says where the steps fall: leave one out.")
         elif num_inference_steps is not None and num_train_timesteps is not None:
@@ -87,7 +87,7 @@ class KDPM2Scheduler(TwoStageScheduler):
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         prepared = super()._prepare(steps, timesteps, sigmas)
-        if ramp_asked_for(self.config) is not None:
+        if ramp_asked_for(self._own_config) is not None:
             return prepared
         return prepared._replace(timesteps=prepared.timesteps.astype(np.float32))
 

@@ -9,7 +9,7 @@ from diffusolve.noise import Grid
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
-__all__ = ["euler_with_late_churn"]
+__all__ = ["churned", "data_after_churn", "euler_with_late_churn"]
 
 
 @solver(
@@ -38,10 +38,9 @@ def euler_with_late_churn(
     """
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
-        gamma = min(s_churn / (steps or grid.steps), sqrt(2) - 1) if s_tmin <= s.sigma <= s_tmax else 0.0
-        hat = s.sigma * (1 + gamma)
+        hat = churned(s.sigma, steps or grid.steps, s_churn, s_tmin, s_tmax)
         noisy = x
-        if gamma > 0:
+        if hat > s.sigma:
             noisy = x + s_noise * sqrt(hat**2 - s.sigma**2) * (yield Noise(s, t))
             if prediction == "epsilon":
                 data = noisy - hat / s.sigma * (x - data)
@@ -49,3 +48,22 @@ def euler_with_late_churn(
                 data = data + (noisy - x) / (s.sigma**2 + 1)
         x = noisy + (t.sigma - hat) * (noisy - data) / hat
     return x
+
+
+def churned(sigma: float, steps: int, s_churn: float, s_tmin: float, s_tmax: float) -> float:
+    """The paper's sigma hat: the noise level `sigma` after noise was added."""
+    return sigma * (1 + min(s_churn / steps, sqrt(2) - 1)) if s_tmin <= sigma <= s_tmax else sigma
+
+
+def data_after_churn(s: float, hat: float, t: float, prediction: str) -> tuple[float, float]:
+    """(a, b) so that ``a * end + b * output`` is the data prediction that a step from sigma `s` by `hat` to `t` used.
+
+    The noise that it depends on is in the sample at the end of the step.
+    """
+    if prediction == "sample":
+        return 0.0, 1.0
+    if prediction == "epsilon":
+        return 1.0, -t
+    own, ratio = 1 / (s**2 + 1), t / hat  # v_prediction: data = own * noisy - s * sqrt(own) * output
+    a = own / (ratio + own * (1 - ratio))
+    return a, -s * sqrt(own) * (1 - a * (1 - ratio))
