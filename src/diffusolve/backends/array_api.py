@@ -21,6 +21,10 @@ class ArrayBackend:
     def __init__(self, namespace: Any) -> None:
         self.xp = namespace
 
+    def specialised(self, *like: Array) -> ArrayBackend:
+        """The fastest backend for arrays like these: this one."""
+        return self
+
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array:
         """The sum of ``coefficient * source`` as a new array."""
         total = self.widen(sources[0]) * coefficients[0]
@@ -28,7 +32,7 @@ class ArrayBackend:
             total = total + coefficient * self.widen(source)
         return total
 
-    def bind(self, sources: Sequence[str], coefficients: Sequence[float]) -> Combine:
+    def bind(self, sources: Sequence[str], coefficients: Sequence[float], spent: Sequence[str] = ()) -> Combine:
         """:meth:`combine` of the registers `sources`."""
         if not sources:
             return lambda registers: self.zeros(next(iter(registers.values())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,11 +15,12 @@ ROUNDING = 1e-15
 
 
 class Instruction(NamedTuple):
-    """``register = sum of coefficient * source``."""
+    """``register = sum of coefficient * source``; the arrays of the sources `spent` are not needed any more."""
 
     register: str
     sources: tuple[str, ...]
     coefficients: tuple[float, ...]
+    spent: tuple[str, ...] = ()
 
 
 class ProgramStage(NamedTuple):
@@ -47,9 +48,12 @@ def compile_plan(plan: Plan, convert_always: bool) -> Program:
 
     A data prediction is computed where a later stage needs it, or everywhere if `convert_always`; elsewhere the updates
     take it apart into sample and output, so that a step is one combination of these. What is only remembered (it is
-    neither a sample nor seen by a transform) is kept up to a factor that saves its first term the multiplication.
+    neither a sample nor seen by a transform) is kept up to a factor that saves its first term the multiplication, and
+    spent where it is read last.
     """
     samples = {plan.result, *(stage.sample for stage in plan.stages)}
+    written = {write.register for stage in plan.stages for write in stage.update.writes}
+    own = written - samples if convert_always else (written - samples) | {stage.data for stage in plan.stages}
     factors: dict[str, float] = {}
     stages = []
     opening = tuple(_instruction(write, {}) for write in plan.opening.writes)
@@ -60,12 +64,17 @@ def compile_plan(plan: Plan, convert_always: bool) -> Program:
         if converts:
             data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b))
             instructions.append(data if convert_always else _up_to_factor(data, factors))
+        copies: dict[str, float] = {}
         for write in update.writes:
-            made = _instruction(write, factors) if converts else _folded(write, stage, factors)
-            instructions.append(made if write.register in samples else _up_to_factor(made, factors))
+            made = _instruction(write, factors) if converts else _with_copies(_folded(write, stage, factors), copies)
+            made = made if write.register in samples else _up_to_factor(made, factors)
+            if made.sources == (OUTPUT,) and not converts:
+                copies[write.register] = made.coefficients[0]
+            instructions.append(made)
         frees = tuple(register for register in update.frees if converts or register != stage.data)
         following = plan.next_sample(index)
-        stages.append(ProgramStage(stage, converts, update.noises, tuple(instructions), frees, following))
+        spending = tuple(_spending(instructions, own & set(frees)))
+        stages.append(ProgramStage(stage, converts, update.noises, spending, frees, following))
     return Program(plan.opening.noises, opening, tuple(stages))
 
 
@@ -77,8 +86,8 @@ def _instruction(write: Write, factors: Mapping[str, float]) -> Instruction:
 
 def _up_to_factor(instruction: Instruction, factors: dict[str, float]) -> Instruction:
     """`instruction` divided by its first coefficient, which is put into `factors`."""
-    register, sources, coefficients = instruction
-    if len(sources) < 2 or not 1e-3 < abs(coefficients[0]) < 1e3:
+    register, sources, coefficients, _ = instruction
+    if not sources or not 1e-3 < abs(coefficients[0]) < 1e3:
         return instruction
     factors[register] = coefficients[0]
     return Instruction(register, sources, tuple(c / coefficients[0] for c in coefficients))
@@ -86,7 +95,7 @@ def _up_to_factor(instruction: Instruction, factors: dict[str, float]) -> Instru
 
 def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruction:
     """`write` with ``data = a * sample + b * output`` put in."""
-    register, sources, coefficients = _instruction(write, factors)
+    register, sources, coefficients, _ = _instruction(write, factors)
     terms = dict(zip(sources, coefficients, strict=True))
     data = terms.pop(stage.data, 0.0)
     if data:
@@ -97,3 +106,18 @@ def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruc
         if stage.b:
             terms[OUTPUT] = terms.get(OUTPUT, 0.0) + data * stage.b
     return Instruction(register, tuple(terms), tuple(terms.values()))
+
+
+def _with_copies(instruction: Instruction, copies: Mapping[str, float]) -> Instruction:
+    """`instruction` with the output read from one of its `copies` (register -> multiple) that it reads anyway."""
+    terms = dict(zip(instruction.sources, instruction.coefficients, strict=True))
+    for register in terms.keys() & copies.keys():
+        terms[register] += terms.pop(OUTPUT, 0.0) / copies[register]
+    return instruction._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
+
+
+def _spending(instructions: Sequence[Instruction], registers: Set[str]) -> Iterator[Instruction]:
+    """`instructions`, each with those `registers` spent that no later one reads."""
+    for index, instruction in enumerate(instructions):
+        later = {source for other in instructions[index + 1 :] for source in other.sources}
+        yield instruction._replace(spent=tuple(s for s in instruction.sources if s in registers and s not in later))

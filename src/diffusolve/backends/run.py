@@ -46,6 +46,7 @@ class Run:
         self._transform = transform
         self._registers: dict[str, Any] = {}
         self._stages: tuple[BoundStage, ...] = ()
+        self._dtypes: tuple[Any, Any] = (None, None)
 
     @property
     def is_done(self) -> bool:
@@ -78,7 +79,7 @@ class Run:
         registers = self._registers
         registers[self.plan.initial] = x
         self._draw(opening.noises, x)
-        for register, sources, coefficients in compile_plan(self.plan, self._transform is not None).opening:
+        for register, sources, coefficients, _ in compile_plan(self.plan, self._transform is not None).opening:
             registers[register] = backend_of(x).bind(sources, coefficients)(registers)
         sample = registers[self.plan.stages[0].sample]
         for register in opening.frees:
@@ -90,8 +91,8 @@ class Run:
         stages = self._stages or self._bind(x)
         if self.position >= len(stages):
             raise self._is_over()
-        scale = stages[self.position].scale
-        return x if scale is None else scale({"x": x})
+        stage = stages[self.position]
+        return x if stage.scale is None else stage.scale({stage.sample: x})
 
     def data(self, output: Array, x: Array) -> Array:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
@@ -106,7 +107,9 @@ class Run:
             ValueError: `output` has another shape than `x`.
             IndexError: the plan has no more stages.
         """
-        stages = self._stages or self._bind(x)
+        stages = self._stages
+        if x.dtype is not self._dtypes[0] or output.dtype is not self._dtypes[1]:
+            stages = self._bind(x, output)
         if self.position >= len(stages):
             raise self._is_over()
         if output.shape != x.shape:
@@ -116,10 +119,9 @@ class Run:
             )
         stage = stages[self.position]
         registers = self._registers
-        registers[stage.sample] = x
-        registers[OUTPUT] = output
+        registers[stage.sample], registers[OUTPUT] = x, output
         if self._transform is not None:
-            registers[stage.data] = self.data(output, x)
+            registers[stage.data] = self._transform(stage.convert(registers), self.plan.stages[self.position])
         if stage.noises:
             self._draw(stage.noises, x)
         for register, combination in stage.combinations:
@@ -133,10 +135,11 @@ class Run:
             registers.clear()
         return next_sample
 
-    def _bind(self, like: Array) -> tuple[BoundStage, ...]:
-        """The stages, ready for arrays like the first one seen."""
-        backend: Any = backend_of(like)
+    def _bind(self, *like: Array) -> tuple[BoundStage, ...]:
+        """The stages, ready for arrays like these."""
+        backend: Any = backend_of(like[0]).specialised(*like)
         self._stages = _bound_stages(self.plan, self._transform is not None, backend)
+        self._dtypes = like[0].dtype, like[-1].dtype
         return self._stages
 
     def _draw(self, noises: tuple[NoiseTerm, ...], like: Array) -> None:
@@ -151,15 +154,16 @@ class Run:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_stages": ()}  # functions, made again from the plan
+        return {**vars(self), "_stages": (), "_dtypes": (None, None)}  # functions, made again from the plan
 
 
 class BoundStage(NamedTuple):
-    """A stage for one backend; its combinations need nothing but the registers."""
+    """A stage for one backend; its combinations need nothing but the registers. `convert` makes the data prediction."""
 
     scale: Combine | None
     sample: str
     data: str
+    convert: Combine
     noises: tuple[NoiseTerm, ...]
     combinations: tuple[tuple[str, Combine], ...]
     frees: tuple[str, ...]
@@ -169,18 +173,19 @@ class BoundStage(NamedTuple):
 @lru_cache(maxsize=1024)
 def _bound_stages(plan: Plan, transforms: bool, backend: Any) -> tuple[BoundStage, ...]:
     bound = []
-    for stage in compile_plan(plan, transforms).stages:
-        scale = stage.plan_stage.scale
-        instructions = stage.instructions[1:] if transforms else stage.instructions
+    for made in compile_plan(plan, transforms).stages:
+        stage = made.plan_stage
+        instructions = made.instructions[1:] if transforms else made.instructions
         bound.append(
             BoundStage(
-                None if scale == 1.0 else backend.bind(("x",), (scale,)),
-                stage.plan_stage.sample,
-                stage.plan_stage.data,
-                stage.noises,
-                tuple((register, backend.bind(sources, c)) for register, sources, c in instructions),
-                stage.frees,
-                stage.next_sample,
+                None if stage.scale == 1.0 else backend.bind((stage.sample,), (stage.scale,)),
+                stage.sample,
+                stage.data,
+                backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)),
+                made.noises,
+                tuple((register, backend.bind(sources, c, spent)) for register, sources, c, spent in instructions),
+                made.frees,
+                made.next_sample,
             )
         )
     return tuple(bound)

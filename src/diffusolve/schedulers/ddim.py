@@ -89,8 +89,8 @@ class DDIMScheduler(OneStepScheduler):
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
         noise = Noise(model_output.dtype)
-        noise.generator, noise.given = generator, variance_noise
-        previous, run = self._stepped(plan, model_output, sample, noise)
+        with noise.drawn_from(generator, variance_noise):
+            previous, run = self._stepped(plan, model_output, sample, noise)
         if variance_noise is None:
             self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)

@@ -101,7 +101,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         hat = churned(s, grid.steps, s_churn, s_tmin, s_tmax)
         a, b = data_after_churn(s, hat, t, self._prediction.name)
         stage = run.last_stage._replace(a=a, b=b)
-        return self._result_with_data_of(stage, previous, model_output, previous, return_dict)
+        return self._result_with_data(previous, run, model_output, previous, return_dict, stage)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha * noise - sigma * sample``, what a network with v_prediction is trained to output.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from diffusolve.backends import Transform, backend_of
+from diffusolve.plan import Stage
+
 __all__ = ["SchedulerOutput", "SchedulerOutputWithData", "SchedulerTuple"]
+
+DataSource: TypeAlias = tuple[Stage, Transform | None, Tensor, Tensor]
+"""What a data prediction follows from: see :func:`data_of`."""
 
 
 class SchedulerOutput:
@@ -73,42 +80,48 @@ class SchedulerOutputWithData(SchedulerOutput):
         pred_original_sample: the prediction of x0 that the step used, computed when it is first read.
     """
 
-    __slots__ = ("_compute", "_data")
+    __slots__ = ("_data", "_source")
     fields = ("prev_sample", "pred_original_sample")
 
-    def __init__(self, prev_sample: Tensor, compute: Callable[[], Tensor]) -> None:
+    def __init__(self, prev_sample: Tensor, source: DataSource) -> None:
         self.prev_sample = prev_sample
-        self._compute: Callable[[], Tensor] | None = compute
+        self._source: DataSource | None = source
 
     @property
     def pred_original_sample(self) -> Tensor:
         """The prediction of x0."""
-        if self._compute is not None:
-            self._data = self._compute()
-            self._compute = None
+        if self._source is not None:
+            self._data = data_of(*self._source)
+            self._source = None
         return self._data
 
 
 class SchedulerTuple(tuple[Any, ...]):
-    """``(prev_sample, pred_original_sample)``, the second computed when it is first read."""
+    """``(prev_sample, pred_original_sample)``, the second computed when it is first read.
 
-    _output: SchedulerOutputWithData
+    Made of ``(prev_sample, source)``, where the data follow from `source`.
+    """
 
-    def __new__(cls, prev_sample: Tensor, compute: Callable[[], Tensor]) -> SchedulerTuple:
-        made = super().__new__(cls, (prev_sample, None))
-        made._output = SchedulerOutputWithData(prev_sample, compute)
-        return made
+    @cached_property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        previous, source = tuple.__iter__(self)
+        return previous, data_of(*source)
 
     def __getitem__(self, index: Any) -> Any:
-        if index == 0:
-            return self._output.prev_sample
-        return self._output.to_tuple()[index]
+        return tuple.__getitem__(self, 0) if index == 0 else self._both[index]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._output.to_tuple())
+        return iter(self._both)
 
     def __repr__(self) -> str:
-        return repr(self._output.to_tuple())
+        return repr(self._both)
 
     def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Tensor, ...]]]:
-        return tuple, (self._output.to_tuple(),)
+        return tuple, (self._both,)
+
+
+def data_of(stage: Stage, transform: Transform | None, output: Tensor, sample: Tensor) -> Tensor:
+    """The data prediction that a stage made of `output` and `sample`."""
+    data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
+    data = data if transform is None else transform(data, stage)
+    return data if data.dtype == sample.dtype else data.to(sample.dtype)

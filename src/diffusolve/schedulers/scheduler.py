@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Run, backend_of
+from diffusolve.backends import Run
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
@@ -62,6 +62,15 @@ class Noise:
             like = torch.empty_like(like, dtype=self.dtype)
         noise: Tensor = draw_normal_with(self.generator, like)
         return noise
+
+    @contextmanager
+    def drawn_from(self, generator: Any, given: Tensor | None) -> Iterator[None]:
+        """Within, noise is that `given`, or comes from `generator`."""
+        self.generator, self.given = generator, given
+        try:
+            yield
+        finally:
+            self.generator = self.given = None
 
 
 class Generation:
@@ -257,12 +266,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         run = generation.run
         if run is None or generation.options != options:
             run = self._started(timestep, options)
-        noise = generation.noise
-        noise.generator, noise.given = generator, variance_noise
-        previous = run.step(model_output, sample)
-        noise.generator = noise.given = None
+        if generator is None and variance_noise is None:
+            previous = run.step(model_output, sample)
+        else:
+            with generation.noise.drawn_from(generator, variance_noise):
+                previous = run.step(model_output, sample)
         generation.step_index += 1  # type: ignore[operator]
-        if previous.dtype != model_output.dtype:
+        if previous.dtype is not model_output.dtype:
             previous = previous.to(model_output.dtype)
         return previous, run
 
@@ -374,22 +384,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutput(previous) if return_dict else (previous,)
 
     def _result_with_data(
-        self, previous: Tensor, run: Run, model_output: Tensor, sample: Tensor, return_dict: bool
+        self,
+        previous: Tensor,
+        run: Run,
+        model_output: Tensor,
+        sample: Tensor,
+        return_dict: bool,
+        stage: Stage | None = None,
     ) -> SchedulerOutputWithData | SchedulerTuple:
-        return self._result_with_data_of(run.last_stage, previous, model_output, sample, return_dict)
-
-    def _result_with_data_of(
-        self, stage: Stage, previous: Tensor, model_output: Tensor, sample: Tensor, return_dict: bool
-    ) -> SchedulerOutputWithData | SchedulerTuple:
-        compute = partial(_data, stage, self._transform, model_output, sample)
-        return (SchedulerOutputWithData if return_dict else SchedulerTuple)(previous, compute)
-
-
-def _data(stage: Stage, transform: Any, output: Tensor, sample: Tensor) -> Tensor:
-    """The data prediction that a stage made of `output` and `sample`."""
-    data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
-    data = data if transform is None else transform(data, stage)
-    return data if data.dtype == sample.dtype else data.to(sample.dtype)
+        source = stage or run.last_stage, self._transform, model_output, sample
+        return SchedulerOutputWithData(previous, source) if return_dict else SchedulerTuple((previous, source))
 
 
 def _index_of(value: float, values: list[float]) -> int:

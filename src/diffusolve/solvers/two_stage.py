@@ -21,11 +21,10 @@ def heun(grid: Grid, x: Value) -> SolverRun:
         h = t.sigma - s.sigma
         d = (x - data) / s.sigma
         if t.sigma > 0:
-            half = yield Keep(x + h / 2 * d)
+            d = yield Keep(d)
             end, data = yield Evaluate(x + h * d, t, stage=1)
-            x = half + h / 2 * (end - data) / t.sigma
-        else:
-            x = x + h * d
+            d = (d + (end - data) / t.sigma) / 2
+        x = x + h * d
     return x
 
 
