@@ -40,7 +40,7 @@ KNOWS: dict[str, set[str]] = {
 FACES = {"cli"}
 """These may import whatever is above, and nothing imports them."""
 
-TORCH_AT_TOP = {"backends/torch_eager.py", "denoisers/digits_network.py", "denoisers/pipeline.py"}
+TORCH_AT_TOP = {"backends/native.py", "backends/torch_eager.py", "denoisers/digits_network.py", "denoisers/pipeline.py"}
 """Files that are only imported when torch is wanted, besides the rooms that are for its users:"""
 FOR_TORCH = {"cli", "hub", "k_diffusion", "schedulers"}
 

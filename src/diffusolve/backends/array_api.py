@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusolve.arrays import Array
-from diffusolve.backends.backend import Combine
+from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
+from diffusolve.backends.program import Instruction
 
 __all__ = ["ArrayBackend"]
 
@@ -21,9 +22,13 @@ class ArrayBackend:
     def __init__(self, namespace: Any) -> None:
         self.xp = namespace
 
-    def specialised(self, *like: Array) -> ArrayBackend:
+    def specialised(self, x: Array, output: Array, simple: bool) -> ArrayBackend:
         """The fastest backend for arrays like these: this one."""
         return self
+
+    def takes(self, x: Array, output: Array) -> bool:
+        """Whether what is bound here can be run on these arrays: always."""
+        return True
 
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array:
         """The sum of ``coefficient * source`` as a new array."""
@@ -37,6 +42,14 @@ class ArrayBackend:
         if not sources:
             return lambda registers: self.zeros(next(iter(registers.values())))
         return lambda registers: self.combine([registers[source] for source in sources], coefficients)
+
+    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters:
+        """All `instructions`, one after the other."""
+        return one_by_one(self, instructions)
+
+    def clip(self, made: Array, limit: float) -> Array:
+        """`made` within plus and minus `limit`."""
+        return self.xp.clip(made, -limit, limit)
 
     def zeros(self, like: Array) -> Array:
         """What an empty sum is."""

@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from math import inf
 from typing import Any, Protocol
 
 from diffusolve.arrays import Array, is_torch, namespace
+from diffusolve.backends.program import Instruction
 
-__all__ = ["Array", "Backend", "Combine", "backend_of"]
+__all__ = ["Array", "Backend", "Combine", "UpdateRegisters", "backend_of", "one_by_one"]
 
 Combine = Callable[[Mapping[str, Array]], Array]
 """A linear combination of registers with everything but the registers' values settled."""
+
+UpdateRegisters = Callable[[dict[str, Array]], None]
+"""Instructions with everything but the registers' values settled: writes their registers."""
 
 
 class Backend(Protocol):
     """The operations on arrays that running a plan takes."""
 
-    def specialised(self, *like: Array) -> Backend: ...
+    def specialised(self, x: Array, output: Array, simple: bool) -> Backend: ...
+    def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
     def bind(self, sources: Sequence[str], coefficients: Sequence[float], spent: Sequence[str] = ()) -> Combine: ...
+    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters: ...
+    def clip(self, made: Array, limit: float) -> Array: ...
     def zeros(self, like: Array) -> Array: ...
     def widen(self, x: Array) -> Array: ...
     def cast(self, x: Array, like: Array) -> Array: ...
     def timesteps(self, timesteps: Sequence[float], like: Array) -> list[Array]: ...
     def error_ratio(self, low: Array, high: Array, previous: Array, rtol: float, atol: float) -> float: ...
     def is_floating(self, x: Array) -> bool: ...
+
+
+def one_by_one(backend: Backend, instructions: Sequence[Instruction]) -> UpdateRegisters:
+    """An update that computes one combination after the other."""
+    bound = [(made.register, _bind(backend, made)) for made in instructions]
+    if len(bound) == 1:
+        ((only, combination),) = bound
+
+        def update_one(registers: dict[str, Array]) -> None:
+            registers[only] = combination(registers)
+
+        return update_one
+
+    def update(registers: dict[str, Array]) -> None:
+        for register, combine in bound:
+            registers[register] = combine(registers)
+
+    return update
+
+
+def _bind(backend: Backend, made: Instruction) -> Combine:
+    combination, limit = backend.bind(made.sources, made.coefficients, made.spent), made.limit
+    if limit == inf:
+        return combination
+    return lambda registers: backend.clip(combination(registers), limit)
 
 
 def backend_of(x: Array) -> Backend:
@@ -39,9 +73,16 @@ def backend_of(x: Array) -> Backend:
 
 @lru_cache(maxsize=1)
 def _torch_backend() -> Backend:
+    import torch
+
     from diffusolve.backends.torch_eager import TorchBackend
 
-    return TorchBackend()
+    faster = [TorchBackend(dtype) for dtype in (torch.float32, torch.float64)]
+    with suppress(ImportError):  # installed without a compiler
+        from diffusolve.backends.native import NativeBackend
+
+        faster = [*(NativeBackend(backend.plain) for backend in faster), *faster]
+    return TorchBackend(faster=faster)
 
 
 @lru_cache(maxsize=8)

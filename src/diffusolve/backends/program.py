@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 
 from diffusolve.plan import OUTPUT, NoiseTerm, Plan, Stage, Write
 
-__all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan"]
+__all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan", "is_simple"]
 
 ROUNDING = 1e-15
 """A folded coefficient this small against its parts is their rounding error."""
 
 
 class Instruction(NamedTuple):
-    """``register = sum of coefficient * source``; the arrays of the sources `spent` are not needed any more."""
+    """``register = sum of coefficient * source``, clipped to plus and minus `limit`.
+
+    The arrays of the sources `spent` are not needed any more.
+    """
 
     register: str
     sources: tuple[str, ...]
     coefficients: tuple[float, ...]
     spent: tuple[str, ...] = ()
+    limit: float = inf
 
 
 class ProgramStage(NamedTuple):
@@ -35,21 +40,22 @@ class ProgramStage(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The opening, then one stage after the other."""
+    """The opening, then one stage after the other. A `simple` one has only stages that add a multiple to a register."""
 
     opening_noises: tuple[NoiseTerm, ...]
     opening: tuple[Instruction, ...]
     stages: tuple[ProgramStage, ...]
+    simple: bool
 
 
 @lru_cache(maxsize=1024)
-def compile_plan(plan: Plan, convert_always: bool) -> Program:
-    """The program of `plan`.
+def compile_plan(plan: Plan, convert_always: bool, limit: float = inf) -> Program:
+    """The program of `plan`, with data predictions clipped to plus and minus `limit`.
 
-    A data prediction is computed where a later stage needs it, or everywhere if `convert_always`; elsewhere the updates
-    take it apart into sample and output, so that a step is one combination of these. What is only remembered (it is
-    neither a sample nor seen by a transform) is kept up to a factor that saves its first term the multiplication, and
-    spent where it is read last.
+    A data prediction is computed where a later stage needs it, or everywhere if `convert_always` or clipped; elsewhere
+    the updates take it apart into sample and output, so that a step is one combination of these. What is only
+    remembered (it is neither a sample nor seen by a transform) is kept up to a factor that saves its first term the
+    multiplication, and spent where it is read last.
     """
     samples = {plan.result, *(stage.sample for stage in plan.stages)}
     written = {write.register for stage in plan.stages for write in stage.update.writes}
@@ -59,10 +65,10 @@ def compile_plan(plan: Plan, convert_always: bool) -> Program:
     opening = tuple(_instruction(write, {}) for write in plan.opening.writes)
     for index, stage in enumerate(plan.stages):
         update = stage.update
-        converts = convert_always or stage.data not in update.frees
+        converts = convert_always or limit < inf or stage.data not in update.frees
         instructions = []
         if converts:
-            data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b))
+            data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b), limit=limit)
             instructions.append(data if convert_always else _up_to_factor(data, factors))
         copies: dict[str, float] = {}
         for write in update.writes:
@@ -75,7 +81,16 @@ def compile_plan(plan: Plan, convert_always: bool) -> Program:
         following = plan.next_sample(index)
         spending = tuple(_spending(instructions, own & set(frees)))
         stages.append(ProgramStage(stage, converts, update.noises, spending, frees, following))
-    return Program(plan.opening.noises, opening, tuple(stages))
+    simple = all(is_simple(stage.instructions) for stage in stages)
+    return Program(plan.opening.noises, opening, tuple(stages), simple)
+
+
+def is_simple(instructions: Sequence[Instruction]) -> bool:
+    """Whether this is one sum of two terms, one of them a register as it is."""
+    if len(instructions) != 1:
+        return False
+    (only,) = instructions
+    return len(only.sources) == 2 and 1.0 in only.coefficients and only.limit == inf
 
 
 def _instruction(write: Write, factors: Mapping[str, float]) -> Instruction:
@@ -86,16 +101,17 @@ def _instruction(write: Write, factors: Mapping[str, float]) -> Instruction:
 
 def _up_to_factor(instruction: Instruction, factors: dict[str, float]) -> Instruction:
     """`instruction` divided by its first coefficient, which is put into `factors`."""
-    register, sources, coefficients, _ = instruction
+    register, sources, coefficients, _, limit = instruction
     if not sources or not 1e-3 < abs(coefficients[0]) < 1e3:
         return instruction
     factors[register] = coefficients[0]
-    return Instruction(register, sources, tuple(c / coefficients[0] for c in coefficients))
+    scaled = tuple(c / coefficients[0] for c in coefficients)
+    return Instruction(register, sources, scaled, limit=limit / abs(coefficients[0]))
 
 
 def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruction:
     """`write` with ``data = a * sample + b * output`` put in."""
-    register, sources, coefficients, _ = _instruction(write, factors)
+    register, sources, coefficients, *_ = _instruction(write, factors)
     terms = dict(zip(sources, coefficients, strict=True))
     data = terms.pop(stage.data, 0.0)
     if data:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
-from diffusolve.backends.backend import Combine, backend_of
+from diffusolve.backends.backend import Combine, UpdateRegisters, backend_of, one_by_one
 from diffusolve.backends.program import OUTPUT, compile_plan
 from diffusolve.plan import NoiseTerm, Plan, Stage
 
-__all__ = ["DrawNoise", "Run", "Transform"]
+__all__ = ["Clip", "DrawNoise", "Run", "Transform"]
 
 DrawNoise = Callable[[Array, float, float], Array]
 """Draws standard normal noise like an array, for the interval between two sigmas."""
 
 Transform = Callable[[Array, Stage], Array]
 """Changes a data prediction (clips it, say) before it is used."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The transform that clips data predictions to plus and minus `limit`, which runs do in passing."""
+
+    limit: float
+
+    def __call__(self, data: Array, stage: Stage) -> Array:
+        return backend_of(data).clip(data, self.limit)
 
 
 class Run:
@@ -34,7 +46,7 @@ class Run:
     Args:
         plan: what to do.
         draw_noise: where a stochastic plan's noise comes from.
-        transform: applied to every data prediction before it is used.
+        transform: applied to every data prediction before it is used; it may write to it.
     """
 
     def __init__(self, plan: Plan, draw_noise: DrawNoise | None = None, transform: Transform | None = None) -> None:
@@ -46,7 +58,8 @@ class Run:
         self._transform = transform
         self._registers: dict[str, Any] = {}
         self._stages: tuple[BoundStage, ...] = ()
-        self._dtypes: tuple[Any, Any] = (None, None)
+        self._backend: Any = None
+        self._shape: Any = None
 
     @property
     def is_done(self) -> bool:
@@ -79,8 +92,7 @@ class Run:
         registers = self._registers
         registers[self.plan.initial] = x
         self._draw(opening.noises, x)
-        for register, sources, coefficients, _ in compile_plan(self.plan, self._transform is not None).opening:
-            registers[register] = backend_of(x).bind(sources, coefficients)(registers)
+        one_by_one(backend_of(x), compile_plan(*self._compiled).opening)(registers)
         sample = registers[self.plan.stages[0].sample]
         for register in opening.frees:
             del registers[register]
@@ -104,28 +116,22 @@ class Run:
         """The next sample, from the network's `output` on the current sample `x`.
 
         Raises:
-            ValueError: `output` has another shape than `x`.
+            ValueError: `output` has another shape than `x`, or `x` another than earlier samples that are remembered.
             IndexError: the plan has no more stages.
         """
-        stages = self._stages
-        if x.dtype is not self._dtypes[0] or output.dtype is not self._dtypes[1]:
+        stages, shape = self._stages, self._shape
+        if not stages or x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
             stages = self._bind(x, output)
         if self.position >= len(stages):
             raise self._is_over()
-        if output.shape != x.shape:
-            raise ValueError(
-                f"the network's output has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
-                "they must be equal."
-            )
         stage = stages[self.position]
         registers = self._registers
         registers[stage.sample], registers[OUTPUT] = x, output
-        if self._transform is not None:
+        if stage.convert is not None and self._transform is not None:
             registers[stage.data] = self._transform(stage.convert(registers), self.plan.stages[self.position])
         if stage.noises:
             self._draw(stage.noises, x)
-        for register, combination in stage.combinations:
-            registers[register] = combination(registers)
+        stage.update(registers)
         next_sample = registers[stage.next_sample]
         del registers[OUTPUT]
         for register in stage.frees:
@@ -135,12 +141,39 @@ class Run:
             registers.clear()
         return next_sample
 
-    def _bind(self, *like: Array) -> tuple[BoundStage, ...]:
+    def _bind(self, x: Array, output: Array | None = None) -> tuple[BoundStage, ...]:
         """The stages, ready for arrays like these."""
-        backend: Any = backend_of(like[0]).specialised(*like)
-        self._stages = _bound_stages(self.plan, self._transform is not None, backend)
-        self._dtypes = like[0].dtype, like[-1].dtype
+        backend: Any = backend_of(x)
+        output = x if output is None else output
+        if output.shape != x.shape:
+            raise ValueError(
+                f"the network's output has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
+                "they must be equal."
+            )
+        if self._registers and self._shape not in (None, x.shape):
+            raise ValueError(
+                f"the sample has shape {tuple(x.shape)}, but this run began with shape {tuple(self._shape)} and "
+                "remembers earlier steps: begin another run."
+            )
+        program = compile_plan(*self._compiled)
+        remembers = self._backend is not None and self._registers  # arrays that were like others
+        self._backend = backend if remembers else backend.specialised(x, output, program.simple)
+        self._shape = x.shape
+        self._stages = _bound_stages(*self._compiled, self._backend)
         return self._stages
+
+    @property
+    def _compiled(self) -> tuple[Plan, bool, float]:
+        """What the program depends on: the plan, whether data are transformed, and what they are clipped to."""
+        if isinstance(self._transform, Clip):
+            return self.plan, False, self._transform.limit
+        return self.plan, self._transform is not None, inf
+
+    def again(self, draw_noise: DrawNoise | None) -> Run:
+        """Another run of the same plan and transform, with this one's preparations."""
+        run = object.__new__(Run)
+        run.__dict__.update(self.__dict__, position=0, _registers={}, _draw_noise=draw_noise)
+        return run
 
     def _draw(self, noises: tuple[NoiseTerm, ...], like: Array) -> None:
         assert self._draw_noise is not None
@@ -154,36 +187,37 @@ class Run:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_stages": (), "_dtypes": (None, None)}  # functions, made again from the plan
+        return {**vars(self), "_stages": (), "_backend": None, "_shape": None}  # functions, made again from the plan
 
 
 class BoundStage(NamedTuple):
-    """A stage for one backend; its combinations need nothing but the registers. `convert` makes the data prediction."""
+    """A stage for one backend; what it does needs the registers only. `convert` makes data predictions to transform."""
 
     scale: Combine | None
     sample: str
     data: str
-    convert: Combine
+    convert: Combine | None
     noises: tuple[NoiseTerm, ...]
-    combinations: tuple[tuple[str, Combine], ...]
+    update: UpdateRegisters
     frees: tuple[str, ...]
     next_sample: str
 
 
 @lru_cache(maxsize=1024)
-def _bound_stages(plan: Plan, transforms: bool, backend: Any) -> tuple[BoundStage, ...]:
+def _bound_stages(plan: Plan, transforms: bool, limit: float, backend: Any) -> tuple[BoundStage, ...]:
     bound = []
-    for made in compile_plan(plan, transforms).stages:
+    for made in compile_plan(plan, transforms, limit).stages:
         stage = made.plan_stage
         instructions = made.instructions[1:] if transforms else made.instructions
+        foreign = [noise.register for noise in made.noises] + [stage.data] * transforms
         bound.append(
             BoundStage(
                 None if stage.scale == 1.0 else backend.bind((stage.sample,), (stage.scale,)),
                 stage.sample,
                 stage.data,
-                backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)),
+                backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)) if transforms else None,
                 made.noises,
-                tuple((register, backend.bind(sources, c, spent)) for register, sources, c, spent in instructions),
+                backend.update(instructions, foreign),
                 made.frees,
                 made.next_sample,
             )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from diffusolve.backends.backend import Combine
+from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
+from diffusolve.backends.program import Instruction
 
 __all__ = ["TorchBackend"]
 
@@ -31,18 +33,27 @@ class TorchBackend:
     Args:
         plain: all tensors will be of this precision, float32 or float64, and of no subclass. Constants are then
             tensors, which PyTorch multiplies with in little more than half the time that a number takes.
+        faster: backends for some tensors only, the fastest first.
     """
 
-    def __init__(self, plain: torch.dtype | None = None) -> None:
+    fuses: ClassVar[bool] = False
+
+    def __init__(self, plain: torch.dtype | None = None, faster: Sequence[TorchBackend] = ()) -> None:
         self.plain = plain
+        self.faster = faster
         self._wide = _wide if plain is None else _unchanged
 
-    def specialised(self, *like: Tensor) -> TorchBackend:
-        """The fastest backend for tensors like these."""
-        dtypes = {tensor.dtype for tensor in like}
-        if len(dtypes) == 1 and dtypes <= PLAIN.keys() and all(type(tensor) is Tensor for tensor in like):
-            return PLAIN[dtypes.pop()]
-        return self
+    def specialised(self, x: Tensor, output: Tensor, simple: bool) -> TorchBackend:
+        """The fastest backend for tensors like these, and a program that is `simple` or not."""
+        candidates = (backend for backend in self.faster if not (simple and backend.fuses))
+        return next((backend for backend in candidates if backend.takes(x, output)), self)
+
+    def takes(self, x: Tensor, output: Tensor) -> bool:
+        """Whether what is bound here can be run on these tensors."""
+        plain = self.plain
+        return plain is None or (
+            x.dtype is plain and output.dtype is plain and type(x) is Tensor and type(output) is Tensor
+        )
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """The sum of ``coefficient * source`` as a new tensor."""
@@ -92,6 +103,14 @@ class TorchBackend:
             return lambda registers: add(wide(registers[source]), other(registers), alpha=factor)
         return lambda registers: add(registers[source], other(registers), alpha=factor)
 
+    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters:
+        """All `instructions`, where the registers `foreign` hold tensors that the run has not made."""
+        return one_by_one(self, instructions)
+
+    def clip(self, made: Tensor, limit: float) -> Tensor:
+        """`made`, which nobody else has, within plus and minus `limit`."""
+        return made.clamp_(-limit, limit)
+
     def zeros(self, like: Tensor) -> Tensor:
         """What an empty sum is."""
         return torch.zeros_like(like)
@@ -137,6 +156,3 @@ def _sum(total: Combine, rest: Sequence[tuple[str, float]]) -> Combine:
         return made
 
     return accumulated
-
-
-PLAIN = {dtype: TorchBackend(dtype) for dtype in (torch.float32, torch.float64)}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusolve.backends import Clip
 from diffusolve.plan import Stage
 
 __all__ = ["clip_asked_for", "dynamic_threshold"]
@@ -19,12 +20,8 @@ def clip_asked_for(config: Mapping[str, Any]) -> Callable[[Tensor, Stage], Tenso
     if config.get("thresholding"):
         return partial(_threshold, config["dynamic_thresholding_ratio"], config["sample_max_value"])
     if config.get("clip_sample"):
-        return partial(_clip, config["clip_sample_range"])
+        return Clip(config["clip_sample_range"])
     return None
-
-
-def _clip(limit: float, data: Tensor, stage: Stage) -> Tensor:
-    return data.clamp(-limit, limit)
 
 
 def _threshold(ratio: float, most: float, data: Tensor, stage: Stage) -> Tensor:

@@ -82,15 +82,16 @@ class DDIMScheduler(OneStepScheduler):
             generator, variance_noise: where the noise comes from; at most one of them.
         """
         raw = self._transform is not None and not use_clipped_model_output
-        plan = self._plan_at(timestep, eta=float(eta), unclipped_noise=raw)
         if eta == 0:
-            previous, run = self._stepped(plan, model_output, sample, None)
+            run = self._run_at(timestep, None, eta=0.0, unclipped_noise=raw)
+            previous = self._stepped(run, model_output, sample)
             return self._result_with_data(previous, run, model_output, sample, return_dict)
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
         noise = Noise(model_output.dtype)
+        run = self._run_at(timestep, noise, eta=float(eta), unclipped_noise=raw)
         with noise.drawn_from(generator, variance_noise):
-            previous, run = self._stepped(plan, model_output, sample, noise)
+            previous = self._stepped(run, model_output, sample)
         if variance_noise is None:
             self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)

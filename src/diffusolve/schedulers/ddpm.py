@@ -113,13 +113,14 @@ class DDPMScheduler(OneStepScheduler):
             timestep: a timestep of the run; any whole training timestep if there is none.
             sample: shape (batch, channels, ...).
         """
-        plan = self._plan_at(timestep)
         noise = Noise(model_output.dtype)
-        noise.generator = generator
-        model_output, deviation = self._split(model_output, sample, plan)
-        source = noise if deviation is None else _scaled(noise, deviation)
-        previous, run = self._stepped(plan, model_output, sample, source)
-        if plan.start.timestep > 0:
+        run = self._run_at(timestep, noise)
+        model_output, deviation = self._split(model_output, sample, run.plan)
+        if deviation is not None:
+            run = run.again(_scaled(noise, deviation))
+        with noise.drawn_from(generator):
+            previous = self._stepped(run, model_output, sample)
+        if run.plan.start.timestep > 0:
             self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 

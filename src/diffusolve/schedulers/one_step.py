@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
 from diffusolve.noise import Grid, Point
-from diffusolve.plan import Plan, trace
+from diffusolve.plan import trace
 from diffusolve.schedulers.scheduler import Prepared
 from diffusolve.schedulers.timestep_space import TimestepScheduler
 
@@ -30,7 +30,7 @@ class OneStepScheduler(TimestepScheduler):
 
     def _configured(self) -> None:
         super()._configured()
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._runs: dict[tuple[Any, ...], Run] = {}
 
     def _set_timesteps(
         self,
@@ -42,23 +42,27 @@ class OneStepScheduler(TimestepScheduler):
         before = self._generation
         super()._set_timesteps(num_inference_steps, device, timesteps, sigmas)
         if before is None or before.prepared is not self._running.prepared:
-            self._plans = {}
+            self._runs = {}
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
         shown = levels.timesteps.astype(np.int64)
         return Prepared(self._grid(levels), None, shown, levels.sigmas)  # type: ignore[arg-type]  # a plan for each step
 
-    def _plan_at(self, timestep: Any, **options: Any) -> Plan:
-        """The plan of the step from `timestep` in the present run."""
+    def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> Run:
+        """A run of the step from `timestep` in the present run."""
         at, index = self._found(timestep)
         key = at, *options.values()
-        plan = self._plans.get(key)
-        if plan is None:
+        known = self._runs.get(key)
+        if known is not None:
+            run = known.again(noise)
+        else:
             points = self._point(at), self._point(self._previous(at, index))
             grid = Grid(points, self.noise_schedule, self.space)
-            plan = self._plans[key] = trace(self._solver(1, **options), grid, self._prediction)
-        return plan
+            plan = trace(self._solver(1, **options), grid, self._prediction)
+            run = Run(plan, noise, self._transform)
+        self._runs[key] = run  # in time with its preparations
+        return run
 
     def _found(self, timestep: Any) -> tuple[int, int | None]:
         """`timestep` as a number, and its position in the run's timesteps if that is known without reading it."""
@@ -76,10 +80,7 @@ class OneStepScheduler(TimestepScheduler):
             return Point(timestep, NO_SIGNAL, 1.0)
         return point
 
-    def _stepped(self, plan: Plan, model_output: Tensor, sample: Tensor, noise: DrawNoise | None) -> tuple[Tensor, Run]:
-        """The sample after the step that `plan` is, and the run that made it."""
-        run = Run(plan, noise, self._transform)
-        previous = run.step(model_output, sample)
-        if previous.dtype != model_output.dtype:
-            previous = previous.to(model_output.dtype)
-        return previous, run
+    def _stepped(self, run: Run, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The sample after the step that `run` is of."""
+        previous: Tensor = run.step(model_output, sample)
+        return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)

@@ -64,7 +64,7 @@ class Noise:
         return noise
 
     @contextmanager
-    def drawn_from(self, generator: Any, given: Tensor | None) -> Iterator[None]:
+    def drawn_from(self, generator: Any, given: Tensor | None = None) -> Iterator[None]:
         """Within, noise is that `given`, or comes from `generator`."""
         self.generator, self.given = generator, given
         try:

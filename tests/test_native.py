@@ -1,0 +1,284 @@
+"""The compiled backend: the same numbers as PyTorch's, wherever it may be used, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusolve.backends import Clip, Run, backend_of
+from diffusolve.backends.program import Instruction
+from diffusolve.noise import SD15
+from diffusolve.plan import Plan
+from diffusolve.sampling import Sampler
+from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, unipc
+from diffusolve.spacing import Karras
+
+native = pytest.importorskip("diffusolve.backends.native", reason="the package was installed without a compiler")
+from diffusolve.backends import _combine  # noqa: E402  (there is none without)
+
+PLANNABLE = [made for made in SOLVERS.values() if not made.adaptive]
+SIZES = (0, 1, 7, 1023, 1024, 1025, 5000)
+
+
+def run_program(outputs: Any, inputs: list[Tensor], into: list[Tensor], threads: int = 1) -> None:
+    program = _combine.program(inputs[0].dtype is torch.float64, len(inputs), outputs)
+    _combine.combine(program, inputs[0].numel(), threads, *(array.data_ptr() for array in (*inputs, *into)))
+
+
+def expected(outputs: Any, inputs: list[Tensor]) -> list[np.ndarray[Any, Any]]:
+    arrays = [array.double().numpy() for array in inputs]
+    for limit, terms in outputs:
+        total = sum(coefficient * arrays[source] for source, coefficient in terms)
+        arrays.append(np.clip(total, -limit, limit))
+    return arrays[len(inputs) :]
+
+
+# The compiled module
+
+coefficients = st.floats(-2, 2, allow_nan=False).filter(lambda c: abs(c) > 1e-3)
+
+
+@given(st.data(), st.sampled_from(SIZES), st.sampled_from([torch.float32, torch.float64]), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_outputs_are_the_sums_of_their_terms(data: st.DataObject, size: int, dtype: torch.dtype, inputs: int) -> None:
+    arrays = [torch.randn(size, dtype=dtype) for _ in range(inputs)]
+    outputs = []
+    for index in range(data.draw(st.integers(1, 4))):
+        sources = st.integers(0, inputs + index - 1)
+        terms = data.draw(st.lists(st.tuples(sources, coefficients), min_size=1, max_size=15))
+        outputs.append((data.draw(st.sampled_from([float("inf"), 1.0])), tuple(terms)))
+    made = [torch.full((size,), torch.nan, dtype=dtype) for _ in outputs]
+    before = [array.clone() for array in arrays]
+    run_program(tuple(outputs), arrays, made)
+    largest = max((float(np.abs(wanted).max(initial=1)) for wanted in expected(outputs, arrays)), default=1.0)
+    for got, wanted in zip(made, expected(outputs, arrays), strict=True):
+        np.testing.assert_allclose(got.double().numpy(), wanted, atol=60 * torch.finfo(dtype).eps * largest)
+    assert all(torch.equal(a, b) for a, b in zip(arrays, before, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_large_arrays_are_shared_out_to_threads(threads: int) -> None:
+    arrays = [torch.randn((1 << 20) + 13) for _ in range(3)]
+    outputs = ((float("inf"), ((0, 0.5), (1, -1.5))), (float("inf"), ((3, 2.0), (2, 1.0))))
+    made = [torch.empty_like(arrays[0]) for _ in outputs]
+    run_program(outputs, arrays, made, threads)
+    for got, wanted in zip(made, expected(outputs, arrays), strict=True):
+        np.testing.assert_allclose(got.double().numpy(), wanted, atol=1e-5)
+
+
+def test_an_output_may_take_the_place_of_an_input() -> None:
+    x, y = torch.randn(3000), torch.randn(3000)
+    wanted = 0.5 * x.double() - 2 * y.double()
+    run_program(((float("inf"), ((0, 0.5), (1, -2.0))),), [x, y], [y])
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_the_same_numbers_give_the_same_bits_wherever_they_stand() -> None:
+    """So that a sample does not depend on its batch."""
+    x, y, z = (torch.randn(4096) for _ in range(3))
+    outputs = ((float("inf"), ((0, 0.3), (1, -1.7), (2, 1.0))),)
+    whole = torch.empty_like(x)
+    run_program(outputs, [x, y, z], [whole])
+    for begin, end in ((0, 1), (1, 2), (3, 1040), (17, 4095), (1023, 1029)):
+        part = torch.empty(end - begin)
+        run_program(outputs, [array[begin:end] for array in (x, y, z)], [part])
+        assert torch.equal(part, whole[begin:end])
+
+
+def test_clipping_leaves_nan_alone() -> None:
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5])
+    made = torch.empty_like(x)
+    run_program(((1.0, ((0, 1.0),)),), [x], [made])
+    assert made.isnan().tolist() == [True, False, False, False]
+    assert made[1:].tolist() == [1.0, -1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "message"),
+    [
+        (((1.0, ((2, 1.0),)),), 2, "source 2 is not one of 2"),
+        (((1.0, ((-1, 1.0),)),), 2, "source -1"),
+        (((1.0, ()),), 2, "no terms"),
+        (((1.0, ((0, 1.0),)),) * 40, 40, "40 inputs and 40 outputs"),
+    ],
+)
+def test_programs_that_cannot_run_are_refused(outputs: Any, inputs: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _combine.program(False, inputs, outputs)
+
+
+def test_calls_that_cannot_be_are_refused() -> None:
+    program = _combine.program(False, 1, ((1.0, ((0, 1.0),)),))
+    with pytest.raises(TypeError, match="1 addresses: expected 2"):
+        _combine.combine(program, 3, 1, 1234)
+    with pytest.raises(ValueError, match="an address is 0"):
+        _combine.combine(program, 3, 1, 0, 0)
+    with pytest.raises((ValueError, TypeError)):
+        _combine.combine(object(), 3, 1, 0, 0)
+
+
+# Runs
+
+
+def plan_of(solver: Solver, steps: int = 6) -> Plan:
+    return Sampler(solver, Karras()).plan(SD15, "epsilon", steps)
+
+
+def start(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+def walk(run: Run, x: Tensor, network: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
+    x = run.begin(x)
+    while not run.is_done:
+        x = run.step(network(run.model_input(x)), x)
+    return x
+
+
+def noise(x: Tensor, s: float, t: float) -> Tensor:
+    drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(1e6 * t)), dtype=torch.float64)
+    return drawn.to(x.dtype)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and difference(a, b) <= (2e-5 if a.dtype is torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "transform", [None, Clip(0.7), lambda data, stage: data.clamp(-0.7, 0.7)], ids=["", "clip", "own"]
+)
+@pytest.mark.parametrize("solver", PLANNABLE, ids=str)
+def test_runs_make_the_samples_that_pytorch_makes(
+    solver: Solver, transform: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, x = plan_of(solver), start(dtype)
+    run = Run(plan, noise, transform)
+    compiled = walk(run, x)
+    monkeypatch.setattr(backend_of(x), "faster", ())
+    assert close(compiled, walk(Run(plan, noise, transform), x))
+
+
+def test_it_is_used_where_it_may_be() -> None:
+    run = Run(plan_of(unipc))
+    x = start()
+    run.step(torch.tanh(x), x)
+    assert isinstance(run._backend, native.NativeBackend)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "change", [channels_last, torch.Tensor.double, torch.Tensor.half], ids=["layout", "wide", "half"]
+)
+@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("solver", [unipc, dpmpp_multistep.with_options(order=3, eta=1.0)], ids=str)
+def test_a_network_may_change_its_kind_of_output_in_the_middle(solver: Solver, at: int, change: Any) -> None:
+    calls = iter(range(100))
+
+    def network(x: Tensor) -> Tensor:
+        return change(torch.tanh(x)) if next(calls) >= at else torch.tanh(x)
+
+    made, usual = walk(Run(plan_of(solver), noise), start(), network), walk(Run(plan_of(solver), noise), start())
+    assert difference(made, usual) < (0.01 if change is torch.Tensor.half else 1e-5)
+
+
+def test_the_noise_may_come_in_another_layout_and_precision() -> None:
+    plan = plan_of(dpmpp_multistep.with_options(eta=1.0))
+    usual = walk(Run(plan, noise), start())
+    for change in (channels_last, torch.Tensor.double):
+        assert difference(walk(Run(plan, lambda x, s, t, c=change: c(noise(x, s, t))), start()), usual) < 1e-5
+
+
+@pytest.mark.parametrize("solver", [unipc, SOLVERS["heun"], SOLVERS["lms"]], ids=str)
+def test_gradients_flow_through_runs(solver: Solver) -> None:
+    plan, gradients = plan_of(solver), []
+    for compiled in (True, False):
+        x = start(torch.float64).requires_grad_()
+        run = Run(plan) if compiled else eager_run(plan)
+        (gradient,) = torch.autograd.grad(walk(run, x).sum(), x)
+        gradients.append(gradient)
+    assert close(*gradients)
+
+
+def eager_run(plan: Plan) -> Run:
+    """A run of `plan` whose data are transformed to themselves, which PyTorch does."""
+    return Run(plan, None, lambda data, stage: data * 1.0)
+
+
+def test_derivatives_and_vmap_see_every_operation() -> None:
+    plan, x = plan_of(unipc), start(torch.float64)
+
+    def whole(x: Tensor) -> Tensor:
+        return walk(Run(plan), x)
+
+    tangent = torch.ones_like(x)
+    value, derivative = torch.func.jvp(whole, (x,), (tangent,))
+    step = 1e-6
+    numeric = (whole(x + step * tangent) - whole(x - step * tangent)) / (2 * step)
+    torch.testing.assert_close(derivative, numeric, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.func.vmap(whole)(x[:, None]), torch.stack([whole(one[None]) for one in x]))
+    torch.testing.assert_close(value, whole(x))
+    with torch.autograd.forward_ad.dual_level():
+        dual = whole(torch.autograd.forward_ad.make_dual(x, tangent))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, derivative)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 5), (1, 4, 8, 6), (2, 4, 6, 8)], ids=str)
+def test_samples_of_another_shape_in_the_middle_are_refused(shape: tuple[int, ...]) -> None:
+    run, x = Run(plan_of(unipc)), start()
+    run.step(x, x)
+    with pytest.raises(ValueError, match="this run began with shape"):
+        run.step(torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ValueError, match="must be equal"):
+        run.step(torch.zeros(shape), x)
+
+
+def test_empty_batches_stay_empty() -> None:
+    x = torch.empty(0, 4, 8, 8)
+    assert walk(Run(plan_of(unipc)), x).shape == x.shape
+
+
+def test_more_registers_than_the_module_takes_are_left_to_pytorch() -> None:
+    names = [f"kept{i}" for i in range(70)]
+    many = [Instruction("x1", ("x0", *names), (1.0, *[0.01] * 70))]
+    registers = {name: torch.ones(3) for name in ("x0", *names)}
+    native.NativeBackend(torch.float32).update(many)(registers)
+    torch.testing.assert_close(registers["x1"], torch.full((3,), 1.7))
+
+
+def test_everything_works_without_the_compiled_module() -> None:
+    script = (
+        "import sys; sys.modules['diffusolve.backends._combine'] = None\n"
+        "import torch, diffusolve\n"
+        "scheduler = diffusolve.UniPCMultistepScheduler()\n"
+        "scheduler.set_timesteps(5); x = torch.ones(1, 4, 8, 8)\n"
+        "for t in scheduler.timesteps: x = scheduler.step(x / 2, t, x).prev_sample\n"
+        "print(float(x.mean()), 'diffusolve.backends.native' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    value, loaded = done.stdout.split()
+    assert loaded == "False"
+    import diffusolve
+
+    scheduler = diffusolve.UniPCMultistepScheduler()
+    scheduler.set_timesteps(5)
+    x = torch.ones(1, 4, 8, 8)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(x / 2, timestep, x).prev_sample
+    assert float(x.mean()) == pytest.approx(float(value), rel=1e-5)
