@@ -23,10 +23,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SHAPE = (16, 4, 32, 32)
 
 
+MAGNITUDES = 2 ** (2 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 1)
+"""Of outputs: from 1/2 to 2, so that no precision is lucky with where its numbers lie between powers of 2."""
+
+
 def network(x: Tensor, timestep: Any) -> Tensor:
     """A smooth function of sample and timestep, computed in float64."""
     wide = x.double()
-    return (torch.tanh(wide + wide.roll(1, -1) / 2 + float(timestep) / 1000) * 0.9).to(x.dtype)
+    return (torch.tanh(wide + wide.roll(1, -1) / 2 + float(timestep) / 1000) * MAGNITUDES).to(x.dtype)
 
 
 def final_sample(library: Any, name: str, dtype: torch.dtype, steps: int, seed: int) -> Tensor:
@@ -35,7 +39,7 @@ def final_sample(library: Any, name: str, dtype: torch.dtype, steps: int, seed: 
     scheduler = getattr(library, name)(**BETAS, **options)
     scheduler.set_timesteps(steps)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x = (x * float(scheduler.init_noise_sigma)).to(dtype)
+    x = (x * float(scheduler.init_noise_sigma)).bfloat16().to(dtype)  # numbers that all precisions have
     noise = torch.Generator().manual_seed(1)
     drawing = {"generator": noise} if "generator" in scheduler.step.__code__.co_varnames else {}
     for timestep in scheduler.timesteps:

@@ -10,12 +10,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.orders import CASES, SDE_CASES, error, moments, order, started_exactly, std_order
+from benchmarks.orders import (
+    CASES,
+    MARGINAL_CASES,
+    SDE_CASES,
+    error,
+    marginals,
+    moments,
+    order,
+    started_exactly,
+    std_order,
+)
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-STEPS = (80, 160, 320)
 PLOTTED_STEPS = (5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160)
 PLOTTED = (
     "Euler / DDIM",
@@ -37,13 +46,20 @@ def main(
     console = Console()
     table = Table("solver", "order", "exact start", "usual start", "error, 80 steps", title="Deterministic")
     for case in CASES:
-        measured, usual = order(started_exactly(case.solver, case.history), STEPS), order(case.solver, STEPS)
+        measured = order(started_exactly(case.solver, case.history), case.steps)
+        usual = order(case.solver, case.steps)
         table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{usual:.2f}", f"{error(case.solver, 80)[0]:.1e}")
     console.print(table)
     table = Table("solver", "order", "measured (std)", "std, 80 steps", "mean, 80 steps", title="Stochastic")
     for case in SDE_CASES:
         mean, std = moments(case.solver, 80)
-        table.add_row(case.name, str(case.order), f"{std_order(case.solver, STEPS):.2f}", f"{std:.1e}", f"{mean:.1e}")
+        measured = std_order(case.solver, case.steps)
+        table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{std:.1e}", f"{mean:.1e}")
+    console.print(table)
+    table = Table("solver", "order", "measured (std)", "std, 80 steps", title="Stochastic, any amount of noise")
+    for case in MARGINAL_CASES:
+        measured, std = std_order(case.solver, case.steps, marginals), marginals(case.solver, 80)[1]
+        table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{std:.1e}")
     console.print(table)
     plot.parent.mkdir(parents=True, exist_ok=True)
     draw(plot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from diffusolve.backends import Run
 from diffusolve.denoisers import GaussianDenoiser
 from diffusolve.noise import Cosine, Grid, Point, Space
-from diffusolve.plan import PlanPoint, trace
+from diffusolve.plan import Plan, PlanPoint, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
 from diffusolve.solvers import (
@@ -24,14 +24,27 @@ from diffusolve.solvers import (
     deis,
     dpm_2,
     dpm_adaptive,
+    dpm_fast,
     dpm_singlestep,
+    dpmpp_2s_ancestral,
     dpmpp_multistep,
     dpmpp_sde,
     dpmpp_singlestep,
+    er_sde,
     euler,
+    exp_heun_2_x0,
+    gradient_estimation,
     heun,
+    heunpp2,
+    ipndm,
+    ipndm_v,
     lms,
     pndm,
+    res_multistep,
+    restart,
+    sa_solver,
+    seeds_2,
+    seeds_3,
     unipc,
 )
 from diffusolve.solvers.ddpm import ddpm
@@ -53,12 +66,14 @@ class Case:
         order: the paper's.
         history: how many steps the solver remembers, the current one included; the run is started from as many exact
             values when its order is measured.
+        steps: the numbers of steps that its order is measured with.
     """
 
     name: str
     solver: Solver
     order: int
     history: int = 1
+    steps: tuple[int, ...] = (80, 160, 320)
 
 
 FIXED_STEPS = {"pcoeff": 0.0, "icoeff": 0.0, "dcoeff": 0.0}
@@ -78,7 +93,11 @@ CASES = [
             ("DPM++ 3M", 3, "midpoint"),
         )
     ),
-    *(Case(f"DPM++ 2S, r={r:g}", dpmpp_sde.with_options(eta=0.0, r=r), 2) for r in (0.5, 0.3)),
+    *(
+        Case(f"{name}, r={r:g}", made.with_options(eta=0.0, r=r), 2)
+        for name, made in (("DPM++ 2S", dpmpp_sde), ("DPM++ 2S a without noise", dpmpp_2s_ancestral))
+        for r in (0.5, 0.3)
+    ),
     *(Case(f"DEIS {order}", deis.with_options(order=order), order, order) for order in (1, 2, 3, 4)),
     *(
         Case(f"{name} {order}S {kind}", made.with_options(order=order, solver_type=kind), order)
@@ -118,6 +137,47 @@ CASES = [
     ),
     Case("PNDM", pndm, 2, 4),
     Case("PLMS", pndm.with_options(start="improved_euler"), 2, 4),
+    # As many evaluations as the grid has steps. The last step has a lower order than the others.
+    Case("DPM fast, the last step of order 2", dpm_fast, 3, steps=(80, 158, 320)),
+    Case("DPM fast, the last step of order 1", dpm_fast, 2, steps=(79, 157, 316)),
+    Case("DPM fast, the last steps of order 2 and 1", dpm_fast, 2, steps=(78, 156, 312)),
+    Case("Heun++", heunpp2, 1),
+    Case("iPNDM 1", ipndm.with_options(max_order=1), 1),
+    *(Case(f"iPNDM {order}", ipndm.with_options(max_order=order), 2, order) for order in (2, 3, 4)),
+    *(Case(f"iPNDM-v {order}", ipndm_v.with_options(max_order=order), order, order) for order in (1, 2, 3, 4)),
+    Case("gradient estimation", gradient_estimation, 1, 2),
+    Case("gradient estimation, gamma 3/2", gradient_estimation.with_options(ge_gamma=1.5), 2, 2),
+    Case("RES multistep", res_multistep, 2, 2),
+    *(
+        Case(f"ER-SDE {order}, eta 0", er_sde.with_options(max_stage=order, eta=0.0), order, order)
+        for order in (1, 2, 3)
+    ),
+    Case("ER-SDE 3 of the authors, ODE", er_sde.with_options(noise_scaler="ode", third_order="authors"), 2, 3),
+    *(
+        Case(f"SEEDS-2 {kind}, r={r:g}, eta 0", seeds_2.with_options(eta=0.0, solver_type=kind, r=r), 2)
+        for kind in ("phi_1", "phi_2")
+        for r in (0.5, 0.3)
+    ),
+    Case("exponential Heun", exp_heun_2_x0, 2),
+    Case("SEEDS-3, eta 0", seeds_3.with_options(eta=0.0), 3),
+    Case("SEEDS-3, r_2=0.8, eta 0", seeds_3.with_options(eta=0.0, r_2=0.8), 2),
+    *(
+        Case(
+            f"SA-Solver {predictor}/{corrector}, eta 0",
+            sa_solver.with_options(predictor_order=predictor, corrector_order=corrector, eta=0.0),
+            max(predictor, corrector),
+            max(predictor, corrector),
+        )
+        for predictor, corrector in ((1, 0), (2, 0), (3, 0), (4, 0), (1, 2), (2, 3), (3, 4))
+    ),
+    Case("SA-Solver 3/4 PECE, eta 0", sa_solver.with_options(eta=0.0, use_pece=True), 4, 4),
+    Case(
+        "SA-Solver 2/0 simple, eta 0",
+        sa_solver.with_options(predictor_order=2, corrector_order=0, eta=0.0, simple_order_2=True),
+        2,
+        2,
+    ),
+    Case("Restart without restarts", restart.with_options(restart_list=()), 2),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
     Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
 ]
@@ -135,18 +195,17 @@ def started_exactly(solver: Solver, count: int) -> Solver:
     @functools.wraps(solver.function)
     def run(grid: Grid, x: Value, **options: Any) -> SolverRun:
         inner = solver.function(grid, x, **options)
-        seen, reply = 0, None
+        seen, here, reply = 0, None, None
         while True:
             try:
                 request = inner.send(reply)
             except StopIteration as stop:
                 return stop.value
             if isinstance(request, Evaluate) and request.stage == 0:
-                seen += 1
-                if seen <= count:
-                    request = request._replace(x=exact(grid, request.point))
-            elif isinstance(request, Keep) and request.point is not None and seen <= count:
-                request = request._replace(x=exact(grid, request.point))
+                seen, here = seen + 1, request.point
+            # The sample that the step begins with: asked about, asked about again, or kept.
+            if isinstance(request, Evaluate | Keep) and request.point == here and seen <= count:
+                request = request._replace(x=exact(grid, here))
             reply = yield request
 
     return replace(solver, function=run)
@@ -180,6 +239,9 @@ def order(solver: Solver, steps: Sequence[int]) -> float:
     return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
+REVERSE_TIME = er_sde.with_options(noise_scaler="reverse_time_sde")
+ALWAYS_SDE = sa_solver.with_options(sde_start_percent=0.0, sde_end_percent=1.0)
+
 SDE_CASES = [
     Case("Euler a", euler.with_options(eta=1.0), 1),
     *(
@@ -195,24 +257,76 @@ SDE_CASES = [
     ),
     Case("DPM++ SDE", dpmpp_sde, 2),
     Case("DPM++ 3M SDE", dpmpp_multistep.with_options(order=3, eta=1.0), 2, 3),
+    Case("RES multistep ancestral", res_multistep.with_options(eta=1.0), 2, 2),
+    *(
+        Case(f"reverse-time ER-SDE {order}", REVERSE_TIME.with_options(max_stage=order), min(order, 2), order)
+        for order in (1, 2, 3)
+    ),
+    *(Case(f"SEEDS-2 {kind}", seeds_2.with_options(solver_type=kind), 2) for kind in ("phi_1", "phi_2")),
+    Case("exponential Heun SDE", exp_heun_2_x0.with_options(eta=1.0), 2),
+    Case("SEEDS-3", seeds_3, 2),
+    *(
+        Case(
+            f"SA-Solver {predictor}/{corrector}",
+            ALWAYS_SDE.with_options(predictor_order=predictor, corrector_order=corrector),
+            min(max(predictor, corrector), 2),
+        )
+        for predictor, corrector in ((1, 0), (2, 0), (1, 2), (3, 4))
+    ),
+    Case("SA-Solver 3/4 PECE", ALWAYS_SDE.with_options(use_pece=True), 2),
 ]
 """Solvers of the reverse SDE. Their order is that of the standard deviation, with the usual start-up, whose first step
 of first order bounds it by 2. The mean is exact at any number of steps: along the reverse SDE the data prediction is a
 martingale, so on average it does not move."""
 
 
+MARGINAL_CASES = [
+    Case("Euler a, eta 1/2", euler.with_options(eta=0.5), 1),
+    Case("DPM2 a", dpm_2.with_options(eta=1.0), 2),
+    Case("DPM++ 2M SDE, eta 1/2", dpmpp_multistep.with_options(eta=0.5), 2),
+    Case("RES multistep ancestral, eta 1/2", res_multistep.with_options(eta=0.5), 2),
+    Case("ER-SDE 1", er_sde.with_options(max_stage=1), 1),
+    Case("ER-SDE 2", er_sde.with_options(max_stage=2), 2),
+    Case("ER-SDE 2, eta 3", er_sde.with_options(max_stage=2, eta=3.0), 2),
+    Case("ER-SDE 3 of the authors", er_sde.with_options(third_order="authors"), 2),
+    *(Case(f"{made.name}, eta 1/2", made.with_options(eta=0.5), 2) for made in (seeds_2, seeds_3, exp_heun_2_x0)),
+    Case("SA-Solver", sa_solver, 2),
+    Case("SA-Solver PECE", sa_solver.with_options(use_pece=True), 2),
+    Case("SA-Solver, tau 1/2", sa_solver.with_options(eta=0.5, predictor_order=1, corrector_order=0), 1),
+]
+"""Solvers with another amount of noise than the usual reverse SDE has. From samples of the right distribution they
+make ones of the right distribution in the limit; the order is that of its standard deviation. The mean is exact."""
+
+
 def moments(solver: Solver, steps: int) -> tuple[float, float]:
     """Errors of mean and standard deviation of what an SDE `solver` makes of :data:`X`, without sampling.
 
-    The true reverse SDE turns X into the posterior of the end given X, a normal distribution. A plan is linear in the
-    noise that it draws, and so is this denoiser: running it on the coefficients of (1, first noise, second noise, ...)
-    gives both moments of the solver exactly.
+    The true reverse SDE turns X into the posterior of the end given X, a normal distribution.
     """
-    grid = grid_for(solver, steps)
-    plan = trace(solver, grid, Sample())
-    count = 1 + sum(len(stage.update.noises) for stage in plan.stages)
+    plan = trace(solver, grid_for(solver, steps), Sample())
+    mean, std = propagated(plan, X[0], np.zeros_like(X[0]))
+    true_mean, true_std = posterior(plan.start, plan.end)
+    return _rms(mean - true_mean), _rms(std - true_std)
+
+
+def marginals(solver: Solver, steps: int) -> tuple[float, float]:
+    """Errors of mean and standard deviation of what `solver` makes of samples of the right distribution."""
+    plan = trace(solver, grid_for(solver, steps), Sample())
+    mean, std = propagated(plan, *marginal(plan.start))
+    true_mean, true_std = marginal(plan.end)
+    return _rms(mean - true_mean), _rms(std - true_std)
+
+
+def propagated(plan: Plan, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of what `plan` makes of a normal distribution with `mean` and `std`.
+
+    A plan is linear in its sample and in the noise that it draws, and so is this denoiser: running it on the
+    coefficients of (1, the start's noise, first noise, second noise, ...) gives both moments exactly.
+    """
+    updates = [plan.opening, *(stage.update for stage in plan.stages)]
+    count = 2 + sum(len(update.noises) for update in updates)
     unit = np.eye(count)[:, :, None]  # (which coefficient, coefficients, elements)
-    drawn = iter(unit[1:])
+    drawn = iter(unit[2:])
 
     def network(x: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         offset = GAUSSIAN(np.zeros_like(X), timestep)
@@ -220,11 +334,15 @@ def moments(solver: Solver, steps: int) -> tuple[float, float]:
         return np.asarray(slope * x + offset * unit[0])
 
     run = Run(plan, lambda like, sigma_from, sigma_to: next(drawn) + np.zeros_like(like))
-    x = run.begin(X * unit[0])
+    x = run.begin(mean * unit[0] + std * unit[1])
     while not run.is_done:
         x = run.step(network(run.model_input(x), np.array([run.stage.point.timestep])), x)
-    mean, std = posterior(plan.start, plan.end)
-    return _rms(x[0] - mean), _rms(np.sqrt((x[1:] ** 2).sum(axis=0)) - std)
+    return x[0], np.sqrt((x[1:] ** 2).sum(axis=0))
+
+
+def marginal(point: PlanPoint) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of noisy samples at `point`."""
+    return point.alpha * GAUSSIAN.mean, np.hypot(point.alpha * GAUSSIAN.std, point.sigma)
 
 
 def posterior(s: PlanPoint, t: PlanPoint) -> tuple[np.ndarray, np.ndarray]:
@@ -235,9 +353,11 @@ def posterior(s: PlanPoint, t: PlanPoint) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(prior - gain**2 * evidence)
 
 
-def std_order(solver: Solver, steps: Sequence[int]) -> float:
-    """The slope of log error of the standard deviation against log steps."""
-    errors = [moments(solver, count)[1] for count in steps]
+def std_order(
+    solver: Solver, steps: Sequence[int], of: Callable[[Solver, int], tuple[float, float]] = moments
+) -> float:
+    """The slope of log error of the standard deviation against log steps, of :func:`moments` or :func:`marginals`."""
+    errors = [of(solver, count)[1] for count in steps]
     return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 

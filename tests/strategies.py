@@ -14,13 +14,26 @@ from diffusolve.solvers import (
     Solver,
     deis,
     dpm_2,
+    dpm_fast,
     dpm_singlestep,
+    dpmpp_2s_ancestral,
     dpmpp_multistep,
     dpmpp_sde,
     dpmpp_singlestep,
+    er_sde,
     euler,
+    exp_heun_2_x0,
+    gradient_estimation,
     heun,
+    heunpp2,
+    ipndm,
+    ipndm_v,
+    lcm,
     lms,
+    res_multistep,
+    sa_solver,
+    seeds_2,
+    seeds_3,
     unipc,
 )
 from diffusolve.solvers.pndm import pndm
@@ -29,10 +42,13 @@ from diffusolve.spacing import (
     BetaSigmas,
     Exponential,
     Karras,
+    KLOptimal,
     Leading,
+    LinearQuadratic,
     Linspace,
     Polyexponential,
     Sigmas,
+    Simple,
     Spacing,
     Timesteps,
     Trailing,
@@ -76,6 +92,12 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         r=st.floats(0.2, 0.8),
         noise=st.sampled_from(["disjoint", "path"]),
     ),
+    st.builds(
+        dpmpp_2s_ancestral.with_options,
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        r=st.floats(0.2, 0.8),
+    ),
     st.builds(lms.with_options, order=st.integers(1, 4)),
     st.builds(pndm.with_options, start=st.sampled_from(["runge_kutta", "improved_euler"])),
     st.builds(deis.with_options, order=st.integers(1, 4), lower_order_final=st.booleans()),
@@ -96,6 +118,49 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         s_noise=st.floats(0.5, 1.5),
         lower_order_final=st.booleans(),
     ),
+    st.just(heunpp2),
+    st.builds(ipndm.with_options, max_order=st.integers(1, 4)),
+    st.builds(ipndm_v.with_options, max_order=st.integers(1, 4)),
+    st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0)),
+    st.builds(lcm.with_options, s_noise=st.floats(0.5, 1.5)),
+    *(
+        st.builds(made.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5))
+        for made in (res_multistep, exp_heun_2_x0)
+    ),
+    st.builds(
+        er_sde.with_options,
+        max_stage=st.integers(1, 3),
+        noise_scaler=st.sampled_from(["er_sde", "reverse_time_sde"]),
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        third_order=st.sampled_from(["taylor", "authors"]),
+    ),
+    st.builds(
+        seeds_2.with_options,
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        r=st.floats(0.2, 1.0),
+        solver_type=st.sampled_from(["phi_1", "phi_2"]),
+    ),
+    st.builds(
+        seeds_3.with_options,
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        r_1=st.floats(0.2, 0.4),
+        r_2=st.floats(0.5, 0.8),
+    ),
+    st.builds(
+        sa_solver.with_options,
+        predictor_order=st.integers(1, 4),
+        corrector_order=st.integers(0, 4),
+        use_pece=st.booleans(),
+        eta=st.one_of(st.just(0.0), unit),
+        sde_start_percent=st.just(0.0),
+        sde_end_percent=st.just(1.0),
+        s_noise=st.floats(0.5, 1.5),
+        simple_order_2=st.booleans(),
+        lower_order_final=st.booleans(),
+    ),
     st.builds(
         unipc.with_options,
         order=st.integers(1, 4),
@@ -106,6 +171,19 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         lower_order_final=st.booleans(),
     ),
 )
+churn: dict[str, st.SearchStrategy[float]] = {
+    "s_churn": st.floats(0.1, 40.0),
+    "s_tmin": st.floats(0.0, 1.0),
+    "s_tmax": st.one_of(st.just(math.inf), st.floats(1.0, 50.0)),
+    "s_noise": st.floats(0.5, 1.5),
+}
+solvers_off_the_grid: st.SearchStrategy[Solver] = st.one_of(
+    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), **churn),
+    st.builds(heun.with_options, **churn),
+    st.builds(dpm_2.with_options, eta=st.one_of(st.just(0.0), unit), **churn),
+    st.builds(dpm_fast.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+)
+"""Solvers whose steps do not all begin at points of the grid."""
 predictions: st.SearchStrategy[Prediction] = st.one_of(
     st.sampled_from([Epsilon(), Sample(), VPrediction(), Flow()]), st.builds(EDM, sigma_data=st.floats(0.2, 2.0))
 )
@@ -119,6 +197,7 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
         Linspace(to_first=False, final_sigma="sigma_min"),
         Leading(),
         Trailing(),
+        Simple(),
         Beta(),
     ]
     high = noise_schedule.sigma_max
@@ -127,7 +206,7 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
     elif isinstance(noise_schedule, FlowMatching):
         high = 0.998
     ranges: dict[str, Any] = {"sigma_max": high}
-    by_sigma = [
+    by_sigma: list[Spacing] = [
         made
         for final_sigma in ("zero", "sigma_min")
         for made in (
@@ -136,8 +215,12 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
             Polyexponential(rho=1.5, final_sigma=final_sigma, **ranges),
             UniformLogSNR(final_sigma=final_sigma, **ranges),
             BetaSigmas(final_sigma=final_sigma, **ranges),
+            KLOptimal(final_sigma=final_sigma, sigma_data=0.5, **ranges),
+            KLOptimal(final_sigma=final_sigma, of="ratio", **ranges),
         )
     ]
+    if isinstance(noise_schedule, FlowMatching):
+        by_sigma += [LinearQuadratic(final_sigma=final_sigma) for final_sigma in ("zero", "sigma_min")]
     custom_sigmas = st.lists(
         st.floats(noise_schedule.sigma_min, high), min_size=steps, max_size=steps, unique_by=lambda s: round(s, 3)
     ).map(lambda sigmas: Sigmas((*sorted(sigmas, reverse=True), 0.0)))
@@ -149,11 +232,13 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
 
 
 @st.composite
-def recipes(draw: st.DrawFn) -> tuple[Sampler, NoiseSchedule, Prediction, int]:
+def recipes(
+    draw: st.DrawFn, solvers: st.SearchStrategy[Solver] = plannable_solvers
+) -> tuple[Sampler, NoiseSchedule, Prediction, int]:
     """A sampler that has a plan, and what to plan it with."""
     noise_schedule = draw(noise_schedules)
     steps = draw(st.integers(1, 30))
-    sampler = Sampler(draw(plannable_solvers), draw(spacings(noise_schedule, steps)))
+    sampler = Sampler(draw(solvers), draw(spacings(noise_schedule, steps)))
     prediction = draw(predictions)
     if isinstance(prediction, Epsilon) and sampler.grid(noise_schedule, steps)[0].alpha == 0.0:
         prediction = VPrediction()  # epsilon says nothing about the data there

@@ -107,7 +107,7 @@ def test_aliases_lead_to_names_and_schedule_types_to_spacings() -> None:
         (lambda: sampler(""), "unknown sampler ''"),
         (lambda: sampler("DPM++ 2M", spacing="karas"), "unknown spacing 'karas': did you mean 'karras'"),
         (lambda: sampler("Euler", etta=1.0), "unknown option of euler 'etta': did you mean 'eta'"),
-        (lambda: sampler("Heun", eta=1.0), "unknown option of heun 'eta': there are none"),
+        (lambda: sampler("Heun", eta=1.0), "unknown option of heun 'eta': did you mean 's_"),
     ],
 )
 def test_unknown_names_offer_the_nearest(make: Callable[[], object], message: str) -> None:

@@ -16,11 +16,21 @@ from diffusolve.solvers import (
     SOLVERS,
     Solver,
     deis,
+    dpm_2,
+    dpm_fast,
     dpm_singlestep,
+    dpmpp_2s_ancestral,
     dpmpp_multistep,
     dpmpp_singlestep,
+    er_sde,
     euler,
+    exp_heun_2_x0,
+    heun,
     lms,
+    res_multistep,
+    sa_solver,
+    seeds_2,
+    seeds_3,
     unipc,
 )
 from diffusolve.solvers.pndm import pndm
@@ -44,6 +54,11 @@ SPACINGS: dict[str, Spacing] = {
 SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
     **{name: made for name, made in SOLVERS.items() if not made.adaptive},
     "euler ancestral": euler.with_options(eta=1.0),
+    "euler churn": euler.with_options(s_churn=4.0),
+    "heun churn": heun.with_options(s_churn=4.0),
+    "dpm_2 churn": dpm_2.with_options(s_churn=4.0, eta=0.5),
+    "2S a, half": dpmpp_2s_ancestral.with_options(eta=0.5),
+    "fast a": dpm_fast.with_options(eta=0.7),
     "2M heun": dpmpp_multistep.with_options(solver_type="heun"),
     "2M SDE": dpmpp_multistep.with_options(eta=1.0),
     "3M": dpmpp_multistep.with_options(order=3, lower_order_final=False),
@@ -58,6 +73,17 @@ SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
     "unipc 3": unipc.with_options(order=3),
     "unipc 4 bh1": unipc.with_options(order=4, variant="bh1", lower_order_final=False),
     "unip 3": unipc.with_options(order=3, corrector=False),
+    "res ancestral": res_multistep.with_options(eta=1.0),
+    "res, eta 3": res_multistep.with_options(eta=3.0),
+    "er_sde 2, reverse": er_sde.with_options(max_stage=2, noise_scaler="reverse_time_sde"),
+    "er_sde, eta 0": er_sde.with_options(eta=0.0),
+    "er_sde, eta 20": er_sde.with_options(eta=20.0),
+    "seeds_2, phi_2": seeds_2.with_options(solver_type="phi_2", r=0.8, eta=0.5),
+    "seeds_3, eta 0": seeds_3.with_options(eta=0.0),
+    "exp_heun sde": exp_heun_2_x0.with_options(eta=1.0),
+    "sa, eta 0": sa_solver.with_options(eta=0.0),
+    "sa, all the way": sa_solver.with_options(sde_start_percent=0.0, sde_end_percent=1.0),
+    "sa, tau 3, pece": sa_solver.with_options(sde_start_percent=0.0, sde_end_percent=1.0, eta=3.0, use_pece=True),
 }
 every_solver = pytest.mark.parametrize("solver", SOLVERS_WITH_OPTIONS.values(), ids=SOLVERS_WITH_OPTIONS)
 
@@ -132,6 +158,11 @@ def results(solver: Solver, grids: list[Grid]) -> list[np.ndarray]:
 WITH_LIMIT: dict[str, Solver] = {
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler", "heun", "dpm_2", "lms", "dpmpp_multistep")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler ancestral", "2M heun", "2M SDE", "3M", "3M SDE")},
+    **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler churn", "heun churn")},
+    **{name: SOLVERS[name] for name in ("heunpp2", "ipndm", "ipndm_v", "gradient_estimation", "lcm")},
+    **{name: SOLVERS[name] for name in ("res_multistep", "er_sde", "exp_heun_2_x0")},
+    **{name: SOLVERS_WITH_OPTIONS[name] for name in ("res ancestral", "er_sde 2, reverse", "er_sde, eta 0")},
+    **{name: SOLVERS_WITH_OPTIONS[name] for name in ("exp_heun sde", "sa, eta 0", "sa, all the way")},
     "unip 1": unipc.with_options(order=1, corrector=False),
     "unip 2": unipc.with_options(order=2, corrector=False),
 }

@@ -23,6 +23,7 @@ from diffusolve.spacing import (
     Linspace,
     Polyexponential,
     Sigmas,
+    Simple,
     Spacing,
     Timesteps,
     Trailing,
@@ -73,14 +74,20 @@ def test_the_timestep_of_each_point_is_that_of_its_noise(
 @every_schedule
 def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedule: NoiseSchedule) -> None:
     start = 0.99 if isinstance(schedule, FlowMatching) else schedule.sigma_max
-    by_level = name in ("linspace", "leading", "trailing", "sgm_uniform", "beta")
-    options = {} if by_level else {"sigma_max": start}
+    by_level = isinstance(spacing(name), (Linspace, Leading, Trailing, Simple, Beta))
+    options = {} if by_level or name == "align_your_steps" else {"sigma_max": start}
     if name == "leading":
         options, start = {"steps_offset": 10}, float(schedule.sigma_at_level(910))
+    elif name == "ddim_uniform":
+        start = float(schedule.sigma_at_level(901))
+    elif name == "align_your_steps":
+        start = float(schedule.space.sigma_from_log_snr(-math.log(14.615)))
     elif by_level:
         start = schedule.sigma_max
-    if name == "linspace" and final_sigma == "sigma_min":
+    if spacing(name) == Linspace() and final_sigma == "sigma_min":
         return  # has its own test: the last level is sigma_min already
+    if name == "linear_quadratic" and not isinstance(schedule, FlowMatching):
+        return  # refused, tests/test_schedule_types.py
     grid = spacing(name, final_sigma=final_sigma, **options).grid(schedule, 10)
     assert grid[0].log_snr == pytest.approx(float(schedule.space.log_snr(start)), rel=1e-12)
 

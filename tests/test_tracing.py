@@ -21,7 +21,7 @@ from diffusolve.sampling import Sampler, run_directly
 from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, StepEnded, Value, dpm_adaptive, euler, solver
 from diffusolve.spacing import Karras, Trailing
 from tests.interpreter import Interpreter
-from tests.strategies import recipes
+from tests.strategies import plannable_solvers, recipes, solvers_off_the_grid
 
 SHAPE = (2, 3, 5)
 
@@ -64,7 +64,7 @@ def run_plan(plan: Plan, x: Any, transform: Callable[[Any, Any], Any] | None = N
 
 
 @settings(max_examples=300)
-@given(recipes())
+@given(recipes(plannable_solvers | solvers_off_the_grid))
 def test_a_plan_does_what_its_solver_does(recipe: tuple[Sampler, NoiseSchedule, Prediction, int]) -> None:
     sampler, noise_schedule, prediction, steps = recipe
     grid = sampler.grid(noise_schedule, steps)
@@ -188,7 +188,7 @@ def test_what_the_data_decide_has_no_plan() -> None:
 
     @solver(paper="none")
     def undeclared(grid: Grid, x: Value) -> SolverRun:
-        yield StepEnded(grid[0], grid[1], True)
+        yield StepEnded(grid[0], grid[1], True, x, 0.0, 0.0)
         return x
 
     with pytest.raises(NotPlannableError, match="undeclared yielded StepEnded"):

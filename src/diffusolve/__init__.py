@@ -40,9 +40,13 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.ddim import DDIMScheduler as DDIMScheduler
     from diffusolve.schedulers.ddpm import DDPMScheduler as DDPMScheduler
     from diffusolve.schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
+    from diffusolve.schedulers.dpmsolver_fast import DPMSolverFastScheduler as DPMSolverFastScheduler
     from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
     from diffusolve.schedulers.dpmsolver_sde import DPMSolverSDEScheduler as DPMSolverSDEScheduler
     from diffusolve.schedulers.dpmsolver_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
+    from diffusolve.schedulers.dpmsolver_singlestep_ancestral import (
+        DPMSolverSinglestepAncestralScheduler as DPMSolverSinglestepAncestralScheduler,
+    )
     from diffusolve.schedulers.euler_ancestral_discrete import (
         EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler,
     )
@@ -66,8 +70,10 @@ _HOME = {
     "DDIMScheduler": "schedulers.ddim",
     "DDPMScheduler": "schedulers.ddpm",
     "DEISMultistepScheduler": "schedulers.deis_multistep",
+    "DPMSolverFastScheduler": "schedulers.dpmsolver_fast",
     "DPMSolverMultistepScheduler": "schedulers.dpmsolver_multistep",
     "DPMSolverSDEScheduler": "schedulers.dpmsolver_sde",
+    "DPMSolverSinglestepAncestralScheduler": "schedulers.dpmsolver_singlestep_ancestral",
     "DPMSolverSinglestepScheduler": "schedulers.dpmsolver_singlestep",
     "EulerAncestralDiscreteScheduler": "schedulers.euler_ancestral_discrete",
     "EulerDiscreteScheduler": "schedulers.euler_discrete",

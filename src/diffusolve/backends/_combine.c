@@ -1,8 +1,9 @@
 /* Linear combinations of arrays, several at once, in one pass over memory. native.py says how it is used.
 
-A program is made once: for each output its terms (source, coefficient), where a source is one of the inputs or an output
-that comes before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough to stay in the fastest cache, so that each input is read
-from memory once and each output written once. An output may be one of the inputs that no later output reads. */
+A program is made once: for each output its terms (source, coefficient), the largest last, where a source is one of the
+inputs or an output before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough
+to stay in the fastest cache, so that each input is read from memory once and each output written once. An output may be
+one of the inputs that no later output reads. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -38,37 +39,58 @@ typedef struct {
     Py_ssize_t begin, end;
 } Task;
 
-/* r[i] = c[0] * x[0][i] + ... + c[k - 1] * x[k - 1][i], for k up to AT_ONCE; r may be one of the x. */
+/* r[i] = c[0] * x[0][i] + ... + c[k - 1] * x[k - 1][i], for k up to AT_ONCE; r may be one of the x.
+
+The last term is the largest. l is what its coefficient lost when it was rounded, towards zero so that infinity stays what
+it is; it is added first, and little but the roundings of the sum itself is left. */
+#define TINY 0x1p-60
+
 #define DEFINE_COMBINE(NAME, REAL)                                                                                     \
-    FOR_EACH_PROCESSOR static void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, Py_ssize_t n) {          \
+    FOR_EACH_PROCESSOR static void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, REAL l, Py_ssize_t n) {  \
         const REAL *a = x[0], *b = x[k > 1 ? 1 : 0], *d = x[k > 2 ? 2 : 0], *e = x[k > 3 ? 3 : 0],                     \
                    *f = x[k > 4 ? 4 : 0], *g = x[k > 5 ? 5 : 0];                                                       \
         switch (k) {                                                                                                   \
         case 1:                                                                                                        \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] = c[0] * a[i];                                \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * a[i] + c[0] * a[i];                                                                         \
             break;                                                                                                     \
         case 2:                                                                                                        \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] = c[0] * a[i] + c[1] * b[i];                  \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * b[i] + c[0] * a[i] + c[1] * b[i];                                                           \
             break;                                                                                                     \
         case 3:                                                                                                        \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] = c[0] * a[i] + c[1] * b[i] + c[2] * d[i];    \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * d[i] + c[0] * a[i] + c[1] * b[i] + c[2] * d[i];                                             \
             break;                                                                                                     \
         case 4:                                                                                                        \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] =                                             \
-                c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i];                                                 \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * e[i] + c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i];                               \
             break;                                                                                                     \
         case 5:                                                                                                        \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] =                                             \
-                c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i] + c[4] * f[i];                                   \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * f[i] + c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i] + c[4] * f[i];                 \
             break;                                                                                                     \
         default:                                                                                                       \
-            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) r[i] =                                             \
-                c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i] + c[4] * f[i] + c[5] * g[i];                     \
+            _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
+                r[i] = l * g[i] + c[0] * a[i] + c[1] * b[i] + c[2] * d[i] + c[3] * e[i] + c[4] * f[i] + c[5] * g[i];   \
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    FOR_EACH_PROCESSOR static void NAME##_clip(REAL *r, REAL limit, Py_ssize_t n) { /* leaves NaN as it is */          \
-        for (Py_ssize_t i = 0; i < n; i++) r[i] = r[i] < -limit ? -limit : r[i] > limit ? limit : r[i];                \
+    /* The same for one or two terms, in double precision, since they may be large and their sum small; and clipped. */\
+    FOR_EACH_PROCESSOR static void NAME##_clipped(REAL *r, Py_ssize_t k, REAL *const *x, const double *c, double limit, \
+                                                  Py_ssize_t n) {                                                      \
+        const REAL *a = x[0], *b = x[k - 1];                                                                           \
+        const double p = k > 1 ? c[0] : 0, q = c[k - 1];                                                               \
+        _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {                                                      \
+            double sum = k > 1 ? p * a[i] + q * b[i] : q * b[i];                                                       \
+            r[i] = (REAL)(sum < -limit ? -limit : sum > limit ? limit : sum); /* NaN stays what it is */               \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    static REAL NAME##_lost(double coefficient, REAL *rounded) {                                                       \
+        if (fabs((double)*rounded) > fabs(coefficient)) *rounded = (REAL)nextafterf((float)*rounded, 0);               \
+        REAL lost = (REAL)(coefficient - (double)*rounded);                                                            \
+        return lost != 0 ? lost : *rounded * (REAL)TINY; /* since 0 times infinity is none */                          \
     }                                                                                                                  \
                                                                                                                        \
     static void NAME##_task(const Task *task) {                                                                        \
@@ -77,17 +99,22 @@ typedef struct {
             Py_ssize_t n = task->end - at < BLOCK ? task->end - at : BLOCK;                                            \
             for (Py_ssize_t o = 0; o < program->outputs; o++) {                                                        \
                 const Output *output = &program->output[o];                                                            \
-                REAL *r = (REAL *)task->arrays[program->inputs + o] + at, *x[AT_ONCE], c[AT_ONCE], sum[BLOCK];         \
+                REAL *r = (REAL *)task->arrays[program->inputs + o] + at;                                              \
+                REAL *x[AT_ONCE], c[AT_ONCE], sum[BLOCK];                                                              \
                 Py_ssize_t k = 0;                                                                                      \
                 for (Py_ssize_t t = 0; t < output->terms; t++) {                                                       \
-                    if (k == AT_ONCE) { /* more terms than at once: what there is of the sum is the first of the rest */ \
-                        NAME(sum, k, x, c, n);                                                                         \
+                    if (k == AT_ONCE) { /* the sum so far becomes the first of the terms that are left */              \
+                        NAME(sum, k, x, c, c[k - 1] * (REAL)TINY, n);                                                  \
                         x[0] = sum, c[0] = 1, k = 1;                                                                   \
                     }                                                                                                  \
                     x[k] = (REAL *)task->arrays[output->source[t]] + at, c[k++] = (REAL)output->coefficient[t];        \
                 }                                                                                                      \
-                NAME(r, k, x, c, n);                                                                                   \
-                if (output->limit < INFINITY) NAME##_clip(r, (REAL)output->limit, n);                                  \
+                if (output->limit < INFINITY) {                                                                        \
+                    NAME##_clipped(r, k, x, output->coefficient, output->limit, n);                                    \
+                } else {                                                                                               \
+                    REAL lost = NAME##_lost(output->coefficient[output->terms - 1], &c[k - 1]);                        \
+                    NAME(r, k, x, c, lost, n);                                                                         \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -145,6 +172,10 @@ static int read_output(Output *output, PyObject *given, Py_ssize_t sources) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an output has no terms.");
         return -1;
     }
+    if (output->limit < INFINITY && output->terms > 2) {
+        PyErr_Format(PyExc_ValueError, "an output of %zd terms cannot be clipped: at most 2.", output->terms);
+        return -1;
+    }
     output->source = PyMem_Calloc(output->terms, sizeof(int));
     output->coefficient = PyMem_Calloc(output->terms, sizeof(double));
     if (!output->source || !output->coefficient) return PyErr_NoMemory(), -1;
@@ -169,7 +200,8 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "pnO!", &is_double, &inputs, &PyTuple_Type, &outputs)) return NULL;
     Py_ssize_t count = PyTuple_Size(outputs);
     if (inputs < 0 || inputs + count > MOST_ARRAYS)
-        return PyErr_Format(PyExc_ValueError, "%zd inputs and %zd outputs: at most %d together.", inputs, count, MOST_ARRAYS);
+        return PyErr_Format(PyExc_ValueError, "%zd inputs and %zd outputs: at most %d together.", inputs, count,
+                            MOST_ARRAYS);
     Program *program = PyMem_Calloc(1, sizeof(Program));
     if (!program) return PyErr_NoMemory();
     program->is_double = is_double;
@@ -178,7 +210,8 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
     program->output = PyMem_Calloc(count ? count : 1, sizeof(Output));
     if (!program->output) return free_program(program), PyErr_NoMemory();
     for (Py_ssize_t o = 0; o < count; o++)
-        if (read_output(&program->output[o], PyTuple_GetItem(outputs, o), inputs + o)) return free_program(program), NULL;
+        if (read_output(&program->output[o], PyTuple_GetItem(outputs, o), inputs + o) < 0)
+            return free_program(program), NULL;
     PyObject *capsule = PyCapsule_New(program, "diffusolve.program", destroy);
     if (!capsule) free_program(program);
     return capsule;
@@ -195,7 +228,8 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
     Py_ssize_t count = PyLong_AsSsize_t(arguments[1]), threads = PyLong_AsSsize_t(arguments[2]);
     if (PyErr_Occurred()) return NULL;
     if (given - 3 != program->inputs + program->outputs)
-        return PyErr_Format(PyExc_TypeError, "%zd addresses: expected %zd.", given - 3, program->inputs + program->outputs);
+        return PyErr_Format(PyExc_TypeError, "%zd addresses: expected %zd.", given - 3,
+                            program->inputs + program->outputs);
     char *arrays[MOST_ARRAYS];
     for (Py_ssize_t i = 0; i < given - 3; i++) {
         arrays[i] = PyLong_AsVoidPtr(arguments[i + 3]);
@@ -227,7 +261,8 @@ static PyModuleDef_Slot slots[] = {
     {0, NULL},
 };
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_combine", "Linear combinations in one pass over memory.", 0,
-                                    methods, slots, NULL, NULL, NULL};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_combine", "Linear combinations in one pass over memory.", 0, methods, slots, 0, 0, 0,
+};
 
 PyMODINIT_FUNC PyInit__combine(void) { return PyModuleDef_Init(&module); }

@@ -54,7 +54,7 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf) -> Progra
 
     A data prediction is computed where a later stage needs it, or everywhere if `convert_always` or clipped; elsewhere
     the updates take it apart into sample and output, so that a step is one combination of these. What is only
-    remembered (it is neither a sample nor seen by a transform) is kept up to a factor that saves its first term the
+    remembered (it is neither a sample nor transformed or clipped) is kept up to a factor that saves its first term the
     multiplication, and spent where it is read last.
     """
     samples = {plan.result, *(stage.sample for stage in plan.stages)}
@@ -69,7 +69,7 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf) -> Progra
         instructions = []
         if converts:
             data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b), limit=limit)
-            instructions.append(data if convert_always else _up_to_factor(data, factors))
+            instructions.append(data if convert_always or limit < inf else _up_to_factor(data, factors))
         copies: dict[str, float] = {}
         for write in update.writes:
             made = _instruction(write, factors) if converts else _with_copies(_folded(write, stage, factors), copies)
@@ -101,12 +101,11 @@ def _instruction(write: Write, factors: Mapping[str, float]) -> Instruction:
 
 def _up_to_factor(instruction: Instruction, factors: dict[str, float]) -> Instruction:
     """`instruction` divided by its first coefficient, which is put into `factors`."""
-    register, sources, coefficients, _, limit = instruction
+    register, sources, coefficients, *_ = instruction
     if not sources or not 1e-3 < abs(coefficients[0]) < 1e3:
         return instruction
     factors[register] = coefficients[0]
-    scaled = tuple(c / coefficients[0] for c in coefficients)
-    return Instruction(register, sources, scaled, limit=limit / abs(coefficients[0]))
+    return Instruction(register, sources, tuple(c / coefficients[0] for c in coefficients))
 
 
 def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruction:

@@ -16,19 +16,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         import typer
         from rich.console import Console
+        from rich.markup import escape
     except ImportError:
         sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
+    from diffusolve.cli.compare import CompareCommand, compare_command
+    from diffusolve.cli.plan import plan_command
     from diffusolve.cli.sample import sample_command
 
     app = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Diffusion samplers."
     )
     app.command("sample")(sample_command)
+    app.command("plan")(plan_command)
+    app.command("compare", cls=CompareCommand)(compare_command)
     app.callback()(_program)
     try:
         app(arguments)
     except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from diffusolve.errors import unknown_name
 
-__all__ = ["check_picture_path", "encode", "tile"]
+__all__ = ["check_picture_path", "encode", "labelled_grid", "tile"]
 
 GAP = 2
 """Pixels between images, and around them."""
+
+TEXT, CAPTION, MARGIN = 16, 11, 12
+"""Sizes of names and captions, and the space around them, in pixels."""
 
 
 def check_picture_path(path: Path) -> None:
@@ -48,6 +52,39 @@ def tile(images: npt.NDArray[np.float32], columns: int | None = None, smallest: 
         top, left = GAP + index // columns * height, GAP + index % columns * width
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+
+
+def labelled_grid(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> Image.Image:
+    """Pictures in rows and columns with their names, black on white.
+
+    Args:
+        columns: what stands above each column.
+        rows: for each row what stands left of it, and a picture with its caption for each column.
+    """
+    font, small = ImageFont.load_default(TEXT), ImageFont.load_default(CAPTION)
+    left = MARGIN + math.ceil(max(font.getlength(name) for name, _ in rows)) + MARGIN
+    widths = [
+        MARGIN + max(math.ceil(font.getlength(column)), *(_width(*cells[i], small) for _, cells in rows))
+        for i, column in enumerate(columns)
+    ]
+    heights = [max(picture.height for picture, _ in cells) + 2 * CAPTION + MARGIN for _, cells in rows]
+    top = MARGIN + 2 * TEXT
+    canvas = Image.new("RGB", (left + sum(widths), top + sum(heights)), "white")
+    draw = ImageDraw.Draw(canvas)
+    lefts = [left + sum(widths[:i]) for i in range(len(columns))]
+    for x, column in zip(lefts, columns, strict=True):
+        draw.text((x, MARGIN), column, "black", font)
+    for (name, cells), height in zip(rows, heights, strict=True):
+        draw.text((MARGIN, top + (height - MARGIN - 2 * CAPTION - TEXT) // 2), name, "black", font)
+        for x, (picture, caption) in zip(lefts, cells, strict=True):
+            canvas.paste(picture, (x, top))
+            draw.text((x, top + picture.height + 2), caption, "gray", small)
+        top += height
+    return canvas
+
+
+def _width(picture: Image.Image, caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return max(picture.width, math.ceil(font.getlength(caption)))
 
 
 def encode(picture: Image.Image, path: Path) -> bytes:

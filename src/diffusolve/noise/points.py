@@ -110,15 +110,19 @@ class Grid(Sequence[Point]):
             self if space is self.space else Grid(tuple(_in_space(p, space) for p in self), self.noise_schedule, space)
         )
 
-    def at_sigma(self, sigma: float) -> Point:
-        """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's space)."""
-        if self.space is Space.VARIANCE_PRESERVING:
-            return self._at(sigma / math.sqrt(1.0 - sigma * sigma))
-        return self._at(sigma)
+    def at_sigma(self, sigma: float, *, beyond: bool = False) -> Point:
+        """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's space).
 
-    def at_log_snr(self, log_snr: float) -> Point:
-        """The point where ``log(alpha / sigma)`` is `log_snr`."""
-        return self._at(float(self.space.sigma_from_log_snr(log_snr)))
+        With `beyond` it may be noisier than any level in training, and then has the timestep of the noisiest of these;
+        otherwise that is a ValueError.
+        """
+        if self.space is Space.VARIANCE_PRESERVING:
+            return self._at(sigma / math.sqrt(1.0 - sigma * sigma), beyond)
+        return self._at(sigma, beyond)
+
+    def at_log_snr(self, log_snr: float, *, beyond: bool = False) -> Point:
+        """The point where ``log(alpha / sigma)`` is `log_snr`; `beyond` as in :meth:`at_sigma`."""
+        return self._at(float(self.space.sigma_from_log_snr(log_snr)), beyond)
 
     def at_timestep(self, timestep: float) -> Point:
         """The point that has `timestep` on the noise schedule."""
@@ -126,12 +130,14 @@ class Grid(Sequence[Point]):
         whole = self.noise_schedule.is_discrete and timestep == int(timestep)
         return _in_space(Point(int(timestep) if whole else timestep, alpha, sigma), self.space)
 
-    def _at(self, sigma: float) -> Point:
+    def _at(self, sigma: float, beyond: bool) -> Point:
         """The point at `sigma`, by the convention of the grid's space."""
         alpha, sigma_ = (float(value) for value in self.space.alpha_sigma(sigma))
         own = self.noise_schedule.space
         norm = own.norm(alpha, sigma_)
         own_sigma = sigma_ / norm if own is Space.FLOW else sigma_ / alpha if alpha else math.inf
+        if beyond:
+            own_sigma = min(own_sigma, self.noise_schedule.sigma_max)
         return Point(float(self.noise_schedule.timestep(own_sigma)), alpha, sigma_, 1.0 / norm)
 
     @cached_property

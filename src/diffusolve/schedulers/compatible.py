@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["KarrasDiffusionSchedulers"]
+__all__ = ["COMPATIBLE", "KarrasDiffusionSchedulers"]
 
 
 class KarrasDiffusionSchedulers(Enum):
@@ -24,3 +24,11 @@ class KarrasDiffusionSchedulers(Enum):
     DEISMultistepScheduler = 12
     UniPCMultistepScheduler = 13
     DPMSolverSDEScheduler = 14
+
+
+COMPATIBLE = (
+    *(kind.name for kind in KarrasDiffusionSchedulers),
+    "DPMSolverSinglestepAncestralScheduler",
+    "DPMSolverFastScheduler",
+)
+"""The names of all classes that sample the same models, those that diffusers has none for at the end."""

@@ -19,7 +19,7 @@ from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
-from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
+from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.spacing import Levels, check_exclusive
@@ -103,7 +103,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     (:meth:`_levels`) and which solver they ask for (:meth:`_solver`); everything else is here.
     """
 
-    _compatibles: ClassVar[list[str]] = [kind.name for kind in KarrasDiffusionSchedulers]
+    _compatibles: ClassVar[list[str]] = list(COMPATIBLE)
     order: ClassVar[int] = 1
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
@@ -234,11 +234,15 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if index >= plan.nfe:
             raise IndexError(f"the run has {plan.nfe} evaluations and all of them are done: call set_timesteps again.")
         if index > 0 or options:
-            step = plan.stages[index].step
-            plan = plan_for(self._solver_from(prepared.grid, step, options), prepared.grid[step:], self._prediction)
+            plan = self._plan_from(prepared, index, options)
         generation.options = options
         generation.run = Run(plan, generation.noise, self._transform)
         return generation.run
+
+    def _plan_from(self, prepared: Prepared, index: int, options: Options) -> Plan:
+        """The plan of a run that begins at evaluation number `index`, with a call's `options`."""
+        step = prepared.plan.stages[index].step
+        return plan_for(self._solver_from(prepared.grid, step, options), prepared.grid[step:], self._prediction)
 
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         """The solver of a run that begins at step number `step` of `grid`."""

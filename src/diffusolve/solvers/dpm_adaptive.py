@@ -8,10 +8,11 @@ from math import atan, expm1, inf, isinf, log, sqrt
 
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.requests import ErrorRatio, Evaluate, Noise, Request, SolverRun, StepEnded, Value
 from diffusolve.solvers.solver import check_eta, solver
 
-__all__ = ["dpm_adaptive"]
+__all__ = ["PIDController", "ancestral_end", "dpm_12", "dpm_23", "dpm_adaptive", "renewed"]
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver, algorithms 1 and 2 and appendix C; Soderlind 2003 (PID)", adaptive=True)
@@ -63,21 +64,16 @@ def dpm_adaptive(
     while s.log_snr < end.log_snr - 1e-5:
         log_snr = min(end.log_snr, s.log_snr + controller.h)
         t = end if log_snr == end.log_snr else grid.at_log_snr(log_snr)
-        down = t  # the ODE's part of the step ends here, with less noise than t has
-        if eta > 0:
-            up = min(eta * t.sigma * sqrt(-expm1(2 * (s.log_snr - t.log_snr))), t.sigma)
-            below = log(t.alpha / sqrt(t.sigma**2 - up**2)) if up < t.sigma else inf
-            down = end if below >= end.log_snr else grid.at_log_snr(below)
-        low, high = yield from (_dpm_12 if order == 2 else _dpm_23)(grid, x, eps, s, down)
-        ratio = yield ErrorRatio(low, high, previous, rtol, atol)
-        accepted = controller.propose(ratio)
-        yield StepEnded(s, t, accepted)
+        down = ancestral_end(grid, s, t, end, eta)
+        low, high = yield from (dpm_12 if order == 2 else dpm_23)(grid, x, eps, s, down)
+        error = yield ErrorRatio(low, high, previous, rtol, atol)
+        accepted = controller.propose(error)
+        if accepted:
+            previous = low
+            x = yield from renewed(high, s, t, down, s_noise)
+        yield StepEnded(s, t, accepted, x, error, controller.h)
         if not accepted:
             continue
-        previous, x = low, (t.alpha / down.alpha) * high
-        up = sqrt(max(0.0, t.sigma**2 - (t.alpha / down.alpha * down.sigma) ** 2))
-        if eta > 0 and up > 0:
-            x = x + (s_noise * up) * (yield Noise(s, t))
         s = t
         if s.log_snr < end.log_snr - 1e-5:
             x, data = yield Evaluate(x, s)
@@ -85,24 +81,52 @@ def dpm_adaptive(
     return x
 
 
-def _dpm_12(
+def ancestral_end(grid: Grid, s: Point, t: Point, end: Point, eta: float) -> Point:
+    """Where the ODE's part of a step from `s` to `t` ends: with less noise than `t` has, but no less than `end` has.
+
+    `eta` is how much noise is replaced, as in Euler ancestral.
+    """
+    if eta == 0:
+        return t
+    _, down = split_noise(s, t, eta)
+    below = log(t.alpha / down) if down > 0 else inf
+    return end if below >= end.log_snr else grid.at_log_snr(below)
+
+
+def renewed(x: Value, s: Point, t: Point, down: Point, s_noise: float) -> Generator[Noise, Value, Value]:
+    """`x`, a sample at `down`, with fresh noise up to `t`: the end of a step from `s`."""
+    if down is t:
+        return x
+    kept = t.alpha / down.alpha
+    up = sqrt(max(0.0, t.sigma**2 - (kept * down.sigma) ** 2))
+    result: Value = kept * x
+    return result + (s_noise * up) * (yield Noise(s, t)) if up > 0 else result
+
+
+def _first_order(x: Value, eps: Value, s: Point, t: Point) -> Value:
+    """DPM-Solver of order 1 from `s` to `t`; `eps` is the noise prediction at `s`."""
+    result: Value = (t.alpha / s.alpha) * x - t.sigma * expm1(t.log_snr - s.log_snr) * eps
+    return result
+
+
+def dpm_12(
     grid: Grid, x: Value, eps: Value, s: Point, t: Point
 ) -> Generator[Request, tuple[Value, Value], tuple[Value, Value]]:
     """DPM-Solver of order 1 and 2 from `s` to `t`."""
     h = t.log_snr - s.log_snr
     eps_1 = yield from _inner(grid, x, eps, s, h, 1 / 2, 1, None)
-    first = (t.alpha / s.alpha) * x - t.sigma * expm1(h) * eps
+    first = _first_order(x, eps, s, t)
     return first, first - t.sigma * expm1(h) * (eps_1 - eps)
 
 
-def _dpm_23(
+def dpm_23(
     grid: Grid, x: Value, eps: Value, s: Point, t: Point
 ) -> Generator[Request, tuple[Value, Value], tuple[Value, Value]]:
     """DPM-Solver of order 2 and 3 from `s` to `t`."""
     h = t.log_snr - s.log_snr
     r1, r2 = 1 / 3, 2 / 3
     eps_1 = yield from _inner(grid, x, eps, s, h, r1, 1, None)
-    first = (t.alpha / s.alpha) * x - t.sigma * expm1(h) * eps
+    first = _first_order(x, eps, s, t)
     second = first - t.sigma * expm1(h) / (2 * r1) * (eps_1 - eps)
     slope = r2 / r1 * (expm1(r2 * h) / (r2 * h) - 1) * (eps_1 - eps)
     eps_2 = yield from _inner(grid, x, eps, s, h, r2, 2, slope)
@@ -132,11 +156,12 @@ class PIDController:
     dcoeff: float
     order: float
     accept_safety: float
+    eps: float = 1e-8
     inverse_errors: list[float] = field(default_factory=list)
 
     def propose(self, error_ratio: float) -> bool:
         """Take note of a step's error, set the size `h` of the next one, and say whether this one is accepted."""
-        newest = 1 / (error_ratio + 1e-8)
+        newest = 1 / (error_ratio + self.eps)
         e1, e2, e3 = [newest, *(self.inverse_errors or [newest, newest])]
         p, i, d = (c / self.order for c in (self.pcoeff, self.icoeff, self.dcoeff))
         factor = e1 ** (p + i + d) * e2 ** -(p + 2 * d) * e3**d

@@ -1,4 +1,4 @@
-"""DPM-Solver++ with two evaluations a step and noise at both: DPM++ SDE; without noise DPM++ 2S."""
+"""DPM-Solver++ with two evaluations a step: DPM++ SDE and DPM++ 2S ancestral; without noise both are DPM++ 2S."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
-__all__ = ["dpmpp_sde"]
+__all__ = ["dpmpp_2s_ancestral", "dpmpp_sde"]
 
 NOISES = ("disjoint", "path")
 
@@ -33,8 +33,7 @@ def dpmpp_sde(
     A step that starts or ends at infinite log-SNR is of first order: there is no way to be in the middle of.
     """
     check_eta(eta)
-    if not 0.0 < r < 1.0:
-        raise ValueError(f"r is {r:g}: expected a part of the step, between 0 and 1 (0.5 is usual).")
+    _check_r(r)
     if noise not in NOISES:
         raise unknown_name("noise", noise, NOISES)
     for s, t in pairwise(grid):
@@ -59,6 +58,38 @@ def dpmpp_sde(
         if up > 0:
             x = x + (s_noise * up) * ((yield Noise(s, t)) if fresh is None else fresh)
     return x
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S); k-diffusion, sample_dpmpp_2s_ancestral")
+def dpmpp_2s_ancestral(grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> SolverRun:
+    """DPM-Solver++(2S) to less noise than asked for; then fresh noise.
+
+    Args:
+        eta: 1 replaces as much noise as Euler ancestral does (DPM++ 2S a); 0 is the ODE (DPM-Solver++(2S)).
+        s_noise: multiplies the noise.
+        r: where on the way to the lower noise level the network is asked, as a part of it in log-SNR, in (0, 1).
+
+    A step that starts at alpha = 0, or leaves nothing of the old noise as the last one to sigma = 0 does, is of first
+    order.
+    """
+    check_eta(eta)
+    _check_r(r)
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        up, down = split_noise(s, t, eta)
+        middle = _between(grid, s, Point(t.timestep, t.alpha, down), r)
+        if middle is not None:
+            _, inner_data = yield Evaluate(_denoised(x, data, s, middle, middle.sigma), middle, stage=1)
+            data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
+        x = _denoised(x, data, s, t, down)
+        if up > 0:
+            x = x + (s_noise * up) * (yield Noise(s, t))
+    return x
+
+
+def _check_r(r: float) -> None:
+    if not 0.0 < r < 1.0:
+        raise ValueError(f"r is {r:g}: expected a part of the step, between 0 and 1 (0.5 is usual).")
 
 
 def _between(grid: Grid, s: Point, t: Point, r: float) -> Point | None:

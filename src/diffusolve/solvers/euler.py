@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.churn import churn
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["euler"]
 
 
-@solver(paper="Song et al. 2021, Denoising Diffusion Implicit Models, equations 12 and 16")
-def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, unclipped_noise: bool = False) -> SolverRun:
+@solver(
+    paper="Song et al. 2021, Denoising Diffusion Implicit Models, equations 12 and 16; Karras et al. 2022, algorithm 2"
+)
+def euler(
+    grid: Grid,
+    x: Value,
+    *,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    unclipped_noise: bool = False,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
     Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
@@ -21,9 +35,12 @@ def euler(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, uncli
 
     Where data predictions are clipped, the noise that is left is what separates the sample from the clipped data; with
     `unclipped_noise` it is the noise as the network predicted it, which the clipped data no longer agree with.
+
+    With `s_churn`, noise is added before a step (:func:`~diffusolve.solvers.churn.churn` explains all three options).
     """
     check_eta(eta)
     for s, t in pairwise(grid):
+        x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data, *raw = yield Evaluate(x, s, unclipped=unclipped_noise)
         up, down = split_noise(s, t, eta)
         x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data

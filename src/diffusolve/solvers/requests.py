@@ -70,11 +70,18 @@ class ErrorRatio(NamedTuple):
 
 
 class StepEnded(NamedTuple):
-    """An adaptive solver tried a step from `s` to `t` and `accepted` it or not; answered by None."""
+    """An adaptive solver tried a step from `s` to `t` and `accepted` it or not; answered by None.
+
+    It goes on from `x`; `error` is the step's error in units of the tolerance, and `h` the length in log-SNR of the
+    next step.
+    """
 
     s: Point
     t: Point
     accepted: bool
+    x: Value
+    error: float
+    h: float
 
 
 Request: TypeAlias = Evaluate | Noise | Keep | ErrorRatio | StepEnded

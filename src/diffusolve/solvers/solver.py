@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -93,12 +93,20 @@ def solver(
 
 
 def _plain(value: Any, default: Any) -> Any:
-    """`value` in the type of `default` where that is the same number, so that equal solvers also print the same."""
+    """`value` in the type of `default` where that is the same number, so that equal solvers also print the same.
+
+    Lists become tuples, and dictionaries tuples of pairs, since plans are found by their solver's options.
+    """
+    if isinstance(value, Mapping):
+        return tuple((key, _plain(item, None)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, None) for item in value)
     if isinstance(value, bool) or isinstance(default, bool):
         return value
     if isinstance(default, float) and isinstance(value, Real):
         return float(value)
-    return int(value) if isinstance(default, int) and isinstance(value, Integral) else value
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    return int(value) if isinstance(default, int) and whole else value
 
 
 def check_eta(eta: float) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.churn import churn
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpm_2", "heun"]
 
 
-@solver(paper="Karras et al. 2022, Elucidating the Design Space, algorithm 1", straight=True)
-def heun(grid: Grid, x: Value) -> SolverRun:
-    """Heun's method: the average of the slopes at both ends. The last step to sigma = 0 is Euler's."""
+@solver(paper="Karras et al. 2022, Elucidating the Design Space, algorithms 1 and 2 (churn)", straight=True)
+def heun(
+    grid: Grid, x: Value, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = inf, s_noise: float = 1.0
+) -> SolverRun:
+    """Heun's method: the average of the slopes at both ends. The last step to sigma = 0 is Euler's.
+
+    With `s_churn`, noise is added before a step (:func:`~diffusolve.solvers.churn.churn` explains the options).
+    """
     for s, t in pairwise(grid):
+        x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data = yield Evaluate(x, s)
         h = t.sigma - s.sigma
         d = (x - data) / s.sigma
@@ -29,21 +36,32 @@ def heun(grid: Grid, x: Value) -> SolverRun:
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver, algorithm 1; Karras et al. 2022, algorithm 2", straight=True)
-def dpm_2(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+def dpm_2(
+    grid: Grid,
+    x: Value,
+    *,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+) -> SolverRun:
     """DPM-Solver-2: the slope at the geometric mean of both sigmas; with ``eta=1`` DPM2 ancestral.
 
     An ancestral step goes on to less noise than asked for and fills up with fresh noise. A step that leaves nothing of
-    the old noise, as the last one to sigma = 0 does, is Euler's.
+    the old noise, as the last one to sigma = 0 does, is Euler's. With `s_churn`, noise is added before a step
+    (:func:`~diffusolve.solvers.churn.churn` explains the options).
     """
     check_eta(eta)
     for s, t in pairwise(grid):
+        x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data = yield Evaluate(x, s)
         d = (x - data) / s.sigma
         up, down = split_noise(s, t, eta)
         norm = grid.space.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
         end = down / norm
         if end > 0:
-            middle = grid.at_sigma(sqrt(s.sigma * end))
+            middle = grid.at_sigma(sqrt(s.sigma * end), beyond=True)  # after churn
             inner, data = yield Evaluate(x + (middle.sigma - s.sigma) * d, middle, stage=1)
             d = (inner - data) / middle.sigma
         x = norm * (x + (end - s.sigma) * d)

@@ -7,21 +7,38 @@ from collections.abc import Callable
 from functools import partial
 
 from diffusolve.errors import check_options, unknown_name
+from diffusolve.spacing.align_your_steps import ALIGN_YOUR_STEPS, AlignYourSteps
 from diffusolve.spacing.base import FINAL_SIGMAS, Spacing
-from diffusolve.spacing.by_sigma import BetaSigmas, Exponential, Karras, Polyexponential, Sigmas, UniformLogSNR
-from diffusolve.spacing.by_timestep import Beta, Leading, Linspace, Timesteps, Trailing
+from diffusolve.spacing.by_sigma import (
+    BetaSigmas,
+    Exponential,
+    Karras,
+    KLOptimal,
+    LinearQuadratic,
+    Polyexponential,
+    Sigmas,
+    UniformLogSNR,
+)
+from diffusolve.spacing.by_timestep import Beta, Leading, Linspace, Simple, Timesteps, Trailing
+from diffusolve.spacing.discard import DiscardPenultimate
 
 __all__ = [
+    "ALIGN_YOUR_STEPS",
     "FINAL_SIGMAS",
     "SPACINGS",
+    "AlignYourSteps",
     "Beta",
     "BetaSigmas",
+    "DiscardPenultimate",
     "Exponential",
+    "KLOptimal",
     "Karras",
     "Leading",
+    "LinearQuadratic",
     "Linspace",
     "Polyexponential",
     "Sigmas",
+    "Simple",
     "Spacing",
     "Timesteps",
     "Trailing",
@@ -40,6 +57,13 @@ SPACINGS: dict[str, Callable[..., Spacing]] = {
     "beta": Beta,
     "beta_sigmas": BetaSigmas,
     "uniform_log_snr": UniformLogSNR,
+    "uniform": Linspace,
+    "normal": Linspace,
+    "simple": Simple,
+    "ddim_uniform": partial(Leading, steps_offset=1),
+    "kl_optimal": KLOptimal,
+    "align_your_steps": AlignYourSteps,
+    "linear_quadratic": LinearQuadratic,
 }
 """Name -> constructor."""
 

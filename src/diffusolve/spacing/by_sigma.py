@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from diffusolve.errors import SingularPointError
+from diffusolve.errors import SingularPointError, unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
-__all__ = ["BetaSigmas", "Exponential", "Karras", "Polyexponential", "Sigmas", "UniformLogSNR"]
+__all__ = [
+    "BetaSigmas",
+    "Exponential",
+    "KLOptimal",
+    "Karras",
+    "LinearQuadratic",
+    "Polyexponential",
+    "Sigmas",
+    "UniformLogSNR",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +35,9 @@ class RampSpacing(Spacing):
         sigma_min, sigma_max: the range, by the convention of the noise schedule; the schedule's own where missing.
         whole: round the timesteps, not the levels, to whole numbers.
     """
+
+    runs_to_zero: ClassVar[bool] = False
+    """Whether with ``final_sigma="zero"`` the curve itself runs to 0, and no level is sigma_min."""
 
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -40,17 +53,20 @@ class RampSpacing(Spacing):
         high = noise_schedule.sigma_max if self.sigma_max is None else self.sigma_max
         if not 0.0 < low < high:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got sigma_min {low:g} and sigma_max {high:g}.")
-        self._check_finite(noise_schedule, high)
+        self._check_schedule(noise_schedule, high)
         ends_at_zero = self.final_sigma == "zero"
-        levels = steps if ends_at_zero else steps + 1
+        jumps_to_zero = ends_at_zero and not self.runs_to_zero
+        low = 0.0 if ends_at_zero and self.runs_to_zero else low
+        levels = steps if jumps_to_zero else steps + 1
         sigmas = self.ramp(np.linspace(0.0, 1.0, levels), low, high, noise_schedule.space)
         sigmas[-1], sigmas[0] = low, high  # not a rounding error away: they may be the schedule's ends
-        if ends_at_zero:
+        if jumps_to_zero:
             sigmas = np.append(sigmas, 0.0)
         timesteps = np.rint(noise_schedule.timestep(sigmas)) if self.whole else None
         return Grid.from_sigmas(noise_schedule, sigmas, timesteps)
 
-    def _check_finite(self, noise_schedule: NoiseSchedule, high: float) -> None:
+    def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
+        """Raise ValueError unless levels from `high` down can be divided on `noise_schedule`."""
         if not np.isfinite(high):
             raise SingularPointError(
                 f"{type(self).__name__} divides the range of noise levels, which is infinite for {noise_schedule} "
@@ -134,6 +150,105 @@ class BetaSigmas(RampSpacing):
 
     def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
         return low + beta_quantile(1.0 - position, self.alpha, self.beta) * (high - low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLOptimal(RampSpacing):
+    """Equal steps in ``arctan(sigma / sigma_data)`` (Sabour et al. 2024, Align Your Steps, theorem 3.1).
+
+    Of all ways to place the steps of Euler's method (DDIM) on normally distributed data, this one ends nearest to the
+    exact solution. A1111 ends at sigma_min, ComfyUI at zero.
+
+    Args:
+        sigma_data: standard deviation of the data, the theorem's c.
+        of: what is divided. "sigma": the number that the noise schedule calls so, as ComfyUI has it. "ratio":
+            sigma / alpha, which the theorem is about, from and to any value, infinity included. The two differ for
+            flow matching only.
+    """
+
+    sigma_data: float = 1.0
+    of: str = "sigma"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.sigma_data < np.inf:
+            raise ValueError(
+                f"sigma_data is {self.sigma_data:g}: expected the data's standard deviation, a positive number."
+            )
+        if self.of not in ("sigma", "ratio"):
+            raise unknown_name("quantity to divide", self.of, ("sigma", "ratio"))
+
+    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+        ends = np.array([high, low])
+        in_ratio = self.of == "ratio"
+        start, end = np.arctan((np.exp(-space.log_snr(ends)) if in_ratio else ends) / self.sigma_data).tolist()
+        divided = self.sigma_data * np.tan(start + position * (end - start))
+        return space.sigma_from_log_snr(-np.log(divided)) if in_ratio else divided
+
+    def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
+        """The arctangent of infinity is as good as any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearQuadratic(RampSpacing):
+    """Short equal steps first, then steps that grow (Polyak et al. 2024, Movie Gen, section 3.4; Mochi).
+
+    With L linear steps out of N, ``progress(i) = threshold * i / L``, to which after step L comes the parabola
+    ``(1 - threshold * N / L) * ((i - L) / (N - L))**2``, so that the speed does not jump and the progress ends at 1.
+    The levels are ``sigma_max * (1 - progress)``.
+
+    For flow matching only, where sigma runs from 1 to 0. Of a sigma / alpha that runs from 80 to 0, say, the last step
+    would have to take the last fifth, from 16 on, where all that matters is still to come.
+
+    Args:
+        threshold: the progress of the linear steps. They are the first L of L / threshold equal steps.
+        linear_steps: how many steps are linear; half of them, rounded down, when missing.
+
+    Raises:
+        ValueError: (:meth:`grid`) a threshold that leaves nothing for the other steps; not a flow-matching schedule.
+    """
+
+    runs_to_zero: ClassVar[bool] = True
+
+    threshold: float = 0.025
+    linear_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"threshold is {self.threshold:g}: expected a part of the way, between 0 and 1 (0.025).")
+        if self.linear_steps is not None and self.linear_steps < 1:
+            raise ValueError(f"linear_steps is {self.linear_steps}: expected at least 1.")
+        if self.sigma_min is not None and self.final_sigma == "zero":
+            raise ValueError(
+                f"sigma_min is {self.sigma_min:g}, but these levels run to 0: leave sigma_min out, or set "
+                "final_sigma='sigma_min'."
+            )
+
+    def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
+        if noise_schedule.space is not Space.FLOW:
+            raise ValueError(
+                f"linear-quadratic levels divide a sigma that runs from 1 to 0, as in flow matching, but the sigma of "
+                f"{noise_schedule} runs from {high:g}, so that the last step would begin far from the data: use "
+                "kl_optimal or karras, for example."
+            )
+
+    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+        steps = len(position) - 1
+        if steps == 1:  # there is nothing to divide
+            return np.array([high, low])
+        linear = steps // 2 if self.linear_steps is None else self.linear_steps
+        if linear >= steps:
+            raise ValueError(f"linear_steps is {linear}: of {steps} steps at most {steps - 1} can be linear.")
+        rest = 1.0 - self.threshold * steps / linear
+        if rest < 0.0:
+            raise ValueError(
+                f"threshold is {self.threshold:g}: {linear} of {steps} equal steps go {linear / steps:g} of the way, "
+                "and the linear ones must not be longer: use a smaller threshold, or more linear_steps."
+            )
+        index = position * steps
+        progress = self.threshold * index / linear + rest * (np.maximum(index - linear, 0.0) / (steps - linear)) ** 2
+        return np.asarray(high + progress * (low - high))
 
 
 @dataclass(frozen=True)

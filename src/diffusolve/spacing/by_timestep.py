@@ -11,7 +11,7 @@ from diffusolve.noise import Grid, NoiseSchedule
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
-__all__ = ["Beta", "Leading", "Linspace", "Timesteps", "Trailing"]
+__all__ = ["Beta", "Leading", "Linspace", "Simple", "Timesteps", "Trailing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def level_grid(noise_schedule: NoiseSchedule, levels: Array, spacing: Spacing) -
 
 @dataclass(frozen=True, kw_only=True)
 class Linspace(LevelSpacing):
-    """Equally spaced from the last training timestep down.
+    """Equally spaced from the last training timestep down: "Uniform" in A1111, "normal" in ComfyUI.
 
     Args:
         to_first: whether the last level is the first training timestep. If not, the levels are those of one step
@@ -65,6 +65,9 @@ class Linspace(LevelSpacing):
 @dataclass(frozen=True, kw_only=True)
 class Leading(LevelSpacing):
     """Every (count // steps)-th timestep counted from the first, as DDIM's original code has it.
+
+    With offset 1 this is "DDIM" in A1111 and "ddim_uniform" in ComfyUI. These count on to the end of the table, and so
+    take more steps than they are asked for where count / steps is not whole; here there are as many as asked for.
 
     Args:
         steps_offset: added to every timestep; Stable Diffusion 1.x uses 1.
@@ -91,21 +94,44 @@ class Trailing(LevelSpacing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Simple(LevelSpacing):
+    """Every (count / steps)-th timestep counted back from the last, rounded up ("simple" in ComfyUI, A1111).
+
+    :class:`Trailing` rounds to the nearest instead.
+    """
+
+    def levels(self, steps: int, count: int) -> Array:
+        # In floats, as these programs have it: 19 * (1000 / 38) is below 500 there.
+        return np.asarray(count - 1 - np.floor(np.arange(steps) * (count / steps)), np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Beta(LevelSpacing):
     """Quantiles of a Beta distribution over the timesteps: denser at both ends (Lee et al. 2024, "Beta Sampling").
 
-    Needs SciPy. Steps whose timesteps would coincide keep their distance instead of being dropped.
+    Needs SciPy. This is ComfyUI's "beta", which rounds; A1111's "Beta" is :class:`BetaSigmas`.
 
     Args:
         alpha, beta: the distribution's parameters, both > 0.
+        whole: round to whole timesteps. There must then be few enough steps for all of them to differ.
     """
 
     alpha: float = 0.6
     beta: float = 0.6
+    whole: bool = False
 
     def levels(self, steps: int, count: int) -> Array:
-        levels = beta_quantile(1.0 - np.arange(steps) / steps, self.alpha, self.beta)
-        return np.asarray(levels * (count - 1))
+        quantiles = beta_quantile(1.0 - np.arange(steps) / steps, self.alpha, self.beta)
+        levels = np.asarray(quantiles * (count - 1))
+        if not self.whole:
+            return levels
+        levels = np.rint(levels)
+        if len(np.unique(levels)) < steps:
+            raise ValueError(
+                f"steps is {steps}, but only {len(np.unique(levels))} of their timesteps differ when rounded: use "
+                "fewer steps, or whole=False."
+            )
+        return levels
 
 
 @dataclass(frozen=True)

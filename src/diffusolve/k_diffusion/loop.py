@@ -1,0 +1,282 @@
+"""The loop that all samplers of :mod:`diffusolve.k_diffusion.sampling` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from math import inf
+from sys import float_info
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm, trange
+
+from diffusolve.backends import Run, backend_of
+from diffusolve.k_diffusion.noise import BrownianTreeNoiseSampler
+from diffusolve.noise import Grid, VarianceExploding
+from diffusolve.plan import Plan, Stage, trace
+from diffusolve.prediction import Sample
+from diffusolve.sampling import run_directly
+from diffusolve.solvers import Evaluate, Solver, StepEnded
+from diffusolve.spacing import UniformLogSNR
+
+__all__ = [
+    "AdaptiveWay",
+    "Callback",
+    "ExtraArgs",
+    "Model",
+    "NoiseSampler",
+    "StepNoise",
+    "after_each_evaluation",
+    "after_each_step",
+    "as_the_run_does",
+    "before_each_step",
+    "fast_plan",
+    "follow",
+    "two_ends",
+    "walk",
+    "with_numbers",
+]
+
+Model: TypeAlias = Callable[..., Tensor]
+ExtraArgs: TypeAlias = Mapping[str, Any] | None
+Callback: TypeAlias = Callable[[dict[str, Any]], object] | None
+NoiseSampler: TypeAlias = Callable[[Any, Any], Tensor]
+
+Due: TypeAlias = Callable[[Plan], Sequence[int]]
+"""How often k-diffusion has drawn noise before each evaluation of a plan, and at its end."""
+
+EVERY_SIGMA = VarianceExploding(float_info.min, float_info.max / 2, conditioning="sigma")
+"""Denoisers are told sigma itself, and decide on their own what they make of it."""
+
+
+def walk(
+    solver: Solver,
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs,
+    callback: Callback,
+    disable: bool | None,
+    noise_sampler: NoiseSampler | None = None,
+    due: Due | None = None,
+    r: float | None = None,
+) -> Tensor:
+    """Run `solver` over `sigmas`.
+
+    Args:
+        noise_sampler: where its noise comes from; a Brownian path when missing.
+        due: how much noise is drawn, and when; None for solvers without noise.
+        r: noise is drawn for this part of each step before it is for the whole step.
+    """
+    levels = _levels(sigmas, may_rise=due in (None, before_each_step))
+    if len(levels) < 2:
+        return x
+    plan = _plan(solver, levels)
+    if noise_sampler is None and due is not None:
+        noise_sampler = BrownianTreeNoiseSampler(x, min(level for level in levels if level > 0), max(levels))
+    noise = StepNoise(noise_sampler, *((sigmas,) if r is None else _in_time(sigmas, r)))
+
+    def describe(stage: Stage) -> dict[str, Any]:
+        sigma, hat = sigmas[stage.step], stage.point.sigma
+        return {"sigma": sigma, "sigma_hat": sigma if hat == levels[stage.step] else sigmas.new_tensor(hat)}
+
+    ends = [e for e, stage in enumerate(plan.stages) if stage.stage == 0 and e > 0]
+    drawn = (due or as_the_run_does)(plan)
+    return follow(plan, model, x, extra_args, callback, disable, noise, drawn, describe, [*ends, plan.nfe])
+
+
+def follow(
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    extra_args: ExtraArgs,
+    callback: Callback,
+    disable: bool | None,
+    noise: StepNoise,
+    due: Sequence[int],
+    describe: Callable[[Stage], dict[str, Any]],
+    ends: Sequence[int],
+) -> Tensor:
+    """Run `plan`.
+
+    Args:
+        due: how often noise has been drawn before each evaluation, and at the end.
+        describe: what the callback is told of the place of an evaluation.
+        ends: the progress bar moves on when as many evaluations are done.
+    """
+    dtype = x.dtype
+    asked = torch.tensor(plan.timesteps, dtype=dtype).to(x.device)[:, None].repeat(1, len(x))
+    run = Run(plan, noise)
+    x = run.begin(backend_of(x).widen(x))
+    for i in trange(len(ends), disable=disable):
+        while run.position < ends[i]:
+            stage, at, sigma = run.stage, x.to(dtype), asked[run.position]
+            noise.catch_up(due[run.position])
+            denoised = model(at, sigma, **(extra_args or {}))
+            if callback is not None and stage.stage == 0:
+                callback({"x": at, "i": stage.step, **describe(stage), "denoised": denoised})
+            x = run.step(denoised, x)
+    noise.catch_up(due[-1])
+    return x.to(dtype)
+
+
+class StepNoise:
+    """Draws a run's noise, and what k-diffusion draws without using it, in its order.
+
+    Args:
+        draw: called with the noise levels of an interval; None where no noise is drawn.
+        ends: of the steps.
+        middles: noise levels on the way of each step, to which noise is drawn first.
+    """
+
+    def __init__(self, draw: NoiseSampler | None, ends: Tensor, middles: Tensor | None = None) -> None:
+        self.draw = draw or _no_noise
+        self.ends = ends
+        self.middles = middles
+        self.drawn = 0
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        i, self.drawn = self.drawn, self.drawn + 1
+        if self.middles is None:
+            return self.draw(self.ends[i], self.ends[i + 1])
+        step, first = i // 2, i % 2 == 0
+        return self.draw(self.ends[step], self.middles[step] if first else self.ends[step + 1])
+
+    def catch_up(self, due: int) -> None:
+        while self.drawn < due:
+            self(self.ends, 0.0, 0.0)
+
+
+@dataclass
+class AdaptiveWay:
+    """An adaptive run with what k-diffusion does around it: counting, drawing noise, telling the callback."""
+
+    model: Model
+    x: Tensor
+    extra_args: Mapping[str, Any]
+    callback: Callback
+    draw: NoiseSampler
+    denoised: Tensor = field(init=False)
+    drawn: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0},
+    )
+
+    def walk(self, solver: Solver, grid: Grid, disable: bool | None) -> Tensor:
+        """Run `solver` from the first point of `grid` to its last."""
+        with tqdm(disable=disable) as bar:
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                bar.update()
+                self.counts["nfe"] += 1
+                return self.model(x, sigma.to(x.dtype), **self.extra_args)
+
+            told: dict[str, Any] = {"on_evaluation": self._evaluated, "on_step": self._ended}
+            result: Tensor = run_directly(solver, grid, Sample(), denoise, self.x, self._noise, **told)
+        return result
+
+    def _noise(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        self.drawn += 1
+        return self.draw(self._number(sigma_from), self._number(sigma_to))
+
+    def _evaluated(self, request: Evaluate, data: Tensor) -> None:
+        if request.stage == 0:
+            self.denoised = data
+
+    def _ended(self, step: StepEnded) -> None:
+        counts, x = self.counts, self.x
+        counts["steps"] += 1
+        counts["n_accept" if step.accepted else "n_reject"] += 1
+        if self.drawn < counts["n_accept"]:  # the solver had no use for it
+            self._noise(x, step.s.sigma, step.t.sigma)
+        if self.callback is None:
+            return
+        at, sample = step.t if step.accepted else step.s, cast(Tensor, step.x)
+        sigma, t = self._number(at.sigma), self._number(at.log_snr)
+        place = {"sigma": sigma, "sigma_hat": sigma, "t": t, "t_up": t}
+        error = {"error": self._number(step.error), "h": step.h}
+        told = {"x": sample.to(x.dtype), "i": counts["steps"] - 1, "denoised": self.denoised}
+        self.callback({**told, **place, **error, **counts})
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, device=self.x.device)
+
+
+def _no_noise(sigma: Any, sigma_next: Any) -> Tensor:
+    raise AssertionError("a solver without noise drew some")
+
+
+def before_each_step(plan: Plan) -> Sequence[int]:
+    return [*(stage.step + 1 for stage in plan.stages), plan.steps]
+
+
+def after_each_step(plan: Plan) -> Sequence[int]:
+    return [*(stage.step for stage in plan.stages), plan.steps - (plan.end.sigma == 0)]
+
+
+def after_each_evaluation(plan: Plan) -> Sequence[int]:
+    return [*range(plan.nfe), plan.nfe - (plan.end.sigma == 0)]
+
+
+def as_the_run_does(plan: Plan) -> Sequence[int]:
+    return [0] * (plan.nfe + 1)
+
+
+def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
+    """`sigmas` as numbers, read from their device at once.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are not noise levels that rise or fall all the way.
+    """
+    if not isinstance(sigmas, Tensor):
+        raise TypeError(f"sigmas is a {type(sigmas).__name__}: expected a tensor of shape (steps + 1,).")
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}: expected (steps + 1,).")
+    levels = tuple(sigmas.tolist())
+    for i, level in enumerate(levels):
+        if not 0.0 <= level < inf or (level == 0.0 and 0 < i + 1 < len(levels)):
+            raise ValueError(f"sigmas[{i}] is {level:g}: expected a finite number above 0 (0 only at the end).")
+    rises = may_rise and len(levels) > 1 and levels[1] > levels[0]
+    for i, (level, following) in enumerate(pairwise(levels)):
+        if level == following or (level < following) != rises:
+            way = "rise or fall all the way" if may_rise else "fall all the way"
+            raise ValueError(
+                f"sigmas[{i}] is {level:g} and sigmas[{i + 1}] is {following:g}: expected noise levels that {way}, no "
+                "two of them equal."
+            )
+    return levels
+
+
+def _in_time(sigmas: Tensor, r: float) -> tuple[Tensor, Tensor]:
+    """`sigmas`, and the noise levels at the part `r` of each step, rounded as in k-diffusion on the way by log sigma.
+
+    A Brownian path differs even between neighbouring numbers.
+    """
+    t = -sigmas.log()
+    return torch.exp(-t), torch.exp(-(t[:-1] + t.diff() * r))
+
+
+def with_numbers(solver: Solver, **options: float) -> Solver:
+    """`solver` with options that may be tensors of shape ()."""
+    return solver.with_options(**{name: float(value) for name, value in options.items()})
+
+
+@lru_cache(maxsize=256)
+def _plan(solver: Solver, sigmas: tuple[float, ...]) -> Plan:
+    levels = np.array(sigmas)
+    return trace(solver, Grid.through(EVERY_SIGMA, levels, levels), Sample())
+
+
+@lru_cache(maxsize=256)
+def fast_plan(solver: Solver, sigma_min: float, sigma_max: float, n: int) -> Plan:
+    return trace(solver, two_ends(sigma_min, sigma_max, n), Sample())
+
+
+def two_ends(sigma_min: float, sigma_max: float, n: int) -> Grid:
+    return UniformLogSNR(sigma_min=sigma_min, sigma_max=sigma_max, final_sigma="sigma_min").grid(EVERY_SIGMA, n)

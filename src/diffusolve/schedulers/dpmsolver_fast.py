@@ -1,0 +1,108 @@
+"""DPMSolverFastScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.noise import Grid
+from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.schedulers.sigma_space import SigmaScheduler
+from diffusolve.schedulers.spacing import Levels
+from diffusolve.solvers import Solver, dpm_fast
+
+__all__ = ["DPMSolverFastScheduler"]
+
+
+class DPMSolverFastScheduler(SigmaScheduler):
+    """DPM-Solver-fast, in samples scaled to alpha = 1 (A1111: "DPM fast").
+
+    The row "DPM fast" of the table of A1111's names in the documentation of diffusers, which has no class for it. Lu et
+    al. 2022, DPM-Solver; k-diffusion's ``sample_dpm_fast``. The network is evaluated as often as steps are asked for,
+    at levels that the method itself chooses: it divides the range of log sigma.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
+        timestep_spacing, steps_offset: only the first timestep of the spacing counts: "linspace" and "trailing" start
+            at the last training timestep, "leading" below it.
+        eta: how much noise is replaced in each of the method's steps, as in Euler ancestral; 0 is none.
+        s_noise: multiplies that noise.
+        final_sigmas_type: the run leads to "sigma_min", as in k-diffusion, or on to "zero", by a last step of first
+            order.
+    """
+
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        eta: float = 0.0,
+        s_noise: float = 1.0,
+        final_sigmas_type: str = "sigma_min",
+    ) -> None:
+        self._configured()
+
+    def _configured(self) -> None:
+        self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
+        super()._configured()
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Begin a run of `num_inference_steps` evaluations."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutputWithData | SchedulerTuple:
+        """The sample to evaluate next, with noise from `generator` at the end of a step of the method's own."""
+        previous, run = self._advance(model_output, timestep, sample, generator)
+        return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return dpm_fast.with_options(eta=self.config["eta"], s_noise=self.config["s_noise"], **options)
+
+    def _plan_from(self, prepared: Prepared, index: int, options: Options) -> Plan:
+        grid = prepared.grid
+        return plan_for(self._solver(grid.steps, skipped=index), grid, self._prediction)
+
+    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+        """Only their ends and their number count."""
+        table, schedule = self._sigma_table(), self._tables.noise_schedule
+        spacing, final = self.config["timestep_spacing"], self.config["final_sigmas_type"]
+        spaced = self._spaced(steps)
+        start = len(table) - 1 if spacing == "linspace" else float(spaced[0])
+        first, last = float(np.interp(start, np.arange(len(table)), table)), float(table[0])
+        divided = steps - 1 if final == "zero" else steps
+        if divided and start == 0:
+            raise ValueError(
+                f'with timestep_spacing="{spacing}" and steps_offset=0 a run of {steps} steps starts where it ends, at '
+                "the first training timestep: use another spacing, or more steps."
+            )
+        levels = np.geomspace(first, last if divided else first, divided + 1)
+        levels[-1], levels[0] = last, first  # to the bit
+        return Levels(schedule.timestep(levels)[:steps], np.append(levels, 0.0) if final == "zero" else levels)
+
+    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+        """Of each evaluation, and at the end."""
+        plan = plan_for(self._solver(grid.steps), grid, self._prediction)
+        return np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma])

@@ -1,0 +1,137 @@
+"""ER-SDE-Solvers: the reverse SDE with any amount of noise at each level, chosen by a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import exp, expm1, inf, isinf, log, log1p, sqrt
+
+from diffusolve.errors import unknown_name
+from diffusolve.noise import Grid, Point
+from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.solver import check_eta, solver
+
+__all__ = ["NOISE_SCALERS", "THIRD_ORDERS", "er_sde", "integrals"]
+
+
+def _er_sde_log(rho: float) -> float:
+    power: float = rho**0.3
+    return power + log1p(10 * exp(-power))
+
+
+NOISE_SCALERS: dict[str, Callable[[float], float]] = {
+    "er_sde": _er_sde_log,
+    "reverse_time_sde": lambda rho: log(rho) if rho > 0 else -inf,
+    "ode": lambda rho: 0.0,
+}
+"""Name -> log of the paper's ``phi(rho) / rho``, with rho = sigma / alpha.
+
+"er_sde" is ``rho * (exp(rho ** 0.3) + 10)``, the paper's own choice; "reverse_time_sde" is ``rho ** 2``, the usual
+reverse SDE; "ode" is ``rho``, without noise."""
+
+THIRD_ORDERS = ("taylor", "authors")
+
+
+@solver(
+    paper="Cui et al. 2023, Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models, "
+    "ER-SDE-Solvers 1 to 3 in their variance preserving form"
+)
+def er_sde(
+    grid: Grid,
+    x: Value,
+    *,
+    max_stage: int = 3,
+    noise_scaler: str = "er_sde",
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    third_order: str = "taylor",
+) -> SolverRun:
+    """Integrates a polynomial in sigma / alpha through the last `max_stage` data predictions.
+
+    Args:
+        max_stage: the order, 1, 2 or 3; the first steps have a lower one.
+        noise_scaler: how much noise is replaced at each level, see :data:`NOISE_SCALERS`.
+        eta: the power of what `noise_scaler` adds: 0 is the ODE, and 1 the noise as the name has it. For the reverse
+            SDE it is the eta of :obj:`~diffusolve.solvers.dpmpp_multistep`.
+        s_noise: multiplies the noise.
+        third_order: how order 3 takes the first derivative. "taylor": at the beginning of the step. "authors": in the
+            middle of the step before, as in the paper, which is of second order.
+
+    A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
+    """
+    check_eta(eta)
+    if max_stage not in (1, 2, 3):
+        raise ValueError(f"max_stage is {max_stage}: expected 1, 2 or 3 (3 is usual).")
+    if noise_scaler not in NOISE_SCALERS:
+        raise unknown_name("noise_scaler", noise_scaler, NOISE_SCALERS)
+    if third_order not in THIRD_ORDERS:
+        raise unknown_name("third_order", third_order, THIRD_ORDERS)
+    log_scale = NOISE_SCALERS[noise_scaler]
+    history: list[tuple[Value, float]] = []  # data predictions at rho, the newest first
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        rho, end = _rho(s), _rho(t)
+        log_kept = eta * (log_scale(end) - log_scale(rho)) if eta > 0 else 0.0
+        down = t.sigma * exp(log_kept)  # what is left of the old noise
+        x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
+        known = [(data, rho), *history][:max_stage]
+        if 0 < end < rho < inf and len(known) > 1:
+            first, second = integrals(lambda at: eta * log_scale(at), rho, end)
+            d1, d2 = _derivatives(known, third_order)
+            x = x - t.alpha * first * d1
+            if d2 is not None:
+                x = x + t.alpha * second * d2
+        if t.sigma > 0 and log_kept < 0:
+            x = x + (s_noise * t.sigma * sqrt(-expm1(2 * log_kept))) * (yield Noise(s, t))
+        if end < rho:  # otherwise the next point is this one again, and no polynomial goes through both
+            history = [] if isinf(rho) else known
+    return x
+
+
+def _rho(point: Point) -> float:
+    return point.sigma / point.alpha if point.alpha > 0 else inf
+
+
+def _derivatives(known: list[tuple[Value, float]], third_order: str) -> tuple[Value, Value | None]:
+    """First and second derivative of the data by rho at the newest of `known`, which are two or three."""
+    (data, rho), (m1, rho1), *older = known
+    slope = (data - m1) / (rho - rho1)
+    if not older:
+        return slope, None
+    m2, rho2 = older[0]
+    half = (slope - (m1 - m2) / (rho1 - rho2)) / (rho - rho2)
+    return slope + (rho - rho1) * half if third_order == "taylor" else slope, 2 * half
+
+
+def integrals(log_scale: Callable[[float], float], rho: float, end: float) -> tuple[float, float]:
+    """The integrals of ``1 - phi(end) / phi(r)`` and of that times ``rho - r`` over r from `end` to `rho`.
+
+    They are what first and second derivative weigh. Gauss-Legendre quadrature in log r, in pieces that are short where
+    ``phi(end) / phi(r)`` falls from 1.
+    """
+    length, at_end = log(rho / end), log_scale(end)
+    width = 1 / (1 + (log_scale(rho) - at_end) / length)
+    first = second = start = 0.0
+    while start < length:
+        piece = min(width, length - start)
+        for node, weight in GAUSS_LEGENDRE:
+            position = start + node * piece
+            r = end * exp(position)
+            value = -expm1(at_end - log_scale(r) - position) * r * weight * piece
+            first += value
+            second += value * (rho - r)
+        start, width = start + piece, min(2 * width, 1.0)
+    return first, second
+
+
+GAUSS_LEGENDRE = tuple(
+    ((1 + sign * node) / 2, weight / 2)
+    for node, weight in (
+        (0.1834346424956498, 0.3626837833783620),
+        (0.5255324099163290, 0.3137066458778873),
+        (0.7966664774136267, 0.2223810344533745),
+        (0.9602898564975363, 0.1012285362903763),
+    )
+    for sign in (-1, 1)
+)
+"""Nodes in (0, 1) and weights of the quadrature with eight nodes."""
