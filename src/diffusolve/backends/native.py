@@ -71,7 +71,7 @@ class NativeBackend(TorchBackend):
         program = _combine.program(self.plain is torch.float64, len(inputs), outputs)
         targets = [(made.register, next(iter(made.spent), None)) for made in instructions]
         checked = [name for name in foreign if name in inputs]
-        combine, empty_like, first = _combine.combine, torch.empty_like, inputs[0]
+        combine, empty_like, address, first = _combine.combine, torch.empty_like, Tensor.data_ptr, inputs[0]
         read = itemgetter(*inputs) if len(inputs) > 1 else lambda registers: (registers[first],)
 
         def update(registers: dict[str, Tensor]) -> None:
@@ -79,10 +79,10 @@ class NativeBackend(TorchBackend):
             for name in checked:
                 if registers[name].shape != like.shape or not self.takes(registers[name], like):
                     return eager(registers)
-            addresses = [tensor.data_ptr() for tensor in read(registers)]
+            addresses = [*map(address, read(registers))]
             for register, spent in targets:
                 registers[register] = made = empty_like(like) if spent is None else registers[spent]
-                addresses.append(made.data_ptr())
+                addresses.append(address(made))
             count = like.numel()
             combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
             return None

@@ -55,7 +55,7 @@ class Run:
         self.plan = plan
         self.position = 0
         self._draw_noise = draw_noise
-        self._transform = transform
+        self.transform = transform
         self._registers: dict[str, Any] = {}
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
@@ -110,7 +110,7 @@ class Run:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
         stage = self.stage
         data = backend_of(x).combine((x, output), (stage.a, stage.b))
-        return data if self._transform is None else self._transform(data, stage)
+        return data if self.transform is None else self.transform(data, stage)
 
     def step(self, output: Array, x: Array) -> Array:
         """The next sample, from the network's `output` on the current sample `x`.
@@ -127,8 +127,8 @@ class Run:
         stage = stages[self.position]
         registers = self._registers
         registers[stage.sample], registers[OUTPUT] = x, output
-        if stage.convert is not None and self._transform is not None:
-            registers[stage.data] = self._transform(stage.convert(registers), self.plan.stages[self.position])
+        if stage.convert is not None and self.transform is not None:
+            registers[stage.data] = self.transform(stage.convert(registers), self.plan.stages[self.position])
         if stage.noises:
             self._draw(stage.noises, x)
         stage.update(registers)
@@ -165,9 +165,9 @@ class Run:
     @property
     def _compiled(self) -> tuple[Plan, bool, float]:
         """What the program depends on: the plan, whether data are transformed, and what they are clipped to."""
-        if isinstance(self._transform, Clip):
-            return self.plan, False, self._transform.limit
-        return self.plan, self._transform is not None, inf
+        if isinstance(self.transform, Clip):
+            return self.plan, False, self.transform.limit
+        return self.plan, self.transform is not None, inf
 
     def again(self, draw_noise: DrawNoise | None) -> Run:
         """Another run of the same plan and transform, with this one's preparations."""

@@ -285,13 +285,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if run.is_done and not run.last_stage.update.noises:
             draw_normal_with(generator, like)
 
-    def _scaled(self, sample: Tensor, timestep: Any) -> Tensor:
-        """`sample` as the network takes it."""
-        generation = self._generation or self._running
-        run = generation.run or self._started(timestep, generation.options)
-        scaled: Tensor = run.model_input(sample)
-        return scaled if scaled.dtype == sample.dtype else scaled.to(sample.dtype)
-
     # Members that users and pipelines touch ----------------------------------------------------------------
 
     @property

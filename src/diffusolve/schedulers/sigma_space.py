@@ -39,7 +39,10 @@ class SigmaScheduler(Scheduler):
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """``sample / sqrt(sigma^2 + 1)`` at the current step."""
-        return self._scaled(sample, timestep)
+        generation = self._generation or self._running
+        run = generation.run or self._started(timestep, generation.options)
+        scaled: Tensor = run.model_input(sample)
+        return scaled if scaled.dtype is sample.dtype else scaled.to(sample.dtype)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
