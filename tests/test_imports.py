@@ -35,7 +35,7 @@ KNOWS: dict[str, set[str]] = {
     "diffusers_bridge": LEAVES,
     "schedulers": LEAVES | SAMPLING | {"hub", "config", "diffusers_bridge"},
     "k_diffusion": LEAVES | SAMPLING | {"sampling"},
-    "catalog": {"errors", "spacing", "solvers", "sampling", "schedulers", "k_diffusion"},
+    "catalog": {"errors", "files", "noise", "spacing", "solvers", "sampling", "config", "schedulers", "k_diffusion"},
 }
 FACES = {"cli"}
 """These may import whatever is above, and nothing imports them."""

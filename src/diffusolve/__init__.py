@@ -19,7 +19,9 @@ from diffusolve import diffusers_bridge
 if TYPE_CHECKING:
     from diffusolve.backends import Run as Run
     from diffusolve.catalog import CATALOG as CATALOG
+    from diffusolve.catalog import from_diffusers as from_diffusers
     from diffusolve.catalog import sampler as sampler
+    from diffusolve.catalog import to_diffusers as to_diffusers
     from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
     from diffusolve.noise import SD15 as SD15
@@ -102,7 +104,9 @@ _HOME = {
     "VariancePreserving": "noise",
     "sample": "sampling",
     "sample_with_report": "sampling",
+    "from_diffusers": "catalog",
     "sampler": "catalog",
+    "to_diffusers": "catalog",
     "start": "sampling",
 }
 

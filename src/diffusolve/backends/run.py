@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from diffusolve.arrays import Array
 from diffusolve.backends.backend import Combine, UpdateRegisters, backend_of, one_by_one
 from diffusolve.backends.program import OUTPUT, compile_plan
-from diffusolve.plan import NoiseTerm, Plan, Stage
+from diffusolve.plan import UNGUIDED, NoiseTerm, Plan, Stage
 
 __all__ = ["Clip", "DrawNoise", "Run", "Transform"]
 
@@ -40,6 +40,8 @@ class Run:
         while not run.is_done:
             output = network(run.model_input(x), run.stage.point.timestep)
             x = run.step(output, x)
+
+    A plan that ``reads_unguided`` (CFG++) takes two outputs, ``run.step(guided, x, unguided)``.
 
     Half-precision samples are combined in float32 and come back in float32; cast them where they leave your loop.
 
@@ -112,11 +114,18 @@ class Run:
         data = backend_of(x).combine((x, output), (stage.a, stage.b))
         return data if self.transform is None else self.transform(data, stage)
 
-    def step(self, output: Array, x: Array) -> Array:
+    def step(self, output: Array, x: Array, unguided: Array | None = None) -> Array:
         """The next sample, from the network's `output` on the current sample `x`.
 
+        Args:
+            output: what the network says of ``model_input(x)``, with guidance if there is any; the shape of `x`.
+            x: the sample that :meth:`begin` or the last step returned.
+            unguided: what it says without guidance, the shape of `x`: for plans that read it, in those stages at least
+                whose ``reads_unguided`` is true.
+
         Raises:
-            ValueError: `output` has another shape than `x`, or `x` another than earlier samples that are remembered.
+            ValueError: an output has another shape than `x`, or `x` another than earlier samples that are remembered;
+                `unguided` is missing, or the plan has no use for it.
             IndexError: the plan has no more stages.
         """
         stages, shape = self._stages, self._shape
@@ -125,6 +134,8 @@ class Run:
         if self.position >= len(stages):
             raise self._is_over()
         stage = stages[self.position]
+        if unguided is not None or stage.reads_unguided:
+            stage = self._with_unguided(stage, x, unguided)
         registers = self._registers
         registers[stage.sample], registers[OUTPUT] = x, output
         if stage.convert is not None and self.transform is not None:
@@ -141,13 +152,30 @@ class Run:
             registers.clear()
         return next_sample
 
-    def _bind(self, x: Array, output: Array | None = None) -> tuple[BoundStage, ...]:
+    def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None) -> BoundStage:
+        """`stage` for the unguided output as well, which is put into its register where the stage reads it."""
+        if unguided is None:
+            raise ValueError(
+                f"{self.plan.solver} needs the network's output without guidance as well: step(guided, x, unguided)."
+            )
+        if not self.plan.reads_unguided:
+            raise ValueError(
+                f"{self.plan.solver} has no use for an unguided output, which solvers with cfg_pp=True take: leave it "
+                "out."
+            )
+        if unguided.shape != x.shape or not self._backend.takes(x, unguided):
+            stage = self._bind(x, unguided, "unguided output")[self.position]
+        if stage.reads_unguided:
+            self._registers[UNGUIDED] = unguided
+        return stage
+
+    def _bind(self, x: Array, output: Array | None = None, name: str = "output") -> tuple[BoundStage, ...]:
         """The stages, ready for arrays like these."""
         backend: Any = backend_of(x)
         output = x if output is None else output
         if output.shape != x.shape:
             raise ValueError(
-                f"the network's output has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
+                f"the network's {name} has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
                 "they must be equal."
             )
         if self._registers and self._shape not in (None, x.shape):
@@ -201,6 +229,7 @@ class BoundStage(NamedTuple):
     update: UpdateRegisters
     frees: tuple[str, ...]
     next_sample: str
+    reads_unguided: bool
 
 
 @lru_cache(maxsize=1024)
@@ -209,6 +238,7 @@ def _bound_stages(plan: Plan, transforms: bool, limit: float, backend: Any) -> t
     for made in compile_plan(plan, transforms, limit).stages:
         stage = made.plan_stage
         instructions = made.instructions[1:] if transforms else made.instructions
+        reads_unguided = stage.reads_unguided
         foreign = [noise.register for noise in made.noises] + [stage.data] * transforms
         bound.append(
             BoundStage(
@@ -218,8 +248,9 @@ def _bound_stages(plan: Plan, transforms: bool, limit: float, backend: Any) -> t
                 backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)) if transforms else None,
                 made.noises,
                 backend.update(instructions, foreign),
-                made.frees,
+                (*made.frees, UNGUIDED) if reads_unguided else made.frees,
                 made.next_sample,
+                reads_unguided,
             )
         )
     return tuple(bound)

@@ -37,6 +37,11 @@ class Denoiser:
     def __call__(self, x: Array, timestep: Array, *args: Any, **kwargs: Any) -> Array:
         return self.network(x, timestep, *args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "guided_and_unguided":  # if the network itself has it
+            return getattr(self.network, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
 
 class ClassifierFreeGuidance:
     """Ho & Salimans 2022: ``unconditional + scale * (conditional - unconditional)`` of a conditional network.
@@ -47,7 +52,9 @@ class ClassifierFreeGuidance:
         network: called with samples, timesteps and a condition, each with the batch as first dimension.
         condition: what to generate, shape (batch, ...).
         unconditional: the condition that stands for none, of the same shape.
-        scale: 1 is no guidance; 0 ignores the condition.
+        scale: 1 is no guidance; 0 ignores the condition. With solvers that have ``cfg_pp=True`` (Chung et al. 2024,
+            CFG++) it is the paper's lambda, from 0 to 1: the data are then an interpolation, and each step is led on
+            by the network without condition, so that 1 is strong guidance, not none.
     """
 
     def __init__(self, network: Any, condition: Array, unconditional: Array, scale: float) -> None:
@@ -67,13 +74,21 @@ class ClassifierFreeGuidance:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __call__(self, x: Array, timestep: Array) -> Array:
-        if self.condition.shape[0] != x.shape[0]:
-            raise ValueError(f"a condition for {self.condition.shape[0]} samples, but the batch has {x.shape[0]}.")
         if self.scale == 1.0:
+            self._check_batch(x)
             return self.network(x, timestep, self.condition)
+        return self.guided_and_unguided(x, timestep)[0]
+
+    def guided_and_unguided(self, x: Array, timestep: Array) -> tuple[Array, Array]:
+        """The output for samples `x`, shape (batch, ...), and the one without the condition, both of that shape."""
+        self._check_batch(x)
         both = self.network(concatenate([x, x]), concatenate([timestep, timestep]), self.both)
         unconditional, conditional = both[: x.shape[0]], both[x.shape[0] :]
-        return unconditional + self.scale * (conditional - unconditional)
+        return unconditional + self.scale * (conditional - unconditional), unconditional
+
+    def _check_batch(self, x: Array) -> None:
+        if self.condition.shape[0] != x.shape[0]:
+            raise ValueError(f"a condition for {self.condition.shape[0]} samples, but the batch has {x.shape[0]}.")
 
 
 def alpha_sigma_like(noise_schedule: NoiseSchedule, timestep: Array, x: Array) -> tuple[Array, Array]:

@@ -1,11 +1,12 @@
 """Plans: solvers compiled to tables of coefficients."""
 
 from diffusolve.plan.combination import Combination
-from diffusolve.plan.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.plan.trace import check_space, plan_for, trace
 
 __all__ = [
     "OUTPUT",
+    "UNGUIDED",
     "Combination",
     "NoiseTerm",
     "Plan",

@@ -8,12 +8,15 @@ from sys import float_info
 from typing import Any
 
 from diffusolve.errors import PlanFormatError
-from diffusolve.plan.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 
 __all__ = ["dump", "load"]
 
 FORMAT = "diffusolve plan"
 VERSION = 1
+
+OUTPUTS = frozenset({OUTPUT, UNGUIDED})
+"""What writes may read besides registers, in a stage."""
 
 
 def dump(plan: Plan, indent: int | None) -> str:
@@ -101,7 +104,7 @@ def _check_registers(fields: dict[str, Any]) -> None:
     held = _apply({fields["initial"]}, [], fields["opening"], "opening")
     for i, stage in enumerate(stages):
         _require(held, [stage.sample], f"stages[{i}]")
-        held = _apply(held, [stage.data, OUTPUT], stage.update, f"stages[{i}]") - {OUTPUT}
+        held = _apply(held, [stage.data, *OUTPUTS], stage.update, f"stages[{i}]") - OUTPUTS
     _require(held, [fields["result"]], "result")
 
 
@@ -195,13 +198,13 @@ def _whole(value: dict[str, Any], key: str, where: str) -> int:
 
 
 def _register(value: Any) -> str:
-    if not isinstance(value, str) or value == OUTPUT:
+    if not isinstance(value, str) or value in OUTPUTS:
         raise PlanFormatError(f"a damaged plan: {value!r} is no register's name.")
     return value
 
 
 def _source(value: Any) -> str:
-    return value if value == OUTPUT else _register(value)
+    return str(value) if value in (OUTPUT, UNGUIDED) else _register(value)
 
 
 def _text(value: dict[str, Any], key: str) -> str:

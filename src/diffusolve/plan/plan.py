@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["OUTPUT", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
+__all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
 
 OUTPUT = "output"
 """What runs call the network's output; no register of a plan has this name."""
+
+UNGUIDED = "unguided"
+"""What runs call the network's output without guidance, where a plan reads it beside the guided one, its `OUTPUT`."""
 
 
 class NoiseTerm(NamedTuple):
@@ -74,6 +77,11 @@ class Stage(NamedTuple):
     data: str
     update: Update
 
+    @property
+    def reads_unguided(self) -> bool:
+        """Whether the update takes the network's output without guidance as well."""
+        return any(source == UNGUIDED for write in self.update.writes for source, _ in write.terms)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -127,6 +135,11 @@ class Plan:
         """Whether a run draws noise."""
         return any(update.noises for update in (self.opening, *(stage.update for stage in self.stages)))
 
+    @cached_property
+    def reads_unguided(self) -> bool:
+        """Whether some stages take two outputs of the network, the guided and the unguided one (CFG++)."""
+        return any(stage.reads_unguided for stage in self.stages)
+
     @property
     def timesteps(self) -> tuple[float, ...]:
         """What the network is conditioned on, one per evaluation."""
@@ -170,9 +183,10 @@ class Plan:
 
     def __str__(self) -> str:
         noise = ", stochastic" if self.is_stochastic else ""
+        outputs = ", guided and unguided outputs" if self.reads_unguided else ""
         lines = [
             f"{self.solver}, {self.prediction}: {self.steps} steps, {self.nfe} evaluations, "
-            f"{self.registers} registers{noise}",
+            f"{self.registers} registers{noise}{outputs}",
             f"{'step':>6} {'timestep':>10} {'sigma':>11} {'log-SNR':>9}  update",
         ]
         lines += _lines("", self.start, self.opening) if self.opening.writes else []

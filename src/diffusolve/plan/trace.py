@@ -10,7 +10,7 @@ from typing import Any
 from diffusolve.errors import NotPlannableError, SingularPointError
 from diffusolve.noise import Grid, Point
 from diffusolve.plan.combination import Combination
-from diffusolve.plan.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
+from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.prediction import Conversion, Prediction
 from diffusolve.solvers import Evaluate, Keep, Noise, Solver
 
@@ -108,10 +108,10 @@ class _Tracer:
             self.write(sample, x)
         conversion = self.prediction.conversion(request.point)
         self.stages.append(_Stage(conversion, request.point, request.stage, sample, data))
-        answer = Combination({sample: 1.0}), Combination({data: 1.0})
-        if not request.unclipped:
-            return answer
-        return *answer, Combination({sample: conversion.a, OUTPUT: conversion.b})
+        answer = [Combination({sample: 1.0}), Combination({data: 1.0})]
+        outputs = [OUTPUT] * request.unclipped + [UNGUIDED] * request.unguided
+        answer += [Combination({sample: conversion.a, output: conversion.b}) for output in outputs]
+        return tuple(answer)
 
     def write(self, register: str, value: Combination) -> None:
         terms = tuple((source, c) for source, c in value.terms.items() if c != 0.0)
@@ -165,9 +165,9 @@ def _with_lifetimes(stages: list[_Stage], result: str) -> list[Update]:
         noises = tuple(noise for noise in stage.noises if noise.register in needed)
         present = {source for write in writes for source, _ in write.terms} | {w.register for w in writes}
         present |= {stage.sample, stage.data} if stage.data else set()
-        frees = tuple(sorted(present - live_after - {OUTPUT}))
+        frees = tuple(sorted(present - live_after - {OUTPUT, UNGUIDED}))
         updates.append(Update(noises, tuple(reversed(writes)), frees))
-        needed -= {OUTPUT, *(noise.register for noise in noises)}
+        needed -= {OUTPUT, UNGUIDED, *(noise.register for noise in noises)}
         if stage.data:
             needed.discard(stage.data)
             needed.add(stage.sample)

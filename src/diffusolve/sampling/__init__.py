@@ -1,11 +1,12 @@
 """Sampling: the loop, for any model and any array library."""
 
-from diffusolve.sampling.denoiser import Network, ScheduledNetwork
+from diffusolve.sampling.denoiser import GuidedNetwork, Network, ScheduledNetwork
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sample import Progress, Report, sample, sample_with_report, start
 from diffusolve.sampling.sampler import Sampler
 
 __all__ = [
+    "GuidedNetwork",
     "Network",
     "Progress",
     "Report",

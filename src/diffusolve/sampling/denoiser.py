@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+from diffusolve.arrays import Array
 from diffusolve.noise import NoiseSchedule
 from diffusolve.prediction import Prediction
 
-__all__ = ["Network", "ScheduledNetwork"]
+__all__ = ["GuidedNetwork", "Network", "ScheduledNetwork", "two_outputs"]
 
 
 class Network(Protocol):
@@ -24,3 +26,38 @@ class ScheduledNetwork(Protocol):
     prediction: Prediction
 
     def __call__(self, x: Any, timestep: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class GuidedNetwork(Protocol):
+    """A model with guidance that also says what it would without: what solvers with ``cfg_pp=True`` need."""
+
+    def __call__(self, x: Any, timestep: Any, /) -> Any: ...
+
+    def guided_and_unguided(self, x: Any, timestep: Any, /) -> tuple[Any, Any]:
+        """The output with guidance and the one without, of the samples' shape each; the first is what calls return."""
+        ...
+
+
+def two_outputs(network: Network, solver: str) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The method `guided_and_unguided` of `network`, which `solver` asks for.
+
+    Raises:
+        TypeError: it has none; or, when called, what it returns is no pair.
+    """
+    method = getattr(network, "guided_and_unguided", None)
+    if method is None:
+        raise TypeError(
+            f"{solver} needs the network's output with guidance and the one without, but {type(network).__name__} has "
+            "no method guided_and_unguided(x, timestep) -> (guided, unguided): wrap the network in "
+            "diffusolve.denoisers.ClassifierFreeGuidance, which has it, or leave cfg_pp out."
+        )
+
+    def both(x: Array, timestep: Array) -> tuple[Array, Array]:
+        outputs = method(x, timestep)
+        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+            got = f"{len(outputs)} outputs" if isinstance(outputs, tuple | list) else f"a {type(outputs).__name__}"
+            raise TypeError(f"guided_and_unguided returned {got}: expected two, (guided, unguided).")
+        return outputs[0], outputs[1]
+
+    return both

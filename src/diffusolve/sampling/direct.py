@@ -10,7 +10,7 @@ from diffusolve.backends import DrawNoise, backend_of
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import check_space
 from diffusolve.prediction import Prediction
-from diffusolve.sampling.denoiser import Network
+from diffusolve.sampling.denoiser import Network, two_outputs
 from diffusolve.solvers import ErrorRatio, Evaluate, Keep, Noise, Solver, StepEnded
 
 __all__ = ["run_directly"]
@@ -49,13 +49,19 @@ def run_directly(
             at: Any = request.x
             scale, a, b = prediction.conversion(request.point)
             (timestep,) = backend.timesteps([request.point.timestep], like)
-            output = network(backend.cast(scale * at, like), timestep)
-            data = raw = backend.combine((at, output), (a, b))
+            shown = backend.cast(scale * at, like)
+            if request.unguided:
+                outputs = two_outputs(network, str(solver))(shown, timestep)
+            else:
+                outputs = (network(shown, timestep),)
+            data, *others = (backend.combine((at, output), (a, b)) for output in outputs)
+            if request.unclipped:
+                others = [data, *others]
             if transform is not None:
                 data = transform(data, request.point)
             if on_evaluation is not None:
                 on_evaluation(request, data)
-            return (at, data, raw) if request.unclipped else (at, data)
+            return at, data, *others
         if isinstance(request, Noise):
             return draw_noise(wide, request.s.sigma, request.t.sigma)
         if isinstance(request, Keep):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 from tqdm.auto import tqdm
@@ -14,8 +15,8 @@ from diffusolve.backends import Backend, Run, backend_of
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, PlanPoint, Stage
 from diffusolve.prediction import Prediction, prediction
-from diffusolve.randomness import NoiseLike, draw_normal, noise_source
-from diffusolve.sampling.denoiser import Network
+from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
+from diffusolve.sampling.denoiser import Network, two_outputs
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
@@ -88,7 +89,9 @@ def sample(
     """Walk `x` from noise to data and return the result, an array like `x`.
 
     Args:
-        network: called with samples (batch, ...) and timesteps (batch,), returns an output of the samples' shape.
+        network: called with samples (batch, ...) and timesteps (batch,), returns an output of the samples' shape. A
+            sampler with ``cfg_pp=True`` also calls its `guided_and_unguided`, see :class:`GuidedNetwork
+            <diffusolve.sampling.GuidedNetwork>`.
         x: the sample at the sampler's first point, see :func:`start`. Not written to.
         sampler: a plan, or a sampler with the arguments below to plan with.
         steps: how many steps; with a :class:`Sampler` only, and not for adaptive ones.
@@ -102,7 +105,7 @@ def sample(
 
     Raises:
         ValueError: arguments that are missing or contradict each other, shapes that differ.
-        TypeError: `x` is no array of floating point numbers.
+        TypeError: `x` is no array of floating point numbers; the network has no output without guidance to give.
     """
     return sample_with_report(
         network,
@@ -156,9 +159,28 @@ def sample_with_report(
             if steps is not None:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
             grid = sampler.grid(noise_schedule, 1)  # where to start and where to end
+            noise = _noise_between_steps(sampler, grid, noise)
             return _run_adaptive(network, x, sampler, grid, prediction(predicts), noise, callback, progress, clip)
         plan = sampler.plan(noise_schedule, predicts, steps)
+        if plan.is_stochastic:
+            noise = _noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
         return _run_plan(network, x, plan, noise, callback, progress, clip)
+
+
+def _noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
+    """The noise that `sampler` adds, from the seeds given."""
+    if not sampler.seed_offset and not sampler.brownian:
+        return noise
+    seeds = list(noise) if isinstance(noise, Sequence) else [noise]
+    if not all(isinstance(seed, Integral) or (seed is None and not sampler.seed_offset) for seed in seeds):
+        wants = f"a seed offset of {sampler.seed_offset}" if sampler.seed_offset else "noise along a Brownian path"
+        raise TypeError(f"{sampler} has {wants}, which needs seeds; noise is {noise!r}.")
+    offset = [None if seed is None else int(seed) + sampler.seed_offset for seed in seeds]
+    shifted: Any = offset if isinstance(noise, Sequence) else offset[0]
+    if not sampler.brownian:
+        return shifted
+    sigmas = [point.sigma for point in grid if point.sigma > 0]
+    return BrownianPath(min(sigmas), max(sigmas), shifted)
 
 
 def _run_plan(
@@ -174,15 +196,21 @@ def _run_plan(
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: clip(data)
     run = Run(plan, draw_noise, transform)
+    both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
     x = run.begin(backend.widen(x))
     with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
         for stage, timestep in zip(plan.stages, backend.timesteps(plan.timesteps, like), strict=True):
-            output = network(backend.cast(run.model_input(x), like), timestep)
+            shown, unguided = backend.cast(run.model_input(x), like), None
+            if both is not None and stage.reads_unguided:
+                output, unguided = both(shown, timestep)
+                _check_output(unguided, like)
+            else:
+                output = network(shown, timestep)
             _check_output(output, like)
             if callback is not None and stage.stage == 0:
                 callback(_progress_of(stage, plan, run, x, output))
-            x = run.step(output, x)
+            x = run.step(output, x, unguided)
             bar.update()
     return backend.cast(x, like), Report(plan.nfe, plan.steps)
 

@@ -27,12 +27,18 @@ class Sampler:
             dx/dsigma (``solver.straight``), whose samples on a variance preserving schedule are scaled to alpha = 1, or
             to alpha + sigma = 1 where the grid starts at alpha = 0 (sigma / alpha is infinite there).
         name: what people call it.
+        seed_offset: added to the seeds of the noise between steps, not to those of the noise to start from (A1111's
+            "eta noise seed delta").
+        brownian: the noise between steps follows a Brownian path, so that more steps make a finer version of the same
+            sample. Needs torchsde.
     """
 
     solver: Solver
     spacing: Spacing = UNIFORM
     space: Space | None = None
     name: str = ""
+    seed_offset: int = 0
+    brownian: bool = False
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         """The points of `steps` steps over `noise_schedule`. Raises ValueError if the spacing cannot make them."""

@@ -300,6 +300,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return None if self._generation is None else self._generation.steps
 
     @property
+    def grid(self) -> Grid:
+        """The points that the run's solver walks."""
+        return self._running.prepared.grid
+
+    @property
     def step_index(self) -> int | None:
         """Which evaluation comes next; None before the first."""
         return None if self._generation is None else self._generation.step_index

@@ -29,13 +29,16 @@ class Evaluate(NamedTuple):
 
     Use the `x` that comes back. `stage` is 0 for the evaluation that begins a step and counts up inside it. With
     `unclipped` the answer is ``(x, data, raw)``: `raw` is the prediction as the model made it, before any clipping of
-    `data`, and can be used until the next evaluation.
+    `data`. With `unguided` there is one more: `data` is then the prediction of the guided network, and what comes last
+    the prediction that the same network makes without guidance, never clipped. Both can be used until the next
+    evaluation.
     """
 
     x: Value
     point: Point
     stage: int = 0
     unclipped: bool = False
+    unguided: bool = False
 
 
 class Noise(NamedTuple):

@@ -1,0 +1,22 @@
+"""Every sampler by the name that people know, and from one world's names to another's."""
+
+from diffusolve.catalog.entries import ALIASES, CATALOG, DiffusersClass, Entry
+from diffusolve.catalog.find import AUTOMATIC, find, sampler
+from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
+from diffusolve.catalog.translation import FromDiffusers, ToDiffusers, from_diffusers, to_diffusers
+
+__all__ = [
+    "ALIASES",
+    "AUTOMATIC",
+    "CATALOG",
+    "SCHEDULE_TYPES",
+    "DiffusersClass",
+    "Entry",
+    "FromDiffusers",
+    "ScheduleType",
+    "ToDiffusers",
+    "find",
+    "from_diffusers",
+    "sampler",
+    "to_diffusers",
+]

@@ -1,0 +1,382 @@
+"""The samplers: what each is called in the four worlds, and the solver that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from diffusolve.solvers import (
+    Solver,
+    deis,
+    dpm_2,
+    dpm_adaptive,
+    dpm_fast,
+    dpmpp_2s_ancestral,
+    dpmpp_multistep,
+    dpmpp_sde,
+    dpmpp_singlestep,
+    er_sde,
+    euler,
+    exp_heun_2_x0,
+    gradient_estimation,
+    heun,
+    heunpp2,
+    ipndm,
+    ipndm_v,
+    lcm,
+    lms,
+    pndm,
+    res_multistep,
+    restart,
+    sa_solver,
+    seeds_2,
+    seeds_3,
+    unipc,
+)
+
+__all__ = ["ALIASES", "CATALOG", "DiffusersClass", "Entry"]
+
+
+@dataclass(frozen=True)
+class DiffusersClass:
+    """A scheduler class of diffusers' interface and the configuration that makes it this sampler.
+
+    Attributes:
+        name: the class.
+        config: the keys that matter.
+        difference: what is different about it; nothing when empty.
+        in_diffusers, here: who has the class.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    difference: str = ""
+    in_diffusers: bool = True
+    here: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sampler by all its names.
+
+    Attributes:
+        name: what A1111 calls it, or the people of the field where A1111 does not have it.
+        solver: the algorithm with its options.
+        order: of convergence: of the ODE's solution, or of the distribution for stochastic samplers.
+        a1111: whether A1111 has it, under this name.
+        comfyui: ComfyUI's names.
+        k_diffusion: the function of ``k_diffusion.sampling``.
+        diffusers: the scheduler class.
+        automatic: the schedule type that A1111 takes for it when none is chosen.
+        discards: A1111 leaves out its last noise level but one ("discard next-to-last sigma").
+        aliases: other spellings.
+        nearest: where a world has no such sampler, the name of the nearest that all have.
+    """
+
+    name: str
+    solver: Solver
+    order: int
+    a1111: bool = True
+    comfyui: tuple[str, ...] = ()
+    k_diffusion: str | None = None
+    diffusers: DiffusersClass | None = None
+    automatic: str = "Uniform"
+    discards: bool = False
+    aliases: tuple[str, ...] = ()
+    nearest: str = "DPM++ 2M"
+
+    @property
+    def spaces_itself(self) -> bool:
+        """Whether only the ends of a spacing matter to it."""
+        return self.solver.adaptive or self.solver.function is dpm_fast.function
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every spelling but the name itself."""
+        function = () if self.k_diffusion is None else (self.k_diffusion,)
+        return (*self.comfyui, *function, *self.aliases)
+
+
+DPMPP_2M = dpmpp_multistep.with_options(lower_order_final=False)
+SDE_CONFIG = {"algorithm_type": "sde-dpmsolver++"}
+
+ENTRIES = (
+    Entry(
+        "DPM++ 2M",
+        DPMPP_2M,
+        2,
+        comfyui=("dpmpp_2m",),
+        k_diffusion="sample_dpmpp_2m",
+        diffusers=DiffusersClass("DPMSolverMultistepScheduler"),
+        automatic="Karras",
+        aliases=("k_dpmpp_2m",),
+    ),
+    Entry(
+        "DPM++ SDE",
+        dpmpp_sde,
+        2,
+        comfyui=("dpmpp_sde",),
+        k_diffusion="sample_dpmpp_sde",
+        diffusers=DiffusersClass("DPMSolverSDEScheduler"),
+        automatic="Karras",
+        aliases=("k_dpmpp_sde",),
+    ),
+    Entry(
+        "DPM++ 2M SDE",
+        DPMPP_2M.with_options(eta=1.0),
+        2,
+        comfyui=("dpmpp_2m_sde",),
+        k_diffusion="sample_dpmpp_2m_sde",
+        diffusers=DiffusersClass("DPMSolverMultistepScheduler", SDE_CONFIG),
+        automatic="Exponential",
+        aliases=("k_dpmpp_2m_sde",),
+    ),
+    Entry(
+        "DPM++ 2M SDE Heun",
+        DPMPP_2M.with_options(eta=1.0, solver_type="heun"),
+        2,
+        comfyui=("dpmpp_2m_sde_heun",),
+        diffusers=DiffusersClass("DPMSolverMultistepScheduler", {**SDE_CONFIG, "solver_type": "heun"}),
+        automatic="Exponential",
+        nearest="DPM++ 2M SDE",
+    ),
+    Entry(
+        "DPM++ 2S a",
+        dpmpp_2s_ancestral,
+        1,
+        comfyui=("dpmpp_2s_ancestral",),
+        k_diffusion="sample_dpmpp_2s_ancestral",
+        diffusers=DiffusersClass("DPMSolverSinglestepAncestralScheduler", in_diffusers=False),
+        automatic="Karras",
+        aliases=("k_dpmpp_2s_a", "DPM++ 2S ancestral"),
+        nearest="DPM++ 2S",
+    ),
+    Entry(
+        "DPM++ 3M SDE",
+        dpmpp_multistep.with_options(
+            eta=1.0, order=3, solver_type="heun", third_order="authors", lower_order_final=False
+        ),
+        2,
+        comfyui=("dpmpp_3m_sde",),
+        k_diffusion="sample_dpmpp_3m_sde",
+        diffusers=DiffusersClass(
+            "DPMSolverMultistepScheduler",
+            {**SDE_CONFIG, "solver_order": 3, "solver_type": "heun"},
+            "its third-order terms are weighted otherwise",
+        ),
+        automatic="Exponential",
+        discards=True,
+        nearest="DPM++ 2M SDE",
+    ),
+    Entry(
+        "Euler a",
+        euler.with_options(eta=1.0),
+        1,
+        comfyui=("euler_ancestral",),
+        k_diffusion="sample_euler_ancestral",
+        diffusers=DiffusersClass("EulerAncestralDiscreteScheduler"),
+        aliases=("k_euler_a", "Euler ancestral"),
+    ),
+    Entry(
+        "Euler",
+        euler,
+        1,
+        comfyui=("euler",),
+        k_diffusion="sample_euler",
+        diffusers=DiffusersClass("EulerDiscreteScheduler"),
+        aliases=("k_euler",),
+    ),
+    Entry(
+        "LMS",
+        lms,
+        4,
+        comfyui=("lms",),
+        k_diffusion="sample_lms",
+        diffusers=DiffusersClass("LMSDiscreteScheduler"),
+        aliases=("k_lms",),
+    ),
+    Entry(
+        "Heun",
+        heun,
+        2,
+        comfyui=("heun",),
+        k_diffusion="sample_heun",
+        diffusers=DiffusersClass("HeunDiscreteScheduler"),
+        aliases=("k_heun",),
+    ),
+    Entry(
+        "DPM2",
+        dpm_2,
+        2,
+        comfyui=("dpm_2",),
+        k_diffusion="sample_dpm_2",
+        diffusers=DiffusersClass("KDPM2DiscreteScheduler"),
+        automatic="Karras",
+        discards=True,
+        aliases=("k_dpm_2",),
+    ),
+    Entry(
+        "DPM2 a",
+        dpm_2.with_options(eta=1.0),
+        1,
+        comfyui=("dpm_2_ancestral",),
+        k_diffusion="sample_dpm_2_ancestral",
+        diffusers=DiffusersClass("KDPM2AncestralDiscreteScheduler"),
+        automatic="Karras",
+        discards=True,
+        aliases=("k_dpm_2_a", "DPM2 ancestral"),
+    ),
+    Entry(
+        "DPM fast",
+        dpm_fast,
+        3,
+        comfyui=("dpm_fast",),
+        k_diffusion="sample_dpm_fast",
+        diffusers=DiffusersClass("DPMSolverFastScheduler", in_diffusers=False),
+        aliases=("k_dpm_fast",),
+        nearest="DPM++ 2M",
+    ),
+    Entry(
+        "DPM adaptive",
+        dpm_adaptive,
+        3,
+        comfyui=("dpm_adaptive",),
+        k_diffusion="sample_dpm_adaptive",
+        aliases=("k_dpm_ad",),
+        nearest="DPM++ 2M",
+    ),
+    Entry("Restart", restart, 2, automatic="Karras", nearest="Heun"),
+    Entry(
+        "DDIM",
+        euler,
+        1,
+        comfyui=("ddim",),
+        diffusers=DiffusersClass(
+            "DDIMScheduler",
+            {"clip_sample": False},
+            "each of its steps leads num_train_timesteps // steps timesteps down, wherever the next one is",
+        ),
+        automatic="DDIM",
+    ),
+    Entry(
+        "PLMS",
+        pndm.with_options(start="improved_euler"),
+        2,
+        diffusers=DiffusersClass("PNDMScheduler", {"skip_prk_steps": True}),
+        automatic="DDIM",
+        nearest="LMS",
+    ),
+    Entry(
+        "UniPC",
+        unipc.with_options(order=3, variant="bh1"),
+        4,
+        comfyui=("uni_pc",),
+        diffusers=DiffusersClass("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}),
+        aliases=("unipc_bh1",),
+    ),
+    Entry("LCM", lcm, 1, comfyui=("lcm",), diffusers=DiffusersClass("LCMScheduler", here=False), nearest="Euler a"),
+    # What A1111 does not have.
+    Entry(
+        "UniPC bh2",
+        unipc.with_options(order=3),
+        4,
+        a1111=False,
+        comfyui=("uni_pc_bh2",),
+        diffusers=DiffusersClass("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}),
+        nearest="UniPC",
+    ),
+    Entry(
+        "DPM++ 3M",
+        dpmpp_multistep.with_options(order=3),
+        3,
+        a1111=False,
+        diffusers=DiffusersClass(
+            "DPMSolverMultistepScheduler", {"solver_order": 3}, "it weighs the second derivative by half"
+        ),
+        aliases=("dpmpp_3m",),
+    ),
+    Entry(
+        "DPM++ 2S",
+        dpmpp_singlestep,
+        2,
+        a1111=False,
+        diffusers=DiffusersClass("DPMSolverSinglestepScheduler", {"solver_order": 2}),
+        aliases=("dpmpp_2s",),
+        nearest="DPM++ 2S a",
+    ),
+    Entry(
+        "DEIS",
+        deis,
+        3,
+        a1111=False,
+        comfyui=("deis",),
+        diffusers=DiffusersClass("DEISMultistepScheduler", {"solver_order": 3}),
+        nearest="UniPC",
+    ),
+    Entry(
+        "DDPM",
+        euler.with_options(eta=1.0),
+        1,
+        a1111=False,
+        comfyui=("ddpm",),
+        diffusers=DiffusersClass("DDPMScheduler", {"clip_sample": False}),
+        nearest="Euler a",
+    ),
+    Entry("Heun++ 2", heunpp2, 1, a1111=False, comfyui=("heunpp2",), nearest="Heun"),
+    Entry("iPNDM", ipndm, 2, a1111=False, comfyui=("ipndm",), diffusers=DiffusersClass("IPNDMScheduler", here=False), nearest="LMS"),
+    Entry("iPNDM-v", ipndm_v, 4, a1111=False, comfyui=("ipndm_v",), nearest="LMS"),
+    Entry("RES multistep", res_multistep, 2, a1111=False, comfyui=("res_multistep",)),
+    Entry(
+        "RES multistep a",
+        res_multistep.with_options(eta=1.0),
+        2,
+        a1111=False,
+        comfyui=("res_multistep_ancestral",),
+        nearest="DPM++ 2M SDE",
+    ),
+    Entry("Gradient estimation", gradient_estimation, 1, a1111=False, comfyui=("gradient_estimation",), nearest="Euler"),
+    Entry(
+        "ER-SDE",
+        er_sde.with_options(third_order="authors"),
+        2,
+        a1111=False,
+        comfyui=("er_sde",),
+        nearest="DPM++ 3M SDE",
+    ),
+    Entry("SEEDS-2", seeds_2, 2, a1111=False, comfyui=("seeds_2",), nearest="DPM++ SDE"),
+    Entry("SEEDS-3", seeds_3, 2, a1111=False, comfyui=("seeds_3",), nearest="DPM++ SDE"),
+    Entry(
+        "SA-Solver",
+        sa_solver,
+        2,
+        a1111=False,
+        comfyui=("sa_solver",),
+        diffusers=DiffusersClass("SASolverScheduler", here=False),
+        nearest="DPM++ 2M SDE",
+    ),
+    Entry(
+        "SA-Solver PECE",
+        sa_solver.with_options(use_pece=True),
+        2,
+        a1111=False,
+        comfyui=("sa_solver_pece",),
+        nearest="DPM++ 2M SDE",
+    ),
+    Entry("Exponential Heun", exp_heun_2_x0, 2, a1111=False, comfyui=("exp_heun_2_x0",), nearest="DPM++ 2S"),
+    Entry(
+        "Exponential Heun SDE",
+        exp_heun_2_x0.with_options(eta=1.0),
+        2,
+        a1111=False,
+        comfyui=("exp_heun_2_x0_sde",),
+        nearest="DPM++ SDE",
+    ),
+)
+
+CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in ENTRIES})
+"""Name -> sampler. The names of k-diffusion's functions have those functions' numbers."""
+
+ALIASES: Mapping[str, str] = MappingProxyType({name: entry.name for entry in ENTRIES for name in entry.names})
+"""Other spellings -> the name in :data:`CATALOG`."""

@@ -1,0 +1,116 @@
+"""Finding a sampler by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from diffusolve.catalog.entries import ALIASES, CATALOG, Entry
+from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
+from diffusolve.errors import check_options, unknown_name
+from diffusolve.sampling.sampler import Sampler
+from diffusolve.solvers import Solver
+from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Linspace, Spacing, spacing
+
+__all__ = ["AUTOMATIC", "find", "sampler"]
+
+AUTOMATIC = "Automatic"
+"""The schedule type that A1111 chooses for each sampler."""
+
+NOISE_OPTIONS = ("brownian", "ensd")
+
+
+def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> Sampler:
+    """The sampler called `name`, for example ``"DPM++ 2M Karras"``.
+
+    Args:
+        name: a name of :data:`CATALOG` or :data:`ALIASES`, in any case and spacing, with or without a schedule type of
+            :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses.
+        spacing: where the steps fall, in place of a schedule type: a name or a
+            :class:`~diffusolve.spacing.Spacing`.
+        options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
+            ``sigma_max=10``; and
+
+            - ``discard_next_to_last_sigma``: leave out the last noise level but one. When missing, as A1111 has it: for
+              DPM2, DPM2 a and DPM++ 3M SDE, unless a :class:`~diffusolve.spacing.Spacing` is given;
+            - ``ensd``: A1111's "eta noise seed delta", added to the seeds of the noise between steps;
+            - ``brownian``: noise between steps follows a Brownian path, as in k-diffusion. Needs torchsde.
+
+    Raises:
+        UnknownNameError: no such sampler, spacing or option; the nearest names are offered.
+        ValueError: a schedule type in the name and a spacing besides; an option out of its range.
+    """
+    entry, schedule_type = find(name)
+    if schedule_type is not None and spacing is not None:
+        raise ValueError(f"{name!r} names the schedule type {schedule_type!r} already: leave spacing={spacing!r} out.")
+    discards = options.pop("discard_next_to_last_sigma", entry.discards and not isinstance(spacing, Spacing))
+    noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
+    chosen = _spacing(entry, spacing or schedule_type, options)
+    solver = _solver(entry, options, chosen)
+    for option, value in options.items():
+        if option not in solver.defaults:
+            chosen = dataclasses.replace(chosen, **{option: value})
+    if entry.spaces_itself and chosen.final_sigma == "zero":  # in log-SNR, which is infinite at 0
+        chosen = dataclasses.replace(chosen, final_sigma="sigma_min")
+    if discards and not solver.adaptive:
+        chosen = DiscardPenultimate(chosen)
+    full_name = entry.name if schedule_type is None else f"{entry.name} {schedule_type}"
+    return Sampler(
+        solver, chosen, name=full_name, seed_offset=int(noise.get("ensd", 0)), brownian=bool(noise.get("brownian"))
+    )
+
+
+def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]) -> Spacing:
+    if isinstance(wanted, Spacing):
+        return wanted
+    if entry.spaces_itself and not entry.solver.adaptive:
+        return Exponential()
+    if wanted is None:
+        return Linspace()
+    if _fold(wanted) == _fold(AUTOMATIC):
+        return SCHEDULE_TYPES[entry.automatic].spacing
+    by_name = {_fold(made.name): made.spacing for made in SCHEDULE_TYPES.values()}
+    if _fold(wanted) in by_name:
+        return by_name[_fold(wanted)]
+    if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
+        return spacing(wanted)
+    raise unknown_name("spacing", wanted, [*SPACINGS, *SCHEDULE_TYPES, AUTOMATIC])
+
+
+def _solver(entry: Entry, options: dict[str, Any], chosen: Spacing) -> Solver:
+    """The entry's solver with those of the `options` that are its own; the others must be the spacing's."""
+    defaults = entry.solver.defaults
+    of_spacing = {made.name for made in fields(chosen)}
+    check_options(entry.solver.name, options, [*defaults, *of_spacing])
+    return entry.solver.with_options(**{option: value for option, value in options.items() if option in defaults})
+
+
+def find(name: str) -> tuple[Entry, str | None]:
+    """The sampler and the schedule type in `name`.
+
+    Raises:
+        UnknownNameError: there is none; the nearest names are offered.
+    """
+    table, folded = _folded_names(), _fold(name)
+    if folded in table:
+        return CATALOG[table[folded]], None
+    for schedule_type in (*SCHEDULE_TYPES, AUTOMATIC):
+        suffix = _fold(schedule_type)
+        if folded.endswith(suffix) and folded.removesuffix(suffix) in table:
+            return CATALOG[table[folded.removesuffix(suffix)]], schedule_type
+    with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
+    raise unknown_name("sampler", name, [*CATALOG, *with_types, *ALIASES])
+
+
+def _fold(name: str) -> str:
+    """`name` without what people spell differently."""
+    kept = name.casefold().replace("++", "pp")
+    return "".join(character for character in kept if character.isalnum())
+
+
+@lru_cache(maxsize=1)
+def _folded_names() -> dict[str, str]:
+    names = {name: name for name in CATALOG} | dict(ALIASES)
+    return {_fold(spelling): name for spelling, name in names.items()}

@@ -1,0 +1,30 @@
+"""CFG++: guided data, and the noise that the network sees without guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from diffusolve.noise import Point
+from diffusolve.solvers.requests import Evaluate, Value
+
+__all__ = ["evaluate"]
+
+
+def evaluate(x: Value, s: Point, cfg_pp: bool) -> Generator[Evaluate, Any, tuple[Value, Value]]:
+    """Run the model on `x` at `s`; answered by the sample to go on from and the data prediction.
+
+    With `cfg_pp` the model has a guided and an unguided data prediction, and the sample to go on from is made of the
+    guided data and of the noise that is left of `x` without the unguided ones,
+    ``s.alpha * guided + s.sigma * (x - s.alpha * unguided) / s.sigma``. A first-order step from there is line 6 of
+    algorithm 2 in Chung et al. 2024, CFG++ (https://arxiv.org/abs/2406.08070), for any (alpha, sigma): data with
+    guidance, renoised without. What else a solver makes of its history it makes of the guided data. Where both
+    predictions are equal nothing changes.
+
+    The sample can be used until the next evaluation.
+    """
+    if not cfg_pp:
+        x, data = yield Evaluate(x, s)
+        return x, data
+    x, data, unguided = yield Evaluate(x, s, unguided=True)
+    return x + s.alpha * (data - unguided), data
