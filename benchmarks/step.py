@@ -3,6 +3,9 @@
 The loops of both libraries are run in turn, many times, in one process; a figure is the median over the rounds of the
 time of a loop, set-up excluded, divided by its evaluations. The network is free: its output is a tensor made
 beforehand. A step is ``scale_model_input`` and ``step``.
+
+Small samples are timed with one thread of PyTorch, since nothing of their size is shared out, and threads that wait for
+more work after one library's loop would slow the other's.
 """
 
 from __future__ import annotations
@@ -84,11 +87,12 @@ def compared(here: Loop, there: Loop, rounds: int) -> tuple[float, float]:
     return mine, theirs
 
 
-def core_table(rounds: int) -> Table:
+def core_table(rounds: int, threads: int) -> Table:
     """The core's runs against diffusers' classes."""
     table = Table("solver", "shape", "here, us", "diffusers, us", "ratio", title="Run of a plan")
     for name, (sampler, theirs) in CORE.items():
         for shape in (SMALL, LARGE):
+            torch.set_num_threads(1 if shape == SMALL else threads)
             x, output = torch.randn(shape), torch.randn(shape)
             there = scheduler_loop(getattr(diffusers, theirs)(**BETAS), x, output)
             mine, other = compared(run_loop(sampler, x, output), there, rounds)
@@ -102,6 +106,7 @@ def class_table(rounds: int) -> Table:
         "class", "here, us", "diffusers, us", "ratio", title=f"Scheduler classes, {'x'.join(map(str, SMALL))}"
     )
     ratios = []
+    torch.set_num_threads(1)
     for kind in KarrasDiffusionSchedulers:
         x, output = torch.randn(SMALL), torch.randn(SMALL)
         pair = [scheduler_loop(getattr(library, kind.name)(**BETAS), x, output) for library in (diffusolve, diffusers)]
@@ -120,13 +125,12 @@ def class_table(rounds: int) -> Table:
 
 def main(
     rounds: Annotated[int, typer.Option(min=3, help="How often each loop is run.")] = 60,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch for large samples.")] = 2,
 ) -> None:
     """Print microseconds per evaluation here and in diffusers, and their ratio."""
-    torch.set_num_threads(threads)
     console = Console()
     with torch.no_grad():
-        console.print(core_table(rounds))
+        console.print(core_table(rounds, threads))
         console.print(class_table(rounds))
 
 

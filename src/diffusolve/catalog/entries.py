@@ -325,7 +325,15 @@ ENTRIES = (
         nearest="Euler a",
     ),
     Entry("Heun++ 2", heunpp2, 1, a1111=False, comfyui=("heunpp2",), nearest="Heun"),
-    Entry("iPNDM", ipndm, 2, a1111=False, comfyui=("ipndm",), diffusers=DiffusersClass("IPNDMScheduler", here=False), nearest="LMS"),
+    Entry(
+        "iPNDM",
+        ipndm,
+        2,
+        a1111=False,
+        comfyui=("ipndm",),
+        diffusers=DiffusersClass("IPNDMScheduler", here=False),
+        nearest="LMS",
+    ),
     Entry("iPNDM-v", ipndm_v, 4, a1111=False, comfyui=("ipndm_v",), nearest="LMS"),
     Entry("RES multistep", res_multistep, 2, a1111=False, comfyui=("res_multistep",)),
     Entry(
@@ -336,7 +344,9 @@ ENTRIES = (
         comfyui=("res_multistep_ancestral",),
         nearest="DPM++ 2M SDE",
     ),
-    Entry("Gradient estimation", gradient_estimation, 1, a1111=False, comfyui=("gradient_estimation",), nearest="Euler"),
+    Entry(
+        "Gradient estimation", gradient_estimation, 1, a1111=False, comfyui=("gradient_estimation",), nearest="Euler"
+    ),
     Entry(
         "ER-SDE",
         er_sde.with_options(third_order="authors"),

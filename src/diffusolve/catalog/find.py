@@ -76,7 +76,7 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]
         return by_name[_fold(wanted)]
     if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
         return spacing(wanted)
-    raise unknown_name("spacing", wanted, [*SPACINGS, *SCHEDULE_TYPES, AUTOMATIC])
+    raise unknown_name("spacing", wanted, [*SCHEDULE_TYPES, AUTOMATIC, *SPACINGS])
 
 
 def _solver(entry: Entry, options: dict[str, Any], chosen: Spacing) -> Solver:
@@ -101,7 +101,7 @@ def find(name: str) -> tuple[Entry, str | None]:
         if folded.endswith(suffix) and folded.removesuffix(suffix) in table:
             return CATALOG[table[folded.removesuffix(suffix)]], schedule_type
     with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
-    raise unknown_name("sampler", name, [*CATALOG, *with_types, *ALIASES])
+    raise unknown_name("sampler", name, ALIASES if "_" in name else [*CATALOG, *with_types])
 
 
 def _fold(name: str) -> str:

@@ -17,7 +17,7 @@ from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
 from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
-from diffusolve.noise import SD15
+from diffusolve.noise import SD15, Grid
 
 __all__ = ["FromDiffusers", "ToDiffusers", "from_diffusers", "to_diffusers"]
 
@@ -118,7 +118,9 @@ def to_diffusers(name: str) -> ToDiffusers:
     entry, schedule_type = find(name)
     there = entry.diffusers
     if there is None:
-        raise ValueError(f"diffusers has no scheduler for {entry.name!r}; the nearest that it has is {_nearest(entry)!r}.")
+        raise ValueError(
+            f"diffusers has no scheduler for {entry.name!r}; the nearest that it has is {_nearest(entry)!r}."
+        )
     differences = [there.difference] if there.difference else []
     schedule_type = entry.automatic if schedule_type == AUTOMATIC else schedule_type or "Uniform"
     wanted = SCHEDULE_TYPES[schedule_type]
@@ -159,18 +161,22 @@ def _differing(distance: float) -> str:
 
 
 def _distance(entry: Entry, schedule_type: ScheduleType, config: Mapping[str, Any]) -> float:
-    """How far a scheduler's noise levels (sigma / alpha) are from those of a schedule type; infinity if incomparable."""
+    """How far a scheduler's noise levels (sigma / alpha) are from a schedule type's; infinity for another count."""
     assert entry.diffusers is not None
     scheduler = _class(entry.diffusers.name).from_config({**STABLE_DIFFUSION, **config})
     scheduler.set_timesteps(STEPS)
     spacing = schedule_type.spacing
     if entry.spaces_itself:
         return 0.0
-    grid, theirs = spacing.grid(SD15, STEPS), scheduler.grid
-    if len(grid) != len(theirs):
+    ours, theirs = _ratios(spacing.grid(SD15, STEPS)), _ratios(scheduler.grid)
+    if len(ours) != len(theirs):
         return inf
-    pairs = [(s.sigma / s.alpha, t.sigma / t.alpha) for s, t in zip(grid, theirs, strict=True)]
-    return max(float(abs(a - b) / max(a, NEARLY_NOTHING)) for a, b in pairs)
+    return max(abs(a - b) / max(a, NEARLY_NOTHING) for a, b in zip(ours, theirs, strict=True))
+
+
+def _ratios(grid: Grid) -> list[float]:
+    """sigma / alpha at each point; what PNDM asks about twice counts once."""
+    return list(dict.fromkeys(float(point.sigma / point.alpha) for point in grid))
 
 
 def _class(name: str) -> Any:
@@ -216,7 +222,9 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
     if not here:
         return FromDiffusers(best.name, tuple(differences))
     if full.get("use_flow_sigmas"):
-        differences.append("use_flow_sigmas takes flow matching's noise levels: sample on a FlowMatching noise schedule")
+        differences.append(
+            "use_flow_sigmas takes flow matching's noise levels: sample on a FlowMatching noise schedule"
+        )
     return FromDiffusers(f"{best.name} {_schedule_type(best, full, differences)}", tuple(differences))
 
 

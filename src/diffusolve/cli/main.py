@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ImportError:
         sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
     from diffusolve.cli.compare import CompareCommand, compare_command
+    from diffusolve.cli.convert import convert_command
+    from diffusolve.cli.list import list_command
     from diffusolve.cli.plan import plan_command
     from diffusolve.cli.sample import sample_command
 
@@ -27,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Diffusion samplers."
     )
     app.command("sample")(sample_command)
+    app.command("list")(list_command)
     app.command("plan")(plan_command)
     app.command("compare", cls=CompareCommand)(compare_command)
+    app.command("convert")(convert_command)
     app.callback()(_program)
     try:
         app(arguments)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
 from diffusolve.noise import Grid, Point
-from diffusolve.plan import trace
+from diffusolve.plan import Plan, plan_for, trace
 from diffusolve.schedulers.scheduler import Prepared
 from diffusolve.schedulers.timestep_space import TimestepScheduler
 
@@ -27,6 +27,12 @@ class OneStepScheduler(TimestepScheduler):
     @abstractmethod
     def _previous(self, timestep: int, index: int | None) -> int:
         """Where a step from `timestep`, number `index` of the run if that is known, leads; below 0: to the end."""
+
+    @property
+    def plan(self) -> Plan:
+        """The run as a table of coefficients, if its steps are made in order."""
+        grid = self.grid
+        return plan_for(self._solver(grid.steps), grid, self._prediction)
 
     def _configured(self) -> None:
         super()._configured()

@@ -300,6 +300,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return None if self._generation is None else self._generation.steps
 
     @property
+    def plan(self) -> Plan:
+        """The run as a table of coefficients, to look at or to export (:meth:`Plan.to_json`)."""
+        return self._running.prepared.plan
+
+    @property
     def grid(self) -> Grid:
         """The points that the run's solver walks."""
         return self._running.prepared.grid

@@ -1,0 +1,72 @@
+"""The command `diffusolve convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diffusolve.catalog import from_diffusers, to_diffusers
+from diffusolve.errors import UnknownNameError
+
+__all__ = ["convert_command"]
+
+CONFIG_FILE = "scheduler_config.json"
+
+
+def convert_command(
+    config: Annotated[Path, typer.Argument(help="A scheduler_config.json, or the folder of a scheduler or pipeline.")],
+    sampler: Annotated[
+        str | None, typer.Option(help='What to make it, for example "DPM++ 2M Karras"; without, only say what it is.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write scheduler_config.json into.")] = None,
+) -> None:
+    """Change a model's scheduler configuration to another sampler."""
+    path = _config_file(config)
+    known = _read(path)
+    console = Console()
+    _say_what_it_is(console, known)
+    if sampler is None:
+        if out is not None:
+            raise ValueError(f"out is {out}, but there is nothing to write: say which --sampler to make it.")
+        return
+    if out is None:
+        raise ValueError("out is missing: say which folder the new scheduler_config.json goes to (--out DIR).")
+    made = to_diffusers(sampler)
+    written = made.save(out, known)
+    console.print(f"[bold]{made.class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
+    for difference in made.differences:
+        console.print(f"  not quite {sampler!r}: {difference}.", highlight=False, soft_wrap=True, markup=False)
+
+
+def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:
+    try:
+        found = from_diffusers(known)
+    except (UnknownNameError, ValueError) as error:
+        console.print(f"it has no name: {error}", highlight=False, soft_wrap=True, markup=False)
+        return
+    console.print(f"it is [bold]{found.name}[/bold]", highlight=False, soft_wrap=True)
+    for difference in found.differences:
+        console.print(f"  but {difference}.", highlight=False, soft_wrap=True, markup=False)
+
+
+def _config_file(given: Path) -> Path:
+    """The configuration in a file, a scheduler's folder or a pipeline's."""
+    places = [given] if given.is_file() else [given / CONFIG_FILE, given / "scheduler" / CONFIG_FILE]
+    for path in places:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"there is no {' and no '.join(map(str, places))}: expected a {CONFIG_FILE}.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(made, dict):
+        raise ValueError(f"{path} holds a {type(made).__name__}: expected a scheduler's configuration.")
+    return made

@@ -1,0 +1,103 @@
+"""The command `diffusolve list`. Needs no torch."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, Entry
+from diffusolve.noise import SD15
+from diffusolve.sampling import Sampler
+from diffusolve.spacing import Karras
+
+__all__ = ["list_command", "record"]
+
+STEPS = 12
+"""Of the plan that evaluations per step are counted in."""
+
+
+def list_command(
+    word: Annotated[str | None, typer.Argument(help="Show only samplers with this word in a name or paper.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Every sampler, what it is called elsewhere, and what is known about it."""
+    records = [record(entry) for entry in CATALOG.values()]
+    if word is not None:
+        records = [made for made in records if word.casefold() in json_module.dumps(list(made.values())).casefold()]
+    if json:
+        print(json_module.dumps({"samplers": records, "schedule_types": _schedule_types()}, indent=2))
+        return
+    if not records:
+        raise ValueError(
+            f"no sampler has {word!r} in its names or paper: leave the word out to see all {len(CATALOG)}."
+        )
+    console = Console()
+    console.print(_table(records))
+    types = ", ".join((*SCHEDULE_TYPES, AUTOMATIC))
+    console.print(
+        f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({types}), as in "DPM++ 2M Karras". '
+        "E: evaluations per step; * stochastic.",
+        highlight=False,
+    )
+
+
+def record(entry: Entry) -> dict[str, Any]:
+    """What is known about a sampler, as JSON has it."""
+    plan = None
+    if not entry.solver.adaptive:
+        plan = Sampler(entry.solver, Karras(final_sigma="sigma_min")).plan(SD15, "epsilon", STEPS)
+    there = entry.diffusers
+    return {
+        "name": entry.name,
+        "a1111": entry.name if entry.a1111 else None,
+        "comfyui": list(entry.comfyui),
+        "k_diffusion": entry.k_diffusion,
+        "diffusers": None if there is None or not there.in_diffusers else there.name,
+        "config": {} if there is None else dict(there.config),
+        "class": None if there is None or not there.here else there.name,
+        "aliases": list(entry.aliases),
+        "order": entry.order,
+        "evaluations_per_step": None if plan is None else round(plan.nfe / STEPS, 2),
+        "stochastic": plan is not None and plan.is_stochastic,
+        "adaptive": entry.solver.adaptive,
+        "solver": str(entry.solver),
+        "paper": entry.solver.paper,
+    }
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 1), show_lines=False)
+    for heading in ("sampler", "ComfyUI", "k-diffusion", "diffusers", "order", "E", "paper"):
+        table.add_column(heading, justify="right" if heading in ("order", "E") else "left", overflow="fold")
+    for made in records:
+        keys = " ".join(f"{key}={value}" for key, value in made["config"].items())
+        there = made["diffusers"] or (f"({made['class']}, here only)" if made["class"] else "-")
+        evaluations = made["evaluations_per_step"]
+        table.add_row(
+            Text(made["name"] + ("*" if made["stochastic"] else ""), style="bold"),
+            ", ".join(made["comfyui"]) or "-",
+            (made["k_diffusion"] or "-").removeprefix("sample_"),
+            Text(f"{there} {keys}".strip()),
+            str(made["order"]),
+            "varies" if evaluations is None else f"{round(evaluations):d}",
+            Text(made["paper"].split(",")[0]),
+        )
+    return table
+
+
+def _schedule_types() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": made.name,
+            "a1111": made.a1111,
+            "comfyui": made.comfyui,
+            "config": None if made.config is None else dict(made.config),
+            "spacing": str(made.spacing),
+        }
+        for made in SCHEDULE_TYPES.values()
+    ]
