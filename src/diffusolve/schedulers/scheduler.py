@@ -91,7 +91,7 @@ class Generation:
     def index_of_view(self, timestep: Any) -> int | None:
         """The position of a timestep that was taken out of `timesteps`, found without reading it; None for others."""
         own = self.timesteps
-        if isinstance(timestep, Tensor) and timestep.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
+        if isinstance(timestep, Tensor) and timestep.untyped_storage()._cdata == own.untyped_storage()._cdata:
             return int(timestep.storage_offset())
         return None
 
