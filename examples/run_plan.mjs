@@ -13,7 +13,8 @@ function run(plan, network, x, draw) {
   const sum = (terms) => x.map((_, i) => terms.reduce((total, [source, c]) => total + c * get(held, source)[i], 0));
   for (const stage of [plan.opening, ...plan.stages]) {
     if (stage.sample !== undefined) {
-      held.set("output", network(sum([[stage.sample, stage.scale]]), stage));
+      const [output, unguided] = network(sum([[stage.sample, stage.scale]]), stage);
+      held.set("output", output).set("unguided", unguided);
       held.set(stage.data, sum([[stage.sample, stage.a], ["output", stage.b]]));
     }
     for (const [name] of stage.noises) held.set(name, draw());
@@ -23,8 +24,14 @@ function run(plan, network, x, draw) {
   return get(held, plan.result);
 }
 
+// What a perfect network says with guidance, of mean 0.5 and standard deviation 0.3, and what without. Only plans of
+// CFG++ samplers read the second one ("unguided"); for others it may be null.
+function network(scaled, stage) {
+  return [perfect(scaled, stage, 0.5, 0.3), perfect(scaled, stage, 0.2, 0.6)];
+}
+
 // What a perfect network says of data with this mean and standard deviation (yours takes stage.timestep).
-function network(scaled, { scale, a, b, alpha, sigma }, mean = 0.5, std = 0.3) {
+function perfect(scaled, { scale, a, b, alpha, sigma }, mean, std) {
   const gain = (alpha * std ** 2) / (alpha ** 2 * std ** 2 + sigma ** 2);
   return scaled.map((v) => (mean + gain * (v / scale - alpha * mean) - (a * v) / scale) / b);
 }

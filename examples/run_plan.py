@@ -18,7 +18,7 @@ def run(plan, network, x, draw):
     for stage in [plan["opening"], *plan["stages"]]:
         if "sample" in stage:
             x = held[stage["sample"]]
-            held["output"] = network(stage["scale"] * x, stage)
+            held["output"], held["unguided"] = network(stage["scale"] * x, stage)
             held[stage["data"]] = stage["a"] * x + stage["b"] * held["output"]
         for name, _, _ in stage["noises"]:
             held[name] = draw()
@@ -29,7 +29,15 @@ def run(plan, network, x, draw):
     return held[plan["result"]]
 
 
-def network(scaled, stage, mean=0.5, std=0.3):
+def network(scaled, stage):
+    """What a perfect network says with guidance, of mean 0.5 and standard deviation 0.3, and what without.
+
+    Only plans of CFG++ samplers read the second one ("unguided"); for others it may be None.
+    """
+    return perfect(scaled, stage, 0.5, 0.3), perfect(scaled, stage, 0.2, 0.6)
+
+
+def perfect(scaled, stage, mean, std):
     """What a perfect network says of data with this mean and standard deviation (yours takes stage["timestep"])."""
     x, alpha, sigma = scaled / stage["scale"], stage["alpha"], stage["sigma"]
     data = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ class Interpreter:
     """Runs a plan on float64 arrays, checking that no register is read before it is written or after it is freed.
 
     Attributes:
+        network: called with samples and a timestep; where the plan reads the unguided output, its method
+            `guided_and_unguided` is.
         registers: what holds a value.
         held: for each stage, the names of the registers that held a value while the network ran.
         scale: the largest term of any sum so far; rounding errors are in proportion to it.
@@ -25,7 +28,7 @@ class Interpreter:
     """
 
     plan: Plan
-    network: Callable[[Array, float], Array]
+    network: Any
     draw_noise: Callable[[Array, float, float], Array]
     registers: dict[str, Array] = field(default_factory=dict)
     held: list[frozenset[str]] = field(default_factory=list)
@@ -39,10 +42,18 @@ class Interpreter:
         for stage in plan.stages:
             self.held.append(frozenset(registers))
             sample = registers[stage.sample]
-            output = self.network(stage.scale * sample, stage.point.timestep)
+            shown, timestep = stage.scale * sample, stage.point.timestep
+            outputs = {}
+            if any(source == "unguided" for write in stage.update.writes for source, _ in write.terms):
+                outputs["output"], outputs["unguided"] = self.network.guided_and_unguided(shown, timestep)
+            else:
+                outputs["output"] = self.network(shown, timestep)
             assert stage.data not in registers
-            registers[stage.data] = self._sum([(stage.a, sample), (stage.b, output)], x)
+            registers[stage.data] = self._sum([(stage.a, sample), (stage.b, outputs["output"])], x)
+            registers |= outputs
             self._update(stage.update, x)
+            for name in outputs:
+                del registers[name]
         assert set(registers) == {plan.result}, "something was never freed"
         return registers[plan.result]
 

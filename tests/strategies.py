@@ -82,7 +82,9 @@ noise_schedules = st.one_of(variance_preserving, trained, variance_exploding, fl
 
 unit = st.floats(0.01, 1.0)
 plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
-    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+    st.builds(
+        euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5), cfg_pp=st.booleans()
+    ),
     st.just(heun),
     st.builds(dpm_2.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
     st.builds(
@@ -97,6 +99,7 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         eta=st.one_of(st.just(0.0), unit),
         s_noise=st.floats(0.5, 1.5),
         r=st.floats(0.2, 0.8),
+        cfg_pp=st.booleans(),
     ),
     st.builds(lms.with_options, order=st.integers(1, 4)),
     st.builds(pndm.with_options, start=st.sampled_from(["runge_kutta", "improved_euler"])),
@@ -117,15 +120,19 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
         eta=st.one_of(st.just(0.0), unit),
         s_noise=st.floats(0.5, 1.5),
         lower_order_final=st.booleans(),
+        cfg_pp=st.booleans(),
     ),
     st.just(heunpp2),
     st.builds(ipndm.with_options, max_order=st.integers(1, 4)),
     st.builds(ipndm_v.with_options, max_order=st.integers(1, 4)),
-    st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0)),
+    st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0), cfg_pp=st.booleans()),
     st.builds(lcm.with_options, s_noise=st.floats(0.5, 1.5)),
-    *(
-        st.builds(made.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5))
-        for made in (res_multistep, exp_heun_2_x0)
+    st.builds(exp_heun_2_x0.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+    st.builds(
+        res_multistep.with_options,
+        eta=st.one_of(st.just(0.0), unit),
+        s_noise=st.floats(0.5, 1.5),
+        cfg_pp=st.booleans(),
     ),
     st.builds(
         er_sde.with_options,
@@ -178,7 +185,7 @@ churn: dict[str, st.SearchStrategy[float]] = {
     "s_noise": st.floats(0.5, 1.5),
 }
 solvers_off_the_grid: st.SearchStrategy[Solver] = st.one_of(
-    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), **churn),
+    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), cfg_pp=st.booleans(), **churn),
     st.builds(heun.with_options, **churn),
     st.builds(dpm_2.with_options, eta=st.one_of(st.just(0.0), unit), **churn),
     st.builds(dpm_fast.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),

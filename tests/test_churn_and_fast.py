@@ -39,7 +39,7 @@ def seen_by(
             return seen, stop.value
         if isinstance(request, Evaluate):
             seen.append((request.x, request.point))
-            answer = request.x, data(request.x, request.point)
+            answer = (request.x, *[data(request.x, request.point)] * (1 + request.unguided))
         elif isinstance(request, Noise):
             answer = next(noise)  # type: ignore[arg-type]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from diffusolve.catalog import CATALOG, sampler
-from diffusolve.cli.compare import spread
+from diffusolve.cli.compare import spread, steps_of_column
 from diffusolve.cli.error_report import Cell, error_figure
 from diffusolve.cli.exact import ExactSolution
 from diffusolve.cli.models import load_model
@@ -133,6 +134,11 @@ def test_one_option_takes_several_numbers(arguments: str, expected: str) -> None
         (["Euler", "--steps", "5", "0"], ["steps is 0", "at least 1"]),
         (["Euler", "--steps", "5", "1001"], ["1001", "at most 1000"]),
         (["Euler", "--num", "0"], ["num is 0", "at least 1"]),
+        (["Euler", "--evaluations", "5", "0"], ["evaluations is 0", "at least 1"]),
+        (["Euler", "--evaluations", "5", "--steps", "5"], ["--steps and --evaluations", "leave one of them out"]),
+        (["Euler", "--spacing", "Karas"], ["'Karas'", "'karras'"]),
+        (["Euler Karras", "--spacing", "Karras"], ["names the schedule type 'Karras' already"]),
+        (["Euler", "--json", "no/folder/x.json"], ["no/folder"]),
         (["Euler", "--seed", "-1"], ["seed is -1", "0 or more"]),
         (["Euler", "--model", "digit"], ["'digit'", "'digits'"]),
         (["Euler", "--model", "gaussian", "--guidance", "2"], ["gaussian", "no classes"]),
@@ -315,9 +321,113 @@ def test_where_nothing_is_left_of_the_data_the_closed_form_is_needed() -> None:
 
 
 def test_the_plot_of_errors_has_a_line_for_each_sampler() -> None:
-    cells = {f"sampler {i}": {5: Cell(None, 5 + i, 0.1), 10: Cell(None, 10 + i, 0.01)} for i in range(25)}
+    cells = {f"sampler {i}": {5: Cell(None, 5, 5 + i, 0.1), 10: Cell(None, 10, 10 + i, 0.01)} for i in range(25)}
     (axes,) = error_figure(cells, "digits").axes
     assert [line.get_label() for line in axes.lines] == list(cells)
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 25
     np.testing.assert_allclose(axes.lines[3].get_xdata(), [8, 13])
     np.testing.assert_allclose(axes.lines[3].get_ydata(), [0.1, 0.01])
+
+
+# Columns of evaluations, schedule types, JSON
+
+
+def test_columns_of_evaluations_hold_as_many_steps_as_they_pay_for(tmp_path: Path) -> None:
+    names = ["Euler", "Heun", "Heun++ 2", "Restart", "DPM adaptive"]
+    paths = ("--out", tmp_path / "out.png", "--json", tmp_path / "out.json")
+    assert run("compare", *names, "--model", "gaussian", "--evaluations", "7", "50", *paths) == 0
+    made = json.loads((tmp_path / "out.json").read_text())
+    assert made["unit"] == "evaluations"
+    assert [one["name"] for one in made["samplers"]] == names
+    for one in made["samplers"]:
+        for cell, allowed in zip(one["columns"], (7, 50), strict=True):
+            assert cell["column"] == allowed
+            assert cell["error"] is None
+            if one["name"] == "DPM adaptive":
+                assert cell["steps"] is None
+                continue
+            plans = {steps: sampler(one["name"]).plan(SD15, "sample", steps).nfe for steps in range(1, allowed + 1)}
+            assert cell["steps"] == max(steps for steps, taken in plans.items() if taken <= allowed)
+            assert cell["evaluations"] == plans[cell["steps"]]
+
+
+def test_a_sampler_that_cannot_take_a_step_in_so_few_evaluations_says_so() -> None:
+    recipe = sampler("Heun", Karras(final_sigma="sigma_min"))
+    network = GaussianDenoiser(SD15)
+    assert steps_of_column(recipe, network, 5, "evaluations") == 2
+    with pytest.raises(ValueError, match="Heun takes 2 evaluations for a single step, more than 1"):
+        steps_of_column(recipe, network, 1, "evaluations")
+
+
+def test_the_json_has_the_distances_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [
+        ("--" + what, tmp_path / f"made.{ending}")
+        for what, ending in (("out", "png"), ("error", "svg"), ("json", "json"))
+    ]
+    settings = ("--model", "gaussian", "--steps", "5", "10", "--num", "2", "--seed", "3", "--spacing", "Karras")
+    assert (
+        run("compare", "Euler", "Euler a", "Heun", *settings, *(argument for pair in paths for argument in pair)) == 0
+    )
+    said = capsys.readouterr().out
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert {key: made[key] for key in ("model", "guidance", "num", "seed", "unit", "left_out")} == {
+        "model": "gaussian", "guidance": 1.0, "num": 2, "seed": 3, "unit": "steps", "left_out": [],
+    }  # fmt: skip
+    assert [(one["name"], one["stochastic"]) for one in made["samplers"]] == [
+        ("Euler Karras", False),
+        ("Euler a Karras", True),
+        ("Heun Karras", False),
+    ]
+    for one in made["samplers"]:
+        if one["stochastic"]:
+            assert all(cell["error"] is None for cell in one["columns"])
+            continue
+        line = next(line for line in said.splitlines() if line.strip().startswith(one["name"]))
+        assert re.findall(r"(\d\.\de[-+]\d\d) \((\d+)\)", line) == [
+            (f"{cell['error']:.1e}", str(cell["evaluations"])) for cell in one["columns"]
+        ]
+
+
+def test_a_schedule_type_for_all_is_the_one_in_each_name(tmp_path: Path) -> None:
+    common = ("--model", "gaussian", "--steps", "4")
+    assert run("compare", "Euler", "Heun", *common, "--spacing", "Karras", "--out", tmp_path / "all.png") == 0
+    assert run("compare", "Euler Karras", "Heun Karras", *common, "--out", tmp_path / "each.png") == 0
+    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "each.png").read_bytes()
+
+
+@pytest.fixture
+def cfg_pp_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sampler of the catalog takes two outputs of the network."""
+    recipe = sampler("Euler Karras", cfg_pp=True)
+    monkeypatch.setattr(
+        "diffusolve.cli.compare.sampler_called",
+        lambda name, spacing: recipe if name == "CFG++" else sampler(name, spacing),
+    )
+    monkeypatch.setattr("diffusolve.cli.compare.CATALOG", {"CFG++": None, "Heun": None})
+
+
+@pytest.mark.usefixtures("cfg_pp_in_the_catalog")
+def test_samplers_that_take_two_outputs_are_run_where_there_is_guidance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ("--out", tmp_path / "out.png", "--error", tmp_path / "error.png", "--json", tmp_path / "out.json")
+    assert run("compare", "--all", "--steps", "4", "--guidance", "0.6", *paths) == 0
+    assert "Without those that follow another ODE, CFG++: Euler Karras." in capsys.readouterr().out
+    made = json.loads((tmp_path / "out.json").read_text())
+    assert [(one["name"], one["columns"][0]["error"] is None) for one in made["samplers"]] == [
+        ("Euler Karras", True),
+        ("Heun", False),
+    ]
+
+
+@pytest.mark.usefixtures("cfg_pp_in_the_catalog")
+def test_samplers_that_take_two_outputs_are_left_out_where_there_is_no_guidance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", "gaussian", "--steps", "4", "--out", tmp_path / "out.png", "--json", tmp_path / "out.json")
+    assert run("compare", "--all", *common) == 0
+    assert "left out: Euler Karras: it takes guidance as two outputs" in capsys.readouterr().out
+    (left_out,) = json.loads((tmp_path / "out.json").read_text())["left_out"]
+    assert left_out["name"] == "Euler Karras"
+    assert run("compare", "CFG++", *common) == 2
+    assert "this model has no guidance" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,24 @@ def test_the_weights_are_integrals_of_lagrange_polynomials(nodes: list[float], e
 
         assert weight == pytest.approx(integrate.quad(basis, 0.0, end)[0], rel=1e-9, abs=1e-12)
     assert sum(weights) == pytest.approx(math.expm1(end), rel=1e-12)
+
+
+@pytest.mark.parametrize("end", [-1e-9, -1e-4, -0.1, -1.0, -3.99, -4.01, -8.0, -40.0, 1e-4, 2.0, 5.0])
+@pytest.mark.parametrize("count", [5, 6])
+def test_the_weights_keep_their_digits_at_high_orders_in_steps_of_any_length(count: int, end: float) -> None:
+    """Against rational arithmetic: equal steps, so that nodes are whole multiples of the step."""
+    weights = exponential_weights([-k * end for k in range(count)], end)
+    z = Fraction(end)
+    for j, weight in enumerate(weights):
+        basis = [Fraction(1)]  # in units of the step
+        for k in (k for k in range(count) if k != j):
+            shifted, scaled = [Fraction(0), *basis], [*(k * c for c in basis), Fraction(0)]
+            basis = [(a + b) / (k - j) for a, b in zip(shifted, scaled, strict=True)]
+        series, term = Fraction(0), Fraction(1)
+        for n in range(1, 200):
+            series += term * sum(c / (k + n) for k, c in enumerate(basis))
+            term *= z / n
+        assert weight == pytest.approx(float(series * z), rel=1e-11)
 
 
 def test_deis_uses_as_many_evaluations_as_its_order() -> None:

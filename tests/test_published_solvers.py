@@ -391,6 +391,30 @@ def test_sa_solver_is_exact_for_data_that_are_polynomials_of_the_log_snr(name: s
             assert y == pytest.approx(exact_step(x, s, t, tau**2, data), rel=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("longest_step", "last"),
+    [(1.5, (3, 4)), (3.9, (1, 2)), (4.1, (3, 4)), (math.inf, (3, 4))],
+    ids=str,
+)
+def test_sa_solver_takes_fewer_data_predictions_in_steps_much_longer_than_those_before(
+    longest_step: float, last: tuple[int, int]
+) -> None:
+    """Four steps of ln 1.5, and one that is 1.2 times as long, or 4 times where `longest_step` is not the usual."""
+    ratio = 1.2 if longest_step == 1.5 else 4.0
+    sigmas = [1.5 ** (5 - step) for step in range(5)]
+    grid = Grid.from_sigmas(VarianceExploding(0.01, 50.0), [*sigmas, sigmas[-1] * 1.5**-ratio, 0.01])
+    solver = sa_solver.with_options(eta=0.0, use_pece=True, longest_step=longest_step)
+    plan = trace(solver, grid, Sample())
+    orders = [
+        sum(source.startswith("data") for source, _ in write.terms)
+        for stage in plan.stages
+        for write in stage.update.writes
+        if write.register.startswith("x")
+    ]
+    assert orders[:8] == [1, 2, 2, 3, 3, 4, 3, 4]  # predictor and corrector in turn
+    assert tuple(orders[8:10]) == last
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("name", TO_SIGMA_MIN)
 def test_exponential_heun_and_phi_2_are_exact_for_data_that_are_linear_in_the_log_snr(name: str, eta: float) -> None:
@@ -460,11 +484,11 @@ SAME: dict[str, tuple[Solver, Solver]] = {
     ),
     "ER-SDE without noise is that of the ODE": (er_sde.with_options(eta=0.0), er_sde.with_options(noise_scaler="ode")),
     "SA-Solver 2/0 without noise is DPM++ 2M in its heun form": (
-        sa_solver.with_options(eta=0.0, predictor_order=2, corrector_order=0),
+        sa_solver.with_options(eta=0.0, predictor_order=2, corrector_order=0, longest_step=math.inf),
         dpmpp_multistep.with_options(solver_type="heun", lower_order_final=False),
     ),
     "SA-Solver 2/0 is DPM++ 2M SDE Heun": (
-        ALWAYS_SDE.with_options(predictor_order=2, corrector_order=0),
+        ALWAYS_SDE.with_options(predictor_order=2, corrector_order=0, longest_step=math.inf),
         dpmpp_multistep.with_options(solver_type="heun", eta=1.0, lower_order_final=False),
     ),
     "SA-Solver 1/0 with tau has tau squared for eta": (
@@ -847,6 +871,8 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
         (sa_solver.with_options(sde_start_percent=0.9), r"sde_start_percent is 0.9 and sde_end_percent 0.8: expected"),
         (sa_solver.with_options(sde_end_percent=80), r"sde_end_percent 80: expected 0 <= start <= end <= 1"),
         (sa_solver.with_options(eta=-1.0), r"eta is -1"),
+        (sa_solver.with_options(longest_step=0.0), r"longest_step is 0: expected a positive number"),
+        (sa_solver.with_options(longest_step=math.nan), r"longest_step is nan"),
         (heunpp2.with_options(s_churn=-1.0), r"s_churn is -1"),
         (restart.with_options(restart_list=(0.1, 10, 1, 2.0)), r"restart_list has 0.1: expected pairs"),
         (restart.with_options(restart_list=((0.1, (10, 1)),)), r"has \(0.1, \(10, 1\)\): expected pairs"),

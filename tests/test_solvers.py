@@ -80,7 +80,7 @@ def drive(solver: Solver, grid: Grid, x: float, data: Data, noise: Iterator[floa
         if isinstance(request, Evaluate):
             if request.stage == 0:
                 samples.append(request.x)
-            answer = request.x, data(request.x, request.point)
+            answer = (request.x, *[data(request.x, request.point)] * (1 + request.unguided))
         elif isinstance(request, Noise):
             answer = next(noise)
         elif isinstance(request, Keep):

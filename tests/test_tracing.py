@@ -41,6 +41,10 @@ class Network:
             return 0.3 * torch.tanh(x) + 0.1 * torch.from_numpy(offset)
         return 0.3 * np.tanh(x) + 0.1 * offset
 
+    def guided_and_unguided(self, x: Any, timestep: Any) -> tuple[Any, Any]:
+        guided = self(x, timestep)
+        return guided, guided - 0.2 * x / (1 + abs(x)) - 0.05
+
 
 class NoiseSource:
     """The same noise for equal intervals and shapes."""
@@ -59,7 +63,12 @@ def run_plan(plan: Plan, x: Any, transform: Callable[[Any, Any], Any] | None = N
     network, run = Network(), Run(plan, NoiseSource(), transform)
     x = run.begin(x)
     while not run.is_done:
-        x = run.step(network(run.model_input(x), run.stage.point.timestep), x)
+        shown, timestep = run.model_input(x), run.stage.point.timestep
+        if run.stage.reads_unguided:
+            output, unguided = network.guided_and_unguided(shown, timestep)
+            x = run.step(output, x, unguided)
+        else:
+            x = run.step(network(shown, timestep), x)
     return x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .diffusers_reference import BETAS, KARRAS, TRAILING, Way, scheduler, their_
 from .network import StandInNetwork, standard_noise
 from .trajectory import PROMISED, Trajectory, assert_same, difference, our_trajectory, plan_on
 
-AUTHORS = sa_solver.with_options(simple_order_2=True, lower_order_final=True)
+AUTHORS = sa_solver.with_options(simple_order_2=True, lower_order_final=True, longest_step=inf)
 """SA-Solver as diffusers has it."""
 
 WHEN: dict[str, tuple[dict[str, float], Callable[[float], float] | None]] = {

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.error_report import Cell, error_figure, error_table
+from diffusolve.cli.error_report import Cell, error_figure, error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.files import check_writable, write_atomically
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from diffusolve.denoisers.pipeline import PipelineModel
     from diffusolve.sampling import Sampler
 
-__all__ = ["CompareCommand", "compare_command", "spread"]
+__all__ = ["CompareCommand", "compare_command", "spread", "steps_of_column"]
 
 STEPS = (5, 10, 20, 50)
 
 
 class CompareCommand(TyperCommand):
-    """Takes several numbers after one ``--steps``."""
+    """Takes several numbers after one ``--steps`` or ``--evaluations``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args, "--steps"))
+        return super().parse_args(ctx, spread(spread(args, "--steps"), "--evaluations"))
 
 
 def spread(arguments: Sequence[str], option: str) -> list[str]:
@@ -62,7 +62,14 @@ def compare_command(
         list[str] | None, typer.Argument(metavar="NAME", help='Samplers by name: "DPM++ 2M Karras" Euler ...')
     ] = None,
     steps: Annotated[list[int] | None, typer.Option(help="Numbers of steps; without it --steps 5 10 20 50.")] = None,
+    evaluations: Annotated[
+        list[int] | None,
+        typer.Option(help="Numbers of function evaluations, instead of --steps: as many steps as they pay for."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All samplers of the catalog, instead of names.")] = False,
+    spacing: Annotated[
+        str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
+    ] = None,
     model: Annotated[str, typer.Option(help="digits, exact, gaussian, a diffusers pipeline folder or a Hub id.")] = (
         "digits"
     ),
@@ -76,25 +83,31 @@ def compare_command(
     error: Annotated[
         Path | None, typer.Option(help="Plot distance to the exact solution into this file, and print it.")
     ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write steps, evaluations and distances into this file.")] = None,
 ) -> None:
-    """Compare samplers: one row each, one column per number of steps, from the same noise.
+    """Compare samplers: one row each, one column per number of steps or of evaluations, from the same noise.
 
     An adaptive sampler has no number of steps: in the column of 20 it has its usual tolerance, in the column of n
     20 / n of it.
     """
+    if steps and evaluations:
+        raise ValueError("--steps and --evaluations both say what the columns are: leave one of them out.")
     if every and names:
         raise ValueError(f"--all compares all samplers: leave {', '.join(map(repr, names))} out.")
     if not every and not names:
         raise ValueError(
             'there is nothing to compare: name samplers, for example "DPM++ 2M Karras" Euler, or use --all.'
         )
-    counts = list(dict.fromkeys(steps or STEPS))
-    for what, value in [*(("steps", count) for count in counts), ("num", num)]:
+    unit = "evaluations" if evaluations else "steps"
+    counts = list(dict.fromkeys(evaluations or steps or STEPS))
+    for what, value in [*((unit, count) for count in counts), ("num", num)]:
         if value < 1:
             raise ValueError(f"{what} is {value}: expected at least 1.")
     if seed < 0:
         raise ValueError(f"seed is {seed}: expected 0 or more.")
-    recipes = [sampler_called(name) for name in (CATALOG if every else names or [])]
+    recipes = [sampler_called(name, spacing) for name in (CATALOG if every else names or [])]
+    if spacing is not None:
+        recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     from diffusolve.cli.picture import check_picture_path, encode, labelled_grid, tile
 
@@ -103,6 +116,8 @@ def compare_command(
     if error is not None:
         check_plot_path(error)
         check_writable(error)
+    if json is not None:
+        check_writable(json)
 
     from diffusolve.cli.models import load_model
 
@@ -110,70 +125,94 @@ def compare_command(
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    possible, refused = _possible({recipe.name: recipe for recipe in recipes}, loaded.network, counts, may_skip=every)
-    followed = [name for name, made in possible.items() if error and _is_deterministic(made, loaded, max(counts))]
+    planned, refused = {}, {}
+    for recipe in recipes:
+        try:
+            steps_of = {count: steps_of_column(recipe, loaded.network, count, unit) for count in counts}
+        except ValueError as reason:
+            if not every:
+                raise
+            refused[recipe.name] = str(reason)
+        else:
+            planned[recipe.name] = recipe, steps_of
+    stochastic = [name for name, made in planned.items() if _has(*made, loaded, "is_stochastic")]
+    two_outputs = [name for name, made in planned.items() if _has(*made, loaded, "reads_unguided")]
+    followed = [name for name in planned if error is not None and name not in (*stochastic, *two_outputs)]
     if error is not None and not followed:
         raise ValueError(
-            "all of these samplers add noise, so none follows the ODE whose solution --error compares with: leave "
-            "--error out, or name a deterministic sampler."
+            "all of these samplers add noise, or are led on by the unguided output (CFG++), so none follows the ODE "
+            "whose solution --error compares with: leave --error out, or name another sampler."
         )
-    cells = _run(possible, counts, loaded, list(range(seed, seed + num)), followed)
+    cells = _run(planned, loaded, list(range(seed, seed + num)), followed)
 
     rows = [
-        (name, [(tile(cell.images, num), f"{cell.nfe} evaluations") for cell in made.values()])
+        (name, [(tile(cell.images, num), _caption(cell, unit)) for cell in made.values()])
         for name, made in cells.items()
     ]
-    write_atomically(out, encode(labelled_grid([f"{count} steps" for count in counts], rows), out))
-    for reason in refused:
-        console.print(Text(f"left out: {reason}"), soft_wrap=True)
+    write_atomically(out, encode(labelled_grid([f"{count} {unit}" for count in counts], rows), out))
+    for name, why in refused.items():
+        console.print(Text(f"left out: {name}: {why}"), soft_wrap=True)
     if error is not None:
         errors = {name: cells[name] for name in followed}
-        console.print(error_table(errors, model))
+        console.print(error_table(errors, model, unit))
         if any(cell.error == 0.0 for made in errors.values() for cell in made.values()):
             console.print("A distance of 0: the same images, in float32.", highlight=False)
-        if others := ", ".join(name for name in possible if name not in followed):
-            console.print(Text(f"Without those that add noise and so follow no ODE: {others}."), soft_wrap=True)
+        if stochastic:
+            added = ", ".join(stochastic)
+            console.print(Text(f"Without those that add noise and so follow no ODE: {added}."), soft_wrap=True)
+        if led := ", ".join(name for name in two_outputs if name not in stochastic):
+            console.print(Text(f"Without those that follow another ODE, CFG++: {led}."), soft_wrap=True)
         write_atomically(error, encode_figure(error_figure(errors, model), error))
-    made = f"{len(possible)} samplers, {', '.join(map(str, counts))} steps, {num} samples of {model} each"
-    where = f"picture in {out}" + (f", errors in {error}" if error is not None else "")
+    if json is not None:
+        settings = {"model": model, "guidance": guidance, "num": num, "seed": seed, "unit": unit}
+        write_atomically(json, report(settings, cells, stochastic, refused).encode())
+    numbers = ", ".join(map(str, counts))
+    made = f"{len(planned)} samplers, {numbers} {unit}, {num} samples of {model} each"
+    files = (("picture", out), ("errors", error), ("numbers", json))
+    where = ", ".join(f"{what} in {path}" for what, path in files if path is not None)
     console.print(Text(f"{made}; {where}"), soft_wrap=True)
 
 
-def _possible(
-    recipes: dict[str, Sampler], network: Any, counts: Sequence[int], *, may_skip: bool
-) -> tuple[dict[str, Sampler], list[str]]:
-    """The samplers that can be run on `network`, and for each of the others why not."""
-    possible, refused = {}, []
-    for name, recipe in recipes.items():
-        try:
-            for count in counts:
-                if recipe.solver.adaptive:
-                    recipe.grid(network.noise_schedule, 1)
-                else:
-                    recipe.plan(network.noise_schedule, network.prediction, count)
-        except ValueError as error:
-            if not may_skip:
-                raise
-            refused.append(f"{recipe.name}: {error}")
-        else:
-            possible[name] = recipe
-    return possible, refused
+def steps_of_column(recipe: Sampler, network: Any, count: int, unit: str) -> int | None:
+    """The steps that `recipe` takes on `network` in a column; None if it is adaptive.
 
-
-def _is_deterministic(recipe: Sampler, loaded: PipelineModel, steps: int) -> bool:
+    Raises:
+        ValueError: it cannot be run there, or not in so few evaluations.
+    """
     if recipe.solver.adaptive:
-        return not (recipe.solver.defaults | dict(recipe.solver.options)).get("eta")
-    return not recipe.plan(loaded.network.noise_schedule, loaded.network.prediction, steps).is_stochastic
+        recipe.grid(network.noise_schedule, 1)
+        return None
+    for steps in [count] if unit == "steps" else range(count, 0, -1):
+        plan = recipe.plan(network.noise_schedule, network.prediction, steps)
+        if plan.reads_unguided and not hasattr(network, "guided_and_unguided"):
+            raise ValueError("it takes guidance as two outputs of the network, and this model has no guidance.")
+        taken = plan.nfe
+        if unit == "steps" or taken <= count:
+            return steps
+    raise ValueError(f"{recipe.name} takes {taken} evaluations for a single step, more than {count}.")
+
+
+def _has(recipe: Sampler, steps: dict[int, int | None], loaded: PipelineModel, property_of_plan: str) -> bool:
+    if recipe.solver.adaptive:  # which is without a plan
+        options = recipe.solver.defaults | dict(recipe.solver.options)
+        return property_of_plan == "is_stochastic" and bool(options.get("eta"))
+    most = max(count for count in steps.values() if count is not None)
+    return bool(getattr(recipe.plan(loaded.network.noise_schedule, loaded.network.prediction, most), property_of_plan))
+
+
+def _caption(cell: Cell, unit: str) -> str:
+    if unit == "steps" or cell.steps is None:
+        return f"{cell.nfe} evaluations"
+    return f"{cell.steps} steps" if cell.steps == cell.nfe else f"{cell.steps} steps, {cell.nfe} evaluations"
 
 
 def _run(
-    recipes: dict[str, Sampler],
-    counts: Sequence[int],
+    planned: dict[str, tuple[Sampler, dict[int, int | None]]],
     loaded: PipelineModel,
     seeds: list[int],
     followed: Sequence[str],
 ) -> dict[str, dict[int, Cell]]:
-    """Each sampler's cells, by the number of steps; those in `followed` with their distance to the exact solution."""
+    """Each sampler's cells, by column; those in `followed` with their distance to the exact solution."""
     import torch
 
     from diffusolve.cli.exact import ExactSolution
@@ -184,20 +223,17 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     cells: dict[str, dict[int, Cell]] = {}
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("comparing", total=len(recipes) * sum(counts))
-        for name, recipe in recipes.items():
+        task = progress.add_task("comparing", total=sum(sum(steps_of) for _, steps_of in planned.values()))
+        for name, (recipe, steps_of) in planned.items():
             cells[name] = {}
-            for count in counts:
-                progress.update(task, description=f"{recipe.name}, {count} steps")
-                adaptive = recipe.solver.adaptive
-                used = _with_tolerance(recipe, count) if adaptive else recipe
-                grid = used.grid(loaded.network.noise_schedule, 1 if adaptive else count)
+            for count, steps in steps_of.items():
+                progress.update(task, description=f"{name}, {count}")
+                used = _with_tolerance(recipe, count) if steps is None else recipe
+                grid = used.grid(loaded.network.noise_schedule, 1 if steps is None else steps)
                 begun = start(grid, like, seeds)
-                x, report = sample_with_report(
-                    loaded.network, begun, used, steps=None if adaptive else count, noise=seeds
-                )
+                x, report = sample_with_report(loaded.network, begun, used, steps=steps, noise=seeds)
                 error = exact.distance(x, begun, grid[0], grid[-1]) if name in followed else nan
-                cells[name][count] = Cell(_images(x, loaded), report.nfe, error)
+                cells[name][count] = Cell(_images(x, loaded), steps, report.nfe, error)
                 progress.advance(task, count)
     return cells
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
@@ -11,33 +14,71 @@ from rich.text import Text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "error_figure", "error_table"]
+__all__ = ["Cell", "error_figure", "error_table", "report"]
 
 
 class Cell(NamedTuple):
-    """What one sampler made in one number of steps."""
+    """What one sampler made in one number of steps, or in as many as some evaluations pay for."""
 
     images: Any
     """Shape (num, channels, height, width), in [-1, 1]."""
+    steps: int | None
+    """None: as many as an adaptive sampler needed."""
     nfe: int
+    """Function evaluations."""
     error: float
     """Root mean square distance to the exact solution; NaN where it was not measured."""
 
 
-def error_table(errors: dict[str, dict[int, Cell]], model: str) -> Table:
+def error_table(errors: dict[str, dict[int, Cell]], model: str, unit: str = "steps") -> Table:
     """Root mean square distance to the exact solution, and the evaluations that it took.
 
     Args:
-        errors: sampler -> number of steps -> what it made, the same numbers of steps for all.
+        errors: sampler -> number of steps or evaluations -> what it made, the same numbers for all.
         model: its name.
+        unit: what the numbers are of.
     """
     rows = Table(box=box.SIMPLE, title=f"Distance to the exact solution, {model} (evaluations)", title_justify="left")
     rows.add_column("sampler")
     for count in next(iter(errors.values())):
-        rows.add_column(f"{count} steps", justify="right")
+        rows.add_column(f"{count} {unit}", justify="right")
     for name, cells in errors.items():
         rows.add_row(Text(name), *(f"{cell.error:.1e} ({cell.nfe})" for cell in cells.values()))
     return rows
+
+
+def report(
+    settings: Mapping[str, Any],
+    cells: Mapping[str, Mapping[int, Cell]],
+    stochastic: Sequence[str],
+    refused: Mapping[str, str],
+) -> str:
+    """A comparison as JSON: `settings` as they are, the samplers with their columns, and why others were left out.
+
+    Args:
+        settings: the model and how it was sampled.
+        cells: sampler -> number of steps or evaluations -> what it made.
+        stochastic: the samplers that add noise.
+        refused: sampler -> why it could not be run.
+    """
+    samplers = [
+        {
+            "name": name,
+            "stochastic": name in stochastic,
+            "columns": [
+                {
+                    "column": count,
+                    "steps": cell.steps,
+                    "evaluations": cell.nfe,
+                    "error": None if isnan(cell.error) else cell.error,
+                }
+                for count, cell in made.items()
+            ],
+        }
+        for name, made in cells.items()
+    ]
+    left_out = [{"name": name, "reason": reason} for name, reason in refused.items()]
+    return json.dumps({**settings, "samplers": samplers, "left_out": left_out}, indent=2) + "\n"
 
 
 def error_figure(errors: dict[str, dict[int, Cell]], model: str) -> Figure:

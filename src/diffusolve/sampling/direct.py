@@ -50,6 +50,7 @@ def run_directly(
             scale, a, b = prediction.conversion(request.point)
             (timestep,) = backend.timesteps([request.point.timestep], like)
             shown = backend.cast(scale * at, like)
+            outputs: tuple[Array, ...]
             if request.unguided:
                 outputs = two_outputs(network, str(solver))(shown, timestep)
             else:

@@ -50,7 +50,30 @@ def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = Fals
 
 def exponential_weights(nodes: list[float], end: float) -> list[float]:
     """The integral from 0 to `end` of each Lagrange basis polynomial over `nodes`, times exp(u)."""
-    moments = [expm1(end)]
-    for k in range(1, len(nodes)):
-        moments.append(end**k * exp(end) - k * moments[-1])
-    return [sum(c * m for c, m in zip(basis, moments, strict=True)) for basis in lagrange_basis(nodes)]
+    if end == 0.0:
+        return [0.0] * len(nodes)
+    # In units of `end`, so that neither the moments nor the polynomials get small with it.
+    moments = _moments(len(nodes), end)
+    bases = lagrange_basis([node / end for node in nodes])
+    return [end * sum(c * m for c, m in zip(basis, moments, strict=True)) for basis in bases]
+
+
+def _moments(count: int, end: float) -> list[float]:
+    """The integrals from 0 to 1 of ``u**k * exp(end * u)`` for k below `count`."""
+    if abs(end) > 4:  # integrated by parts, each moment comes of the one before and errors grow by k / end
+        moments = [expm1(end) / end]
+        for k in range(1, count):
+            moments.append((exp(end) - k * moments[-1]) / end)
+        return moments
+    return [_series(k, end) for k in range(count)]
+
+
+def _series(k: int, end: float) -> float:
+    """Moment `k` as a power series whose terms have one sign: of exp(end * u), or of exp(-end * (1 - u)) if end < 0."""
+    total, n = 0.0, 0
+    term = 1 / (k + 1) if end < 0 else 1.0
+    while (value := term if end < 0 else term / (k + 1 + n)) > total * 1e-17:
+        total += value
+        n += 1
+        term *= -end / (k + 1 + n) if end < 0 else end / n
+    return total * exp(min(end, 0.0))

@@ -8,7 +8,8 @@ from math import exp, expm1, sqrt
 
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.cfg_pp import evaluate
+from diffusolve.solvers.requests import Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpmpp_multistep"]
@@ -39,6 +40,7 @@ def dpmpp_multistep(
     lower_order_final: bool | None = None,
     euler_at_final: bool = False,
     third_order: str = "taylor",
+    cfg_pp: bool = False,
 ) -> SolverRun:
     """Integrates a polynomial in log-SNR through the last `order` data predictions exactly.
 
@@ -50,6 +52,8 @@ def dpmpp_multistep(
         lower_order_final: the last steps fall back to order 2 and 1; when missing, in runs of fewer than 15 steps.
         euler_at_final: the last step is of order 1.
         third_order: how order 3 weighs the second derivative, see :data:`THIRD_ORDERS`.
+        cfg_pp: data with guidance, renoised without it (DPM++ 2M CFG++; :mod:`diffusolve.solvers.cfg_pp`). The
+            polynomial goes through the guided data.
 
     A step that starts or ends at infinite log-SNR is of first order, the highest that has a limit there.
     """
@@ -63,7 +67,7 @@ def dpmpp_multistep(
     history: list[tuple[Value, Point]] = []
     stabilise = grid.steps < 15 if lower_order_final is None else lower_order_final
     for step, (s, t) in enumerate(pairwise(grid)):
-        x, data = yield Evaluate(x, s)
+        x, data = yield from evaluate(x, s, cfg_pp)
         remaining = grid.steps - step
         first_order = t.sigma in (0, s.sigma) or (euler_at_final and remaining == 1)
         p = 1 if first_order else min(order, 1 + len(history), remaining if stabilise else order)

@@ -8,7 +8,8 @@ from math import isfinite, sqrt
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.ancestral import split_noise
-from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.cfg_pp import evaluate
+from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["dpmpp_2s_ancestral", "dpmpp_sde"]
@@ -61,13 +62,16 @@ def dpmpp_sde(
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S); k-diffusion, sample_dpmpp_2s_ancestral")
-def dpmpp_2s_ancestral(grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> SolverRun:
+def dpmpp_2s_ancestral(
+    grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5, cfg_pp: bool = False
+) -> SolverRun:
     """DPM-Solver++(2S) to less noise than asked for; then fresh noise.
 
     Args:
         eta: 1 replaces as much noise as Euler ancestral does (DPM++ 2S a); 0 is the ODE (DPM-Solver++(2S)).
         s_noise: multiplies the noise.
         r: where on the way to the lower noise level the network is asked, as a part of it in log-SNR, in (0, 1).
+        cfg_pp: data with guidance, renoised without it (DPM++ 2S a CFG++; :mod:`diffusolve.solvers.cfg_pp`).
 
     A step that starts at alpha = 0, or leaves nothing of the old noise as the last one to sigma = 0 does, is of first
     order.
@@ -75,10 +79,12 @@ def dpmpp_2s_ancestral(grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float
     check_eta(eta)
     _check_r(r)
     for s, t in pairwise(grid):
-        x, data = yield Evaluate(x, s)
+        x, data = yield from evaluate(x, s, cfg_pp)
         up, down = split_noise(s, t, eta)
         middle = _between(grid, s, Point(t.timestep, t.alpha, down), r)
         if middle is not None:
+            if cfg_pp:
+                x = yield Keep(x)
             _, inner_data = yield Evaluate(_denoised(x, data, s, middle, middle.sigma), middle, stage=1)
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
         x = _denoised(x, data, s, t, down)

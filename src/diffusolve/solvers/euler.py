@@ -27,6 +27,7 @@ def euler(
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = inf,
+    cfg_pp: bool = False,
 ) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
@@ -36,16 +37,25 @@ def euler(
     Where data predictions are clipped, the noise that is left is what separates the sample from the clipped data; with
     `unclipped_noise` it is the noise as the network predicted it, which the clipped data no longer agree with.
 
+    With `cfg_pp` the noise that is left is the network's without guidance, and the data those with it: DDIM CFG++,
+    Euler CFG++ and, with ``eta=1``, Euler ancestral CFG++ (Chung et al. 2024, algorithm 2). The guidance scale is then
+    to be from 0 to 1, see :mod:`diffusolve.solvers.cfg_pp`.
+
     With `s_churn`, noise is added before a step (:func:`~diffusolve.solvers.churn.churn` explains all three options).
     """
     check_eta(eta)
+    if cfg_pp and unclipped_noise:
+        raise ValueError(
+            "cfg_pp and unclipped_noise both say which noise is left in the sample: with cfg_pp it is the unguided "
+            "network's, as it is. Leave one of them out."
+        )
     for s, t in pairwise(grid):
         x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
-        x, data, *raw = yield Evaluate(x, s, unclipped=unclipped_noise)
+        x, data, *others = yield Evaluate(x, s, unclipped=unclipped_noise, unguided=cfg_pp)
         up, down = split_noise(s, t, eta)
         x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
-        for unclipped in raw:
-            x = x + (s.alpha * down / s.sigma) * (data - unclipped)
+        for other in others:  # the data that the noise belongs to
+            x = x + (s.alpha * down / s.sigma) * (data - other)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
     return x

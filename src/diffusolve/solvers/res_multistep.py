@@ -7,8 +7,9 @@ from math import expm1, inf, log
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.cfg_pp import evaluate
 from diffusolve.solvers.exponential import slope_weight
-from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
+from diffusolve.solvers.requests import Noise, SolverRun, Value
 from diffusolve.solvers.solver import check_eta, solver
 
 __all__ = ["res_multistep"]
@@ -18,7 +19,7 @@ __all__ = ["res_multistep"]
     paper="Zhang et al. 2023, Improved Order Analysis and Design of Exponential Integrator for Diffusion Models "
     "Sampling (RES, multistep, order 2)"
 )
-def res_multistep(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+def res_multistep(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, cfg_pp: bool = False) -> SolverRun:
     """Integrates a line in log-SNR through the last two data predictions exactly; ancestral with ``eta=1``.
 
     Without noise it is DPM-Solver++(2M) in its "heun" form. An ancestral step goes on to less noise than asked for and
@@ -28,13 +29,14 @@ def res_multistep(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.
     Args:
         eta: how much noise is replaced in each step, as in Euler ancestral.
         s_noise: multiplies that noise.
+        cfg_pp: data with guidance, renoised without it (:mod:`diffusolve.solvers.cfg_pp`).
 
     The first step, and steps that leave nothing of the old noise, are of first order.
     """
     check_eta(eta)
     older: tuple[Value, float] | None = None  # the last data prediction, and how far it was moved on in log-SNR
     for s, t in pairwise(grid):
-        x, data = yield Evaluate(x, s)
+        x, data = yield from evaluate(x, s, cfg_pp)
         up, down = split_noise(s, t, eta)
         h = log(t.alpha / down) - s.log_snr if down > 0 else inf
         x = (down / s.sigma) * x - t.alpha * expm1(-h) * data

@@ -32,6 +32,7 @@ def sa_solver(
     s_noise: float = 1.0,
     simple_order_2: bool = False,
     lower_order_final: bool = False,
+    longest_step: float = 1.5,
 ) -> SolverRun:
     """Integrates polynomials in log-SNR through data predictions exactly, along the reverse SDE or the ODE.
 
@@ -50,6 +51,11 @@ def sa_solver(
         simple_order_2: polynomials through two data predictions are integrated as if the weight of their slope were
             constant, as the authors' code has it for order 2.
         lower_order_final: the last steps fall back to lower orders, in the corrector too.
+        longest_step: how long a step may be in log-SNR, in units of the mean length of those before it that the
+            polynomial goes through; longer ones take fewer data predictions, down to one in the predictor and the two
+            at the ends of the step in the corrector. Spacings over timesteps or sigma often end with a step several
+            times as long as the one before, over which a polynomial through the others is worth nothing. Infinity lets
+            all steps have their order, as the authors' code does.
 
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
@@ -58,6 +64,10 @@ def sa_solver(
         raise ValueError(f"predictor_order is {predictor_order}: expected 1 to 6 (2 or 3 is usual).")
     if corrector_order not in range(7):
         raise ValueError(f"corrector_order is {corrector_order}: expected 0 to 6 (0 corrects nothing).")
+    if not longest_step > 0.0:
+        raise ValueError(
+            f"longest_step is {longest_step:g}: expected a positive number (1.5 is usual, inf sets no limit)."
+        )
     if not 0.0 <= sde_start_percent <= sde_end_percent <= 1.0:
         raise ValueError(
             f"sde_start_percent is {sde_start_percent:g} and sde_end_percent {sde_end_percent:g}: expected "
@@ -72,7 +82,8 @@ def sa_solver(
         if corrector_order and step_before is not None:
             start, before, tau, noise = step_before
             p = min(corrector_order, remaining + 1) if lower_order_final else corrector_order
-            x = _adams(start, before, s, tau, [(data, s), *history][:p], simple_order_2)
+            known = _near(history[: p - 1], s, longest_step)
+            x = _adams(start, before, s, tau, [(data, s), *known], simple_order_2)
             x = x if noise is None else x + noise
             if use_pece:
                 x, data = yield Evaluate(x, s, stage=1)
@@ -86,11 +97,19 @@ def sa_solver(
         # After a step of no length the next point is the same, and no polynomial goes through both.
         moves = t.sigma != s.sigma
         step_before = (x, s, tau, noise) if moves else None
-        x = _adams(x, s, t, tau, known[:p], simple_order_2)
+        x = _adams(x, s, t, tau, _near(known[:p], t, longest_step), simple_order_2)
         x = x if noise is None else x + noise
         if moves:
             history = [] if isinf(s.log_snr) else known[: max(predictor_order, corrector_order) - 1]
     return x
+
+
+def _near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> list[tuple[Value, Point]]:
+    """As many of `known`, newest first, as a step from the newest to `t` may use, at least one if there is any."""
+    newest = known[0][1].log_snr if known else inf
+    while len(known) > 1 and t.log_snr - newest > longest_step * (newest - known[-1][1].log_snr) / (len(known) - 1):
+        known = known[:-1]
+    return known
 
 
 def _log_snr_at(grid: Grid, percent: float) -> float:
