@@ -127,6 +127,8 @@ def kind(entry: Entry) -> str:
 
 def description(entry: Entry) -> str:
     """What a sampler is, in one line."""
+    if entry.name not in DESCRIPTIONS and entry.name.endswith(" CFG++"):
+        return f"{description(CATALOG[entry.name.removesuffix(' CFG++')])}; guided, and renoised without"
     first_line = (entry.solver.function.__doc__ or "").strip().splitlines()[0].rstrip(".")
     return DESCRIPTIONS.get(entry.name, first_line)
 
@@ -134,9 +136,7 @@ def description(entry: Entry) -> str:
 def row(entry: Entry, picture: str) -> str:
     """An entry's part of the page: facts, picture, command."""
     first = description(entry)
-    facts = (
-        f"{kind(entry)}; order {entry.order}; evaluations per step: {evaluations(entry)}; paper: {entry.solver.paper}."
-    )
+    facts = f"{kind(entry)}; order {entry.order}; evaluations per step: {evaluations(entry)}; paper: {entry.paper}."
     run = " ".join(quoted(argument) for argument in command(entry, slug(entry.name) + ".png"))
     return (
         f"## {entry.name}\n\n{first[0].upper()}{first[1:]}. {facts[0].upper()}{facts[1:]}\n\n"

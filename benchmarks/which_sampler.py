@@ -55,7 +55,9 @@ BOTH_KINDS = (
 )
 """Deterministic and stochastic samplers for the tables of distributions."""
 
-WITH_STEPS = tuple(name for name, entry in CATALOG.items() if not entry.solver.adaptive)
+WITH_STEPS = tuple(
+    name for name, entry in CATALOG.items() if not (entry.solver.adaptive or dict(entry.solver.options).get("cfg_pp"))
+)
 
 COUNT = 1000
 """Samples for each number in the tables of distributions; half as many from the network."""

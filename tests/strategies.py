@@ -82,9 +82,7 @@ noise_schedules = st.one_of(variance_preserving, trained, variance_exploding, fl
 
 unit = st.floats(0.01, 1.0)
 plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
-    st.builds(
-        euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5), cfg_pp=st.booleans()
-    ),
+    st.builds(euler.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5), cfg_pp=st.booleans()),
     st.just(heun),
     st.builds(dpm_2.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
     st.builds(
@@ -104,7 +102,12 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     st.builds(lms.with_options, order=st.integers(1, 4)),
     st.builds(pndm.with_options, start=st.sampled_from(["runge_kutta", "improved_euler"])),
     st.builds(deis.with_options, order=st.integers(1, 4), lower_order_final=st.booleans()),
-    st.builds(dpm_singlestep.with_options, order=st.integers(1, 3), solver_type=st.sampled_from(["midpoint", "heun"])),
+    st.builds(
+        dpm_singlestep.with_options,
+        order=st.integers(1, 3),
+        solver_type=st.sampled_from(["midpoint", "heun"]),
+        earliest_midpoint=st.floats(0.0, 1.0),
+    ),
     st.builds(
         dpmpp_singlestep.with_options,
         order=st.integers(1, 3),

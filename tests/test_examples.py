@@ -42,14 +42,18 @@ def noises() -> np.ndarray:
 
 def our_result(plan: Plan, schedule: NoiseSchedule, predicts: str) -> np.ndarray:
     """What our own run makes of the plan, with the denoiser of the examples and the same noise."""
-    network = Predicting(GaussianDenoiser(schedule, 0.5, 0.3), predicts)
+    guided, unguided = (
+        Predicting(GaussianDenoiser(schedule, mean, std), predicts) for mean, std in ((0.5, 0.3), (0.2, 0.6))
+    )
     drawn = iter(noises())
     x = plan.start.sigma * next(drawn)
     run = Run(plan, lambda like, sigma_from, sigma_to: next(drawn))
     x = run.begin(x)
     while not run.is_done:
         timestep = np.full(SAMPLES, run.stage.point.timestep)
-        x = run.step(network(run.model_input(x), timestep), x)
+        shown = run.model_input(x)
+        second = unguided(shown, timestep) if run.stage.reads_unguided else None
+        x = run.step(guided(shown, timestep), x, second)
     return np.asarray(x)
 
 
@@ -67,6 +71,7 @@ def run_program(program: list[str], *files: Path) -> subprocess.CompletedProcess
         ("Euler a", "flux", "flow"),  # stochastic, starts where nothing of the data is left
         ("DPM++ SDE Karras", "edm", "edm"),  # two stages with noise in each, scaled input
         ("LMS", "sd3", "flow"),  # a long memory
+        ("DPM++ 2S a CFG++", "sd15", "epsilon"),  # two outputs of the network in some stages
     ],
 )
 def test_both_programs_do_what_our_own_run_does(

@@ -93,6 +93,12 @@ class Entry:
         return self.solver.adaptive or self.solver.function is dpm_fast.function
 
     @property
+    def paper(self) -> str:
+        """Where it comes from."""
+        cfg_pp = "; with guidance of Chung et al. 2024, CFG++, algorithm 2"
+        return self.solver.paper + cfg_pp * bool(dict(self.solver.options).get("cfg_pp"))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every spelling but the name itself."""
         function = () if self.k_diffusion is None else (self.k_diffusion,)
@@ -260,6 +266,7 @@ ENTRIES = (
         ),
         automatic="DDIM",
     ),
+    Entry("DDIM CFG++", euler.with_options(cfg_pp=True), 1, automatic="DDIM", nearest="DDIM"),
     Entry(
         "PLMS",
         pndm.with_options(start="improved_euler"),
@@ -354,6 +361,56 @@ ENTRIES = (
         a1111=False,
         comfyui=("er_sde",),
         nearest="DPM++ 3M SDE",
+    ),
+    Entry("Euler CFG++", euler.with_options(cfg_pp=True), 1, a1111=False, comfyui=("euler_cfg_pp",), nearest="Euler"),
+    Entry(
+        "Euler a CFG++",
+        euler.with_options(eta=1.0, cfg_pp=True),
+        1,
+        a1111=False,
+        comfyui=("euler_ancestral_cfg_pp",),
+        nearest="Euler a",
+    ),
+    Entry(
+        "DPM++ 2M CFG++",
+        DPMPP_2M.with_options(cfg_pp=True),
+        2,
+        a1111=False,
+        comfyui=("dpmpp_2m_cfg_pp",),
+        automatic="Karras",
+    ),
+    Entry(
+        "DPM++ 2S a CFG++",
+        dpmpp_2s_ancestral.with_options(cfg_pp=True),
+        1,
+        a1111=False,
+        comfyui=("dpmpp_2s_ancestral_cfg_pp",),
+        automatic="Karras",
+        nearest="DPM++ 2S a",
+    ),
+    Entry(
+        "RES multistep CFG++",
+        res_multistep.with_options(cfg_pp=True),
+        2,
+        a1111=False,
+        comfyui=("res_multistep_cfg_pp",),
+        nearest="RES multistep",
+    ),
+    Entry(
+        "RES multistep a CFG++",
+        res_multistep.with_options(eta=1.0, cfg_pp=True),
+        2,
+        a1111=False,
+        comfyui=("res_multistep_ancestral_cfg_pp",),
+        nearest="RES multistep a",
+    ),
+    Entry(
+        "Gradient estimation CFG++",
+        gradient_estimation.with_options(cfg_pp=True),
+        1,
+        a1111=False,
+        comfyui=("gradient_estimation_cfg_pp",),
+        nearest="Gradient estimation",
     ),
     Entry("SEEDS-2", seeds_2, 2, a1111=False, comfyui=("seeds_2",), nearest="DPM++ SDE"),
     Entry("SEEDS-3", seeds_3, 2, a1111=False, comfyui=("seeds_3",), nearest="DPM++ SDE"),

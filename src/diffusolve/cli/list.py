@@ -66,7 +66,7 @@ def record(entry: Entry) -> dict[str, Any]:
         "stochastic": plan is not None and plan.is_stochastic,
         "adaptive": entry.solver.adaptive,
         "solver": str(entry.solver),
-        "paper": entry.solver.paper,
+        "paper": entry.paper,
     }
 
 
