@@ -15,6 +15,8 @@ import typer
 from PIL import Image
 
 from benchmarks.gallery import anchor, command, description
+from benchmarks.names import PAGE as NAMES
+from benchmarks.names import filled
 from benchmarks.which_sampler import MEASUREMENTS, digits, frechet, frechet_row, markdown, replace_between
 from diffusolve.catalog import CATALOG, Entry
 from diffusolve.cli.main import main
@@ -57,7 +59,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_new_pages_can_be_found_from_the_readme() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(ROOT / "README.md"))
-    assert {"docs/gallery.md", "docs/which-sampler.md", "docs/schedulers.md"} <= set(links)
+    assert {f"docs/{name}.md" for name in ("gallery", "which-sampler", "schedulers", "names", "k-diffusion")} <= set(
+        links
+    )
 
 
 # Commands
@@ -109,6 +113,15 @@ def test_a_wrong_command_line_does_not_parse(line: str) -> None:
 @pytest.mark.parametrize("line", commands("python -m"))
 def test_every_module_that_the_pages_run_is_there(line: str) -> None:
     assert importlib.util.find_spec(shlex.split(line, comments=True)[0]) is not None
+
+
+# The names
+
+
+def test_the_page_of_names_is_what_the_catalog_says() -> None:
+    page = NAMES.read_text(encoding="utf-8")
+    assert filled(page) == page, "run python -m benchmarks.names"
+    assert all(f"| {name} |" in page for name in CATALOG)
 
 
 # The gallery
