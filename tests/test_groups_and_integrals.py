@@ -11,11 +11,12 @@ import pytest
 from scipy import integrate
 
 from benchmarks.orders import std_order
+from diffusolve.denoisers import GaussianDenoiser
 from diffusolve.errors import UnknownNameError
-from diffusolve.noise import SD15, Grid
+from diffusolve.noise import SD15, FlowMatching, Grid
 from diffusolve.plan import trace
 from diffusolve.prediction import Sample, prediction
-from diffusolve.sampling import run_directly
+from diffusolve.sampling import Sampler, run_directly, sample
 from diffusolve.solvers import deis, dpm_singlestep, dpmpp_multistep, dpmpp_singlestep, unipc
 from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 from diffusolve.solvers.deis import exponential_weights
@@ -97,6 +98,38 @@ def test_the_groups_may_be_given() -> None:
     solver = dpmpp_singlestep.with_options(solver_type="heun", orders=(1, 1, 2, 3, 1, 2))
     assert reads(solver, GRID) == [1, 1, 2, 3, 1, 2]
     assert reads(solver, TO_DATA[1:]) == [1, 1, 2, 3, 1, 1]
+
+
+@pytest.mark.parametrize(("r", "kind"), [(0.05, "heun"), (0.39, "heun"), (0.41, "midpoint"), (0.9, "midpoint")])
+def test_an_early_prediction_of_the_noise_is_not_taken_for_that_in_the_middle(r: float, kind: str) -> None:
+    """Two steps of which the first is a part r of the way in log-SNR."""
+    grid = Grid.from_sigmas(SD15, np.exp([2.0, 2.0 - 3.0 * r, -1.0]))
+    always = {
+        solver_type: trace(dpm_singlestep.with_options(solver_type=solver_type, earliest_midpoint=0.0), grid, Sample())
+        for solver_type in ("midpoint", "heun")
+    }
+    assert always["midpoint"].stages != always["heun"].stages
+    assert trace(dpm_singlestep, grid, Sample()).stages == always[kind].stages
+
+
+@pytest.mark.parametrize("steps", [11, 13, 15])
+def test_dpm_singlestep_makes_the_data_in_few_steps_whose_last_is_long(steps: int) -> None:
+    """Data of standard deviation 0.3, flow matching: the last step above sigma = 0 is six times that before it."""
+    network = GaussianDenoiser(FlowMatching(3.0), std=0.3)
+    made = {
+        at: sample(network, np.ones((1, 1)), Sampler(dpm_singlestep.with_options(earliest_midpoint=at)), steps=steps)
+        for at in (0.0, 0.4)
+    }
+    assert made[0.4].item() == pytest.approx(0.3, rel=0.15)
+    assert made[0.0].item() > 0.6
+
+
+@pytest.mark.parametrize("earliest", [-0.1, 1.1, math.nan])
+def test_parts_of_the_way_are_from_0_to_1(earliest: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"earliest_midpoint is {earliest:g}: expected a part of the way, from 0 to 1"
+    ):
+        trace(dpm_singlestep.with_options(earliest_midpoint=earliest), GRID, Sample())
 
 
 @pytest.mark.parametrize("solver", [dpmpp_singlestep, dpm_singlestep], ids=str)

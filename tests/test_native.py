@@ -19,7 +19,7 @@ from diffusolve.backends.program import Instruction
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler
-from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, unipc
+from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, dpmpp_sde, sa_solver, seeds_3, unipc
 from diffusolve.spacing import Karras
 
 native = pytest.importorskip("diffusolve.backends.native", reason="the package was installed without a compiler")
@@ -257,11 +257,30 @@ def test_empty_batches_stay_empty() -> None:
     assert walk(Run(plan_of(unipc)), x).shape == x.shape
 
 
+@pytest.mark.parametrize("solver", [sa_solver, seeds_3, dpmpp_sde.with_options(noise="path")], ids=str)
+@pytest.mark.parametrize("sample_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_noise_of_any_kind_may_be_kept_for_later_stages(solver: Solver, sample_dtype: torch.dtype) -> None:
+    plan, shape = plan_of(solver), (2, 3, 16, 16)
+
+    def run(change: Callable[[Tensor], Tensor]) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return walk(Run(plan, lambda x, s, t: change(torch.randn(shape, generator=generator))), x)
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(sample_dtype)
+    plain = run(lambda noise: noise.to(sample_dtype).float())
+    for change in (
+        lambda noise: noise.to(sample_dtype),
+        lambda noise: noise.to(sample_dtype).double(),
+        lambda noise: noise.to(sample_dtype).permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    ):
+        torch.testing.assert_close(run(change), plain, rtol=1e-4 if sample_dtype is torch.float32 else 0.03, atol=1e-3)
+
+
 def test_more_registers_than_the_module_takes_are_left_to_pytorch() -> None:
     names = [f"kept{i}" for i in range(70)]
     many = [Instruction("x1", ("x0", *names), (1.0, *[0.01] * 70))]
     registers = {name: torch.ones(3) for name in ("x0", *names)}
-    native.NativeBackend(torch.float32).update(many)(registers)
+    native.NativeBackend(torch.float32, torch.float32).update(many)(registers)
     torch.testing.assert_close(registers["x1"], torch.full((3,), 1.7))
 
 

@@ -105,7 +105,7 @@ def test_the_noise_source_may_return_the_same_buffer_every_time(name: str) -> No
 @every_prediction
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_combined_in_float32(solver: Solver, prediction: Any, dtype: torch.dtype) -> None:
-    """Given the same half-precision samples and outputs, float64 gives the same to float32's precision."""
+    """Given the same half-precision outputs and noise, float64 gives the same to float32's precision."""
     plan = trace(solver, Karras().grid(VE, 8), prediction)
     outputs = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(plan.nfe)]
     noises = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(99 + i)).to(dtype) for i in range(40)]
@@ -113,7 +113,8 @@ def test_half_precision_is_combined_in_float32(solver: Solver, prediction: Any, 
     def run(cast: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         left, drawn = iter(outputs), iter(noises)
         made = Run(plan, lambda x, s, t: cast(next(drawn)))
-        return walk(made, cast(start(dtype)), lambda x, t: cast(next(left)))
+        x = cast(start(dtype))
+        return walk(made, x if x.dtype == torch.float64 else x.float(), lambda x, t: cast(next(left)))
 
     half, double = run(lambda tensor: tensor), run(torch.Tensor.double)
     left, drawn = iter(outputs), iter(noises)
@@ -123,13 +124,34 @@ def test_half_precision_is_combined_in_float32(solver: Solver, prediction: Any, 
     assert (half.double() - double).abs().max() <= 20 * torch.finfo(torch.float32).eps * table.scale
 
 
-def test_numpy_half_precision_is_combined_in_float32_too() -> None:
-    plan = trace(dpmpp_multistep, Karras().grid(VE, 8), Epsilon())
-    x = start().numpy().astype(np.float16)
-    half = walk(Run(plan), x, lambda x, t: network(x.astype(np.float16), t))
-    mixed = walk(Run(plan), x.astype(np.float32), lambda x, t: network(x.astype(np.float16), t).astype(np.float32))
-    assert half.dtype == np.float32
-    np.testing.assert_array_equal(half, mixed)
+@every_solver
+@every_prediction
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, np.float16], ids=str)
+def test_half_precision_samples_are_rounded_once_in_each_step(solver: Solver, prediction: Any, dtype: Any) -> None:
+    """Two runs are shown the same samples, one of them in float32."""
+    plan = trace(solver, Karras().grid(VE, 8), prediction)
+    in_torch = isinstance(dtype, torch.dtype)
+
+    def narrow(array: Any) -> Any:
+        return torch.as_tensor(array).to(dtype) if in_torch else array.astype(dtype)
+
+    def wide(array: Any) -> Any:
+        return array.float() if in_torch else array.astype(np.float32)
+
+    def noise(cast: Callable[[Any], Any]) -> Callable[..., Any]:
+        generator = np.random.default_rng(0)
+        return lambda x, s, t: cast(narrow(generator.standard_normal(SHAPE)))
+
+    half, single = Run(plan, noise(lambda noise: noise)), Run(plan, noise(wide))
+    x = narrow(start().numpy())
+    x, y = half.begin(x), single.begin(wide(x))
+    for _ in range(plan.nfe):
+        shown = half.model_input(x)
+        assert shown.dtype == dtype
+        output = narrow(np.tanh(np.asarray(wide(shown), np.float64)))
+        x, y = half.step(output, x), single.step(output, wide(x))
+        assert x.dtype == dtype
+        assert bool((x == narrow(y)).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

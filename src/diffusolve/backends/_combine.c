@@ -3,11 +3,17 @@
 A program is made once: for each output its terms (source, coefficient), the largest last, where a source is one of the
 inputs or an output before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough
 to stay in the fastest cache, so that each input is read from memory once and each output written once. An output may be
-one of the inputs that no later output reads. */
+one of the inputs that no later output reads. Arrays of half precision are widened block by block, and summed up in single
+precision.
+
+Rows are many programs in one call: batching/compiled.py. Their arrays have one length, and a program knows the place of
+each of its arrays in its row. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -19,7 +25,9 @@ one of the inputs that no later output reads. */
 #define FOR_EACH_PROCESSOR
 #endif
 
-enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 17 };
+enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 17 };
+
+enum { WIDE, BFLOAT16, FLOAT16 }; /* the kinds of arrays; wide ones are of the program's precision */
 
 typedef struct {
     Py_ssize_t terms;
@@ -31,6 +39,8 @@ typedef struct {
     int is_double;
     Py_ssize_t inputs, outputs;
     Output *output;
+    char *kind;  /* of inputs, then outputs; NULL if all are wide */
+    int *place; /* of inputs, then outputs; NULL in programs that are not for rows */
 } Program;
 
 typedef struct {
@@ -39,10 +49,25 @@ typedef struct {
     Py_ssize_t begin, end;
 } Task;
 
+/* Where the arrays of a row are: places from 0 are slots, one after the other in its own memory. */
+enum { SAMPLE = -1, FIRST_STACK = -2 /* place FIRST_STACK - k is the row's part of stack k */ };
+
+typedef struct {
+    const Program *program; /* NULL: nothing is done for this row */
+    char *slots, *sample;
+} Row;
+
+typedef struct {
+    const Row *row;
+    Py_ssize_t count; /* numbers in one array */
+    char *const *stack;
+    Py_ssize_t begin, end; /* among the numbers of all rows */
+} Share;
+
 /* r[i] = c[0] * x[0][i] + ... + c[k - 1] * x[k - 1][i], for k up to AT_ONCE; r may be one of the x.
 
 The last term is the largest. l is what its coefficient lost when it was rounded, towards zero so that infinity stays what
-it is; it is added first, and little but the roundings of the sum itself is left. */
+it is; it is added first, and little but the roundings of the sum itself is left. A single term may have l = 0. */
 #define TINY 0x1p-60
 
 #define DEFINE_COMBINE(NAME, REAL)                                                                                     \
@@ -51,6 +76,11 @@ it is; it is added first, and little but the roundings of the sum itself is left
                    *f = x[k > 4 ? 4 : 0], *g = x[k > 5 ? 5 : 0];                                                       \
         switch (k) {                                                                                                   \
         case 1:                                                                                                        \
+            if (l == 0) {                                                                                              \
+                _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                \
+                    r[i] = c[0] * a[i];                                                                                \
+                break;                                                                                                 \
+            }                                                                                                          \
             _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++)                                                    \
                 r[i] = l * a[i] + c[0] * a[i];                                                                         \
             break;                                                                                                     \
@@ -87,34 +117,32 @@ it is; it is added first, and little but the roundings of the sum itself is left
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    static REAL NAME##_lost(double coefficient, REAL *rounded) {                                                       \
+    static REAL NAME##_lost(double coefficient, REAL *rounded, Py_ssize_t terms) {                                     \
+        if (terms == 1 && (double)*rounded == coefficient) return 0;                                                   \
         if (fabs((double)*rounded) > fabs(coefficient)) *rounded = (REAL)nextafterf((float)*rounded, 0);               \
         REAL lost = (REAL)(coefficient - (double)*rounded);                                                            \
         return lost != 0 ? lost : *rounded * (REAL)TINY; /* since 0 times infinity is none */                          \
     }                                                                                                                  \
                                                                                                                        \
-    static void NAME##_task(const Task *task) {                                                                        \
-        const Program *program = task->program;                                                                        \
-        for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {                                               \
-            Py_ssize_t n = task->end - at < BLOCK ? task->end - at : BLOCK;                                            \
-            for (Py_ssize_t o = 0; o < program->outputs; o++) {                                                        \
-                const Output *output = &program->output[o];                                                            \
-                REAL *r = (REAL *)task->arrays[program->inputs + o] + at;                                              \
-                REAL *x[AT_ONCE], c[AT_ONCE], sum[BLOCK];                                                              \
-                Py_ssize_t k = 0;                                                                                      \
-                for (Py_ssize_t t = 0; t < output->terms; t++) {                                                       \
-                    if (k == AT_ONCE) { /* the sum so far becomes the first of the terms that are left */              \
-                        NAME(sum, k, x, c, c[k - 1] * (REAL)TINY, n);                                                  \
-                        x[0] = sum, c[0] = 1, k = 1;                                                                   \
-                    }                                                                                                  \
-                    x[k] = (REAL *)task->arrays[output->source[t]] + at, c[k++] = (REAL)output->coefficient[t];        \
+    /* All outputs of a program for n numbers of the arrays (inputs, then outputs). */                                 \
+    static void NAME##_block(const Program *program, REAL *const *array, Py_ssize_t n) {                               \
+        for (Py_ssize_t o = 0; o < program->outputs; o++) {                                                            \
+            const Output *output = &program->output[o];                                                                \
+            REAL *r = array[program->inputs + o];                                                                      \
+            REAL *x[AT_ONCE], c[AT_ONCE], sum[BLOCK];                                                                  \
+            Py_ssize_t k = 0;                                                                                          \
+            for (Py_ssize_t t = 0; t < output->terms; t++) {                                                           \
+                if (k == AT_ONCE) { /* the sum so far becomes the first of the terms that are left */                  \
+                    NAME(sum, k, x, c, c[k - 1] * (REAL)TINY, n);                                                      \
+                    x[0] = sum, c[0] = 1, k = 1;                                                                       \
                 }                                                                                                      \
-                if (output->limit < INFINITY) {                                                                        \
-                    NAME##_clipped(r, k, x, output->coefficient, output->limit, n);                                    \
-                } else {                                                                                               \
-                    REAL lost = NAME##_lost(output->coefficient[output->terms - 1], &c[k - 1]);                        \
-                    NAME(r, k, x, c, lost, n);                                                                         \
-                }                                                                                                      \
+                x[k] = array[output->source[t]], c[k++] = (REAL)output->coefficient[t];                                \
+            }                                                                                                          \
+            if (output->limit < INFINITY) {                                                                            \
+                NAME##_clipped(r, k, x, output->coefficient, output->limit, n);                                        \
+            } else {                                                                                                   \
+                REAL lost = NAME##_lost(output->coefficient[output->terms - 1], &c[k - 1], output->terms);             \
+                NAME(r, k, x, c, lost, n);                                                                             \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -122,9 +150,92 @@ it is; it is added first, and little but the roundings of the sum itself is left
 DEFINE_COMBINE(combine_float, float)
 DEFINE_COMBINE(combine_double, double)
 
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* Half precision to single, exactly. */
+FOR_EACH_PROCESSOR static void widen(float *r, const uint16_t *x, int kind, Py_ssize_t n) {
+    if (kind == BFLOAT16) {
+        for (Py_ssize_t i = 0; i < n; i++) r[i] = as_float((uint32_t)x[i] << 16);
+        return;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t magnitude = (x[i] & 0x7fffu) << 13, exponent = magnitude & 0x0f800000u;
+        uint32_t rebased = magnitude + (112u << 23);                                       /* its exponent has another bias */
+        uint32_t subnormal = as_bits(as_float(rebased + (1u << 23)) - as_float(113u << 23)); /* no leading 1 */
+        uint32_t value = exponent == 0 ? subnormal : exponent == 0x0f800000u ? rebased + (112u << 23) : rebased;
+        r[i] = as_float(value | (x[i] & 0x8000u) << 16);
+    }
+}
+
+/* Single precision to half, to the nearest, in the middle to the even one. */
+FOR_EACH_PROCESSOR static void narrow(uint16_t *r, const float *x, int kind, Py_ssize_t n) {
+    if (kind == BFLOAT16) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            uint32_t bits = as_bits(x[i]), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+            r[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+        }
+        return;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t bits = as_bits(x[i]), magnitude = bits & 0x7fffffffu;
+        uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1)) >> 13;
+        uint32_t subnormal = as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f); /* the sum rounds to steps of 2^-24 */
+        uint32_t infinite = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+        uint32_t value = magnitude >= 143u << 23 ? infinite : magnitude < 113u << 23 ? subnormal : normal;
+        r[i] = (uint16_t)(value | (bits >> 16 & 0x8000u));
+    }
+}
+
+static void run_double(const Task *task) {
+    const Program *program = task->program;
+    double *block[MOST_ARRAYS];
+    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
+        for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (double *)task->arrays[i] + at;
+        combine_double_block(program, block, task->end - at < BLOCK ? task->end - at : BLOCK);
+    }
+}
+
+static void run_float(const Task *task) {
+    const Program *program = task->program;
+    float *block[MOST_ARRAYS];
+    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
+        for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (float *)task->arrays[i] + at;
+        combine_float_block(program, block, task->end - at < BLOCK ? task->end - at : BLOCK);
+    }
+}
+
+/* The same where some arrays are of half precision. */
+static void run_narrow(const Task *task) {
+    const Program *program = task->program;
+    Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
+    float *block[MOST_ARRAYS], widened[MOST_NARROW][BLOCK];
+    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
+        Py_ssize_t n = task->end - at < BLOCK ? task->end - at : BLOCK, used = 0;
+        for (Py_ssize_t i = 0; i < arrays; i++) {
+            block[i] = program->kind[i] == WIDE ? (float *)task->arrays[i] + at : widened[used++];
+            if (program->kind[i] != WIDE && i < inputs)
+                widen(block[i], (uint16_t *)task->arrays[i] + at, program->kind[i], n);
+        }
+        combine_float_block(program, block, n);
+        for (Py_ssize_t i = inputs; i < arrays; i++)
+            if (program->kind[i] != WIDE) narrow((uint16_t *)task->arrays[i] + at, block[i], program->kind[i], n);
+    }
+}
+
 static void *run_task(void *argument) {
     const Task *task = argument;
-    (task->program->is_double ? combine_double_task : combine_float_task)(task);
+    const Program *program = task->program;
+    (program->is_double ? run_double : program->kind ? run_narrow : run_float)(task);
     return NULL;
 }
 
@@ -153,12 +264,64 @@ static void run_tasks(const Program *program, char *const *arrays, Py_ssize_t co
     run_task(&(Task){program, arrays, 0, count});
 }
 
+/* The part of some rows' numbers that one thread works on. */
+static void *run_share(void *argument) {
+    const Share *share = argument;
+    for (Py_ssize_t at = share->begin; at < share->end;) {
+        Py_ssize_t index = at / share->count, first = index * share->count, end = first + share->count;
+        const Row *row = &share->row[index];
+        end = end < share->end ? end : share->end;
+        if (row->program) {
+            const Program *program = row->program;
+            char *arrays[MOST_ARRAYS];
+            size_t size = (size_t)share->count * (program->is_double ? sizeof(double) : sizeof(float));
+            for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
+                int place = program->place[i];
+                if (place >= 0) arrays[i] = row->slots + place * size;
+                else if (place == SAMPLE) arrays[i] = row->sample;
+                else arrays[i] = share->stack[FIRST_STACK - place] + index * size;
+            }
+            run_task(&(Task){program, arrays, at - first, end - first});
+        }
+        at = end;
+    }
+    return NULL;
+}
+
+static void run_shares(const Row *row, Py_ssize_t rows, Py_ssize_t count, char *const *stack, Py_ssize_t threads) {
+    Py_ssize_t total = rows * count, most = total / LEAST_PER_THREAD;
+    threads = threads < most ? threads : most;
+#ifdef _WIN32
+    threads = 1;
+#else
+    if (threads > 1) {
+        Share share[MOST_THREADS];
+        pthread_t thread[MOST_THREADS];
+        int started[MOST_THREADS];
+        threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+        for (Py_ssize_t i = 0; i < threads; i++) {
+            Py_ssize_t end = i + 1 < threads ? total / threads * (i + 1) : total;
+            share[i] = (Share){row, count, stack, total / threads * i, end};
+            started[i] = i > 0 && pthread_create(&thread[i], NULL, run_share, &share[i]) == 0;
+        }
+        for (Py_ssize_t i = 0; i < threads; i++)
+            if (!started[i]) run_share(&share[i]);
+        for (Py_ssize_t i = 0; i < threads; i++)
+            if (started[i]) pthread_join(thread[i], NULL);
+        return;
+    }
+#endif
+    run_share(&(Share){row, count, stack, 0, total});
+}
+
 static void free_program(Program *program) {
     for (Py_ssize_t o = 0; program->output && o < program->outputs; o++) {
         PyMem_Free(program->output[o].source);
         PyMem_Free(program->output[o].coefficient);
     }
     PyMem_Free(program->output);
+    PyMem_Free(program->kind);
+    PyMem_Free(program->place);
     PyMem_Free(program);
 }
 
@@ -189,15 +352,60 @@ static int read_output(Output *output, PyObject *given, Py_ssize_t sources) {
     return 0;
 }
 
-PyDoc_STRVAR(program_doc, "program(is_double, inputs, outputs)\n--\n\n"
+static int read_places(Program *program, PyObject *places) {
+    Py_ssize_t count = PyTuple_Size(places); /* an error if it is none */
+    if (PyErr_Occurred()) return -1;
+    if (count != program->inputs + program->outputs) {
+        PyErr_Format(PyExc_ValueError, "%zd places for %zd inputs and %zd outputs.", count, program->inputs,
+                     program->outputs);
+        return -1;
+    }
+    program->place = PyMem_Calloc(count ? count : 1, sizeof(int));
+    if (!program->place) return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        program->place[i] = (int)PyLong_AsLong(PyTuple_GetItem(places, i));
+        if (PyErr_Occurred()) return -1;
+    }
+    return 0;
+}
+
+static int read_kinds(Program *program, const char *kinds, Py_ssize_t given) {
+    Py_ssize_t count = program->inputs + program->outputs, narrow = 0;
+    for (Py_ssize_t i = 0; i < given; i++) {
+        narrow += kinds[i] != WIDE;
+        if (kinds[i] < WIDE || kinds[i] > FLOAT16) {
+            PyErr_Format(PyExc_ValueError, "kind %d of array %zd: expected 0 to %d.", kinds[i], i, FLOAT16);
+            return -1;
+        }
+    }
+    if (given != count || narrow > MOST_NARROW || (narrow && (program->is_double || program->place))) {
+        PyErr_Format(PyExc_ValueError,
+                     "%zd kinds, %zd of half precision: expected %zd, at most %d of half precision, which neither sums "
+                     "in double precision nor rows can have.",
+                     given, narrow, count, MOST_NARROW);
+        return -1;
+    }
+    if (!narrow) return 0;
+    program->kind = PyMem_Calloc(count, 1);
+    if (!program->kind) return PyErr_NoMemory(), -1;
+    memcpy(program->kind, kinds, count);
+    return 0;
+}
+
+PyDoc_STRVAR(program_doc, "program(is_double, inputs, outputs, places=None, kinds=b'')\n--\n\n"
                           "A program for :func:`combine`. `outputs` holds for each output what it is clipped to "
-                          "(may be infinite) and its terms (source, coefficient).");
+                          "(may be infinite) and its terms (source, coefficient). With the `places` of the inputs and "
+                          "then of the outputs it is one for :func:`combine_rows`. `kinds` says for each of them whether "
+                          "it is of the precision that sums are computed in (0), bfloat16 (1) or float16 (2).");
 
 static PyObject *make_program(PyObject *module, PyObject *arguments) {
     int is_double;
     Py_ssize_t inputs;
-    PyObject *outputs;
-    if (!PyArg_ParseTuple(arguments, "pnO!", &is_double, &inputs, &PyTuple_Type, &outputs)) return NULL;
+    PyObject *outputs, *places = Py_None;
+    const char *kinds = NULL;
+    Py_ssize_t given = 0;
+    if (!PyArg_ParseTuple(arguments, "pnO!|Oy#", &is_double, &inputs, &PyTuple_Type, &outputs, &places, &kinds, &given))
+        return NULL;
     Py_ssize_t count = PyTuple_Size(outputs);
     if (inputs < 0 || inputs + count > MOST_ARRAYS)
         return PyErr_Format(PyExc_ValueError, "%zd inputs and %zd outputs: at most %d together.", inputs, count,
@@ -212,6 +420,8 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
     for (Py_ssize_t o = 0; o < count; o++)
         if (read_output(&program->output[o], PyTuple_GetItem(outputs, o), inputs + o) < 0)
             return free_program(program), NULL;
+    if (places != Py_None && read_places(program, places) < 0) return free_program(program), NULL;
+    if (given && read_kinds(program, kinds, given) < 0) return free_program(program), NULL;
     PyObject *capsule = PyCapsule_New(program, "diffusolve.program", destroy);
     if (!capsule) free_program(program);
     return capsule;
@@ -248,9 +458,78 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
     Py_RETURN_NONE;
 }
 
+/* One row of a call: None, or (program, address of its slots, address of its sample). */
+static int read_row(Row *row, PyObject *given, Py_ssize_t stacks) {
+    if (given == Py_None) return 0;
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != 3) {
+        PyErr_SetString(PyExc_TypeError, "a row is None or a tuple (program, slots, sample).");
+        return -1;
+    }
+    Program *program = PyCapsule_GetPointer(PyTuple_GetItem(given, 0), "diffusolve.program");
+    if (!program) return -1;
+    if (!program->place) {
+        PyErr_SetString(PyExc_ValueError, "the program has no places: it is not for rows.");
+        return -1;
+    }
+    row->slots = PyLong_AsVoidPtr(PyTuple_GetItem(given, 1));
+    row->sample = PyLong_AsVoidPtr(PyTuple_GetItem(given, 2));
+    if (PyErr_Occurred()) return -1;
+    for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
+        int place = program->place[i];
+        if (FIRST_STACK - place >= stacks) {
+            PyErr_Format(PyExc_ValueError, "place %d, but %zd stacks are given.", place, stacks);
+            return -1;
+        }
+        if ((place >= 0 && !row->slots) || (place == SAMPLE && !row->sample)) {
+            PyErr_SetString(PyExc_ValueError, "an address is 0.");
+            return -1;
+        }
+    }
+    row->program = program;
+    return 0;
+}
+
+PyDoc_STRVAR(combine_rows_doc, "combine_rows(rows, count, threads, *stacks)\n--\n\n"
+                               "Run the program of each of `rows`, a list of tuples (program, slots, sample) of "
+                               "addresses, or None where nothing is done. A place from 0 is a slot, `count` numbers "
+                               "each; -1 is the sample; -2 - k is the row's part of the array `stacks[k]` of `count` "
+                               "numbers per row. Nothing is checked that only the arrays could tell.");
+
+static PyObject *combine_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t given) {
+    if (given < 3 || !PyList_Check(arguments[0]))
+        return PyErr_Format(PyExc_TypeError, "expected a list of rows, a count, threads and stacks.");
+    Py_ssize_t rows = PyList_Size(arguments[0]), stacks = given - 3;
+    Py_ssize_t count = PyLong_AsSsize_t(arguments[1]), threads = PyLong_AsSsize_t(arguments[2]);
+    if (PyErr_Occurred()) return NULL;
+    if (rows == 0 || count <= 0) Py_RETURN_NONE;
+    if (stacks > MOST_ARRAYS) return PyErr_Format(PyExc_ValueError, "%zd stacks: at most %d.", stacks, MOST_ARRAYS);
+    char *stack[MOST_ARRAYS];
+    for (Py_ssize_t i = 0; i < stacks; i++) {
+        stack[i] = PyLong_AsVoidPtr(arguments[i + 3]);
+        if (!stack[i]) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an address is 0.");
+            return NULL;
+        }
+    }
+    Row *row = PyMem_Calloc(rows, sizeof(Row));
+    if (!row) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < rows; i++)
+        if (read_row(&row[i], PyList_GetItem(arguments[0], i), stacks) < 0) return PyMem_Free(row), NULL;
+    if (rows * count < LEAST_PER_THREAD) {
+        run_shares(row, rows, count, stack, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        run_shares(row, rows, count, stack, threads);
+        Py_END_ALLOW_THREADS;
+    }
+    PyMem_Free(row);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"program", make_program, METH_VARARGS, program_doc},
     {"combine", (PyCFunction)(void (*)(void))combine, METH_FASTCALL, combine_doc},
+    {"combine_rows", (PyCFunction)(void (*)(void))combine_rows, METH_FASTCALL, combine_rows_doc},
     {NULL, NULL, 0, NULL},
 };
 

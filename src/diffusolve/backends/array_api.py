@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from diffusolve.arrays import Array
@@ -43,7 +43,13 @@ class ArrayBackend:
             return lambda registers: self.zeros(next(iter(registers.values())))
         return lambda registers: self.combine([registers[source] for source in sources], coefficients)
 
-    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters:
+    def scaled(self, source: str, factor: float) -> Combine:
+        """``factor * source`` in the precision of the source."""
+        return lambda registers: self.cast(self.widen(registers[source]) * factor, registers[source])
+
+    def update(
+        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
+    ) -> UpdateRegisters:
         """All `instructions`, one after the other."""
         return one_by_one(self, instructions)
 

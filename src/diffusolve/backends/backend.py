@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import inf
@@ -27,7 +27,10 @@ class Backend(Protocol):
     def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
     def bind(self, sources: Sequence[str], coefficients: Sequence[float], spent: Sequence[str] = ()) -> Combine: ...
-    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters: ...
+    def scaled(self, source: str, factor: float) -> Combine: ...
+    def update(
+        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
+    ) -> UpdateRegisters: ...
     def clip(self, made: Array, limit: float) -> Array: ...
     def zeros(self, like: Array) -> Array: ...
     def widen(self, x: Array) -> Array: ...
@@ -77,11 +80,13 @@ def _torch_backend() -> Backend:
 
     from diffusolve.backends.torch_eager import TorchBackend
 
-    faster = [TorchBackend(dtype) for dtype in (torch.float32, torch.float64)]
+    single, double, halves = torch.float32, torch.float64, (torch.bfloat16, torch.float16)
+    faster = [TorchBackend(dtype) for dtype in (single, double)]
     with suppress(ImportError):  # installed without a compiler
         from diffusolve.backends.native import NativeBackend
 
-        faster = [*(NativeBackend(backend.plain) for backend in faster), *faster]
+        pairs = [(single, single), (double, double), *((sample, half) for half in halves for sample in (half, single))]
+        faster = [*(NativeBackend(*pair) for pair in pairs), *faster]
     return TorchBackend(faster=faster)
 
 

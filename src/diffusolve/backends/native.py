@@ -6,9 +6,9 @@ and everything is left to :mod:`diffusolve.backends.torch_eager`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
-from typing import ClassVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,33 +18,46 @@ from diffusolve.backends import _combine
 from diffusolve.backends.backend import UpdateRegisters
 from diffusolve.backends.program import Instruction, is_simple
 from diffusolve.backends.torch_eager import TorchBackend
+from diffusolve.plan import OUTPUT, UNGUIDED
 
-__all__ = ["NativeBackend"]
+__all__ = ["LARGE", "MOST_ARRAYS", "NativeBackend", "in_order", "is_watched"]
+
+Source = TypeVar("Source")
 
 is_compiling, is_watched = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
 
 LARGE = 1 << 20
 """Arrays with this many elements are shared out to threads."""
 
-MOST_ARRAYS = 60
-"""Stages with more inputs and outputs are left to PyTorch."""
+MOST_ARRAYS, MOST_NARROW = 60, 12
+"""Stages with more inputs and outputs, or more of half precision, are left to PyTorch."""
+
+
+KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
+"""What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
 
 
 class NativeBackend(TorchBackend):
-    """Updates of contiguous CPU tensors of one precision that need no gradients.
+    """Updates of contiguous CPU tensors that need no gradients. Sums of half-precision numbers are of single precision.
 
     Args:
-        plain: the precision, float32 or float64.
+        sample, output: the precisions of the samples and of what the network says of them, both float64 or neither.
     """
 
-    fuses: ClassVar[bool] = True
+    def __init__(self, sample: torch.dtype, output: torch.dtype) -> None:
+        self.sample, self.output = sample, output
+        self.sums = torch.promote_types(torch.promote_types(sample, output), torch.float32)
+        super().__init__(self.sums if sample is output is self.sums else None)
+
+    def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
+        """Whether this is the fastest for a program that is `simple` or not."""
+        return not (simple and self.plain) and self.takes(x, output)
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
         """Whether what is bound here can be run on these tensors."""
-        plain = self.plain
         return (
-            x.dtype is plain
-            and output.dtype is plain
+            x.dtype is self.sample
+            and output.dtype is self.output
             and type(x) is type(output) is Tensor
             and x.is_cpu
             and output.is_cpu
@@ -56,38 +69,73 @@ class NativeBackend(TorchBackend):
             and not is_compiling()
         )
 
-    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters:
-        """All `instructions`, where the registers `foreign` hold tensors that the run has not made."""
+    def update(
+        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
+    ) -> UpdateRegisters:
+        """See :meth:`TorchBackend.update`."""
         eager = super().update(instructions)
         names = [made.register for made in instructions]
         inputs = sorted(_inputs(instructions), key=lambda name: name in foreign)
         empty = not all(made.sources for made in instructions)
-        if empty or inputs[0] in foreign or len(inputs) + len(names) > MOST_ARRAYS or is_simple(instructions):
+        dtypes = [self._dtype(name, samples, foreign) for name in (*inputs, *names)]
+        narrow = sum(KINDS[dtype] > 0 for dtype in dtypes)
+        targets = list(zip(names, dtypes[len(inputs) :], strict=True))
+
+        def leave(registers: dict[str, Tensor]) -> None:
+            eager(registers)
+            for name, dtype in targets:  # so that later stages can read it
+                if not _is_plain(registers[name], dtype):
+                    registers[name] = registers[name].to(dtype).contiguous()
+
+        if self.plain and is_simple(instructions) and not any(name in foreign for name in inputs):
             return eager
+        if empty or inputs[0] in foreign or len(dtypes) > MOST_ARRAYS or narrow > MOST_NARROW:
+            return leave
         place = {name: index for index, name in enumerate((*inputs, *names))}
         outputs = tuple(
-            (made.limit, tuple((place[source], c) for source, c in _in_order(made))) for made in instructions
+            (made.limit, tuple((place[source], c) for source, c in in_order(made.sources, made.coefficients)))
+            for made in instructions
         )
-        program = _combine.program(self.plain is torch.float64, len(inputs), outputs)
-        targets = [(made.register, next(iter(made.spent), None)) for made in instructions]
-        checked = [name for name in foreign if name in inputs]
+        kinds = bytes(KINDS[dtype] for dtype in dtypes)
+        program = _combine.program(self.sums is torch.float64, len(inputs), outputs, None, kinds)
+        held = dict(zip((*inputs, *names), dtypes, strict=True))
+        made_of = [
+            (name, next((spent for spent in made.spent if held[spent] is dtype), None), dtype)
+            for made, (name, dtype) in zip(instructions, targets, strict=True)
+        ]
+        checked = [(name, self.sample) for name in inputs if name in foreign]
         combine, empty_like, address, first = _combine.combine, torch.empty_like, Tensor.data_ptr, inputs[0]
         read = itemgetter(*inputs) if len(inputs) > 1 else lambda registers: (registers[first],)
 
         def update(registers: dict[str, Tensor]) -> None:
             like = registers[first]
-            for name in checked:
-                if registers[name].shape != like.shape or not self.takes(registers[name], like):
-                    return eager(registers)
+            for name, expected in checked:
+                if registers[name].shape != like.shape or not _is_plain(registers[name], expected):
+                    return leave(registers)
             addresses = [*map(address, read(registers))]
-            for register, spent in targets:
-                registers[register] = made = empty_like(like) if spent is None else registers[spent]
+            for register, spent, dtype in made_of:
+                if spent is not None:
+                    made = registers[spent]
+                else:
+                    made = empty_like(like) if dtype is like.dtype else empty_like(like, dtype=dtype)
+                registers[register] = made
                 addresses.append(address(made))
             count = like.numel()
             combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
             return None
 
         return update
+
+    def _dtype(self, register: str, samples: Collection[str], foreign: Collection[str]) -> torch.dtype:
+        """What `register` holds: of half precision are only samples, outputs and noise."""
+        if register in (OUTPUT, UNGUIDED):
+            return self.output
+        return self.sample if register in samples or register in foreign else self.sums
+
+
+def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the compiled module can read `x`."""
+    return x.dtype is dtype and type(x) is Tensor and x.is_cpu and x.is_contiguous() and not x.requires_grad
 
 
 def _inputs(instructions: Sequence[Instruction]) -> list[str]:
@@ -100,7 +148,7 @@ def _inputs(instructions: Sequence[Instruction]) -> list[str]:
     return list(inputs)
 
 
-def _in_order(made: Instruction) -> list[tuple[str, float]]:
+def in_order(sources: Sequence[Source], coefficients: Sequence[float]) -> list[tuple[Source, float]]:
     """The terms, large ones last, so that the rounding errors of their sum do not count."""
-    terms = zip(made.sources, made.coefficients, strict=True)
+    terms = zip(sources, coefficients, strict=True)
     return sorted(terms, key=lambda term: (term[1] == 1.0, abs(term[1])))

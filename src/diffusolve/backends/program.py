@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
-from diffusolve.plan import OUTPUT, NoiseTerm, Plan, Stage, Write
+from diffusolve.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, Stage, Write
 
 __all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan", "is_simple"]
 
@@ -49,17 +49,18 @@ class Program(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def compile_plan(plan: Plan, convert_always: bool, limit: float = inf) -> Program:
+def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: bool = False) -> Program:
     """The program of `plan`, with data predictions clipped to plus and minus `limit`.
 
     A data prediction is computed where a later stage needs it, or everywhere if `convert_always` or clipped; elsewhere
     the updates take it apart into sample and output, so that a step is one combination of these. What is only
     remembered (it is neither a sample nor transformed or clipped) is kept up to a factor that saves its first term the
-    multiplication, and spent where it is read last.
+    multiplication, and spent where it is read last. So are samples and outputs that are `donated`.
     """
     samples = {plan.result, *(stage.sample for stage in plan.stages)}
     written = {write.register for stage in plan.stages for write in stage.update.writes}
     own = written - samples if convert_always else (written - samples) | {stage.data for stage in plan.stages}
+    noises = {noise.register for stage in plan.stages for noise in stage.update.noises}
     factors: dict[str, float] = {}
     stages = []
     opening = tuple(_instruction(write, {}) for write in plan.opening.writes)
@@ -79,7 +80,8 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf) -> Progra
             instructions.append(made)
         frees = tuple(register for register in update.frees if converts or register != stage.data)
         following = plan.next_sample(index)
-        spending = tuple(_spending(instructions, own & set(frees)))
+        dead = {OUTPUT, UNGUIDED, *frees} - noises if donated else own & set(frees)
+        spending = tuple(_spending(instructions, dead))
         stages.append(ProgramStage(stage, converts, update.noises, spending, frees, following))
     simple = all(is_simple(stage.instructions) for stage in stages)
     return Program(plan.opening.noises, opening, tuple(stages), simple)

@@ -43,21 +43,31 @@ class Run:
 
     A plan that ``reads_unguided`` (CFG++) takes two outputs, ``run.step(guided, x, unguided)``.
 
-    Half-precision samples are combined in float32 and come back in float32; cast them where they leave your loop.
+    Half-precision samples are combined in float32 and come back in the precision that they have; for a loop that rounds
+    to half precision at its end only, begin with a float32 sample.
 
     Args:
         plan: what to do.
         draw_noise: where a stochastic plan's noise comes from.
         transform: applied to every data prediction before it is used; it may write to it.
+        donate: the samples and outputs that :meth:`step` is given may be overwritten, so that it takes no memory but
+            for what it remembers. Not for tensors that gradients flow through, nor for one that is both.
     """
 
-    def __init__(self, plan: Plan, draw_noise: DrawNoise | None = None, transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        draw_noise: DrawNoise | None = None,
+        transform: Transform | None = None,
+        donate: bool = False,
+    ) -> None:
         if plan.is_stochastic and draw_noise is None:
             raise ValueError(f"{plan.solver} is stochastic: give its run a source of noise.")
         self.plan = plan
         self.position = 0
         self._draw_noise = draw_noise
         self.transform = transform
+        self.donate = donate
         self._registers: dict[str, Any] = {}
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
@@ -72,6 +82,11 @@ class Run:
     def holds_nothing(self) -> bool:
         """Whether nothing is remembered from earlier stages."""
         return not self._registers
+
+    @property
+    def registers(self) -> dict[str, Array]:
+        """What is remembered from earlier stages, by the plan's names. Not to be changed."""
+        return self._registers
 
     @property
     def last_stage(self) -> Stage:
@@ -94,11 +109,12 @@ class Run:
         registers = self._registers
         registers[self.plan.initial] = x
         self._draw(opening.noises, x)
-        one_by_one(backend_of(x), compile_plan(*self._compiled).opening)(registers)
+        backend = backend_of(x)
+        one_by_one(backend, compile_plan(*self._compiled).opening)(registers)
         sample = registers[self.plan.stages[0].sample]
         for register in opening.frees:
             del registers[register]
-        return sample
+        return backend.cast(sample, x)
 
     def model_input(self, x: Array) -> Array:
         """What the network sees of sample `x`."""
@@ -134,6 +150,8 @@ class Run:
         if self.position >= len(stages):
             raise self._is_over()
         stage = stages[self.position]
+        if self.donate:
+            _check_donated(x, output)
         if unguided is not None or stage.reads_unguided:
             stage = self._with_unguided(stage, x, unguided)
         registers = self._registers
@@ -150,7 +168,7 @@ class Run:
         self.position += 1
         if self.position == len(stages):
             registers.clear()
-        return next_sample
+        return next_sample if next_sample.dtype is x.dtype else self._backend.cast(next_sample, x)
 
     def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None) -> BoundStage:
         """`stage` for the unguided output as well, which is put into its register where the stage reads it."""
@@ -191,11 +209,11 @@ class Run:
         return self._stages
 
     @property
-    def _compiled(self) -> tuple[Plan, bool, float]:
-        """What the program depends on: the plan, whether data are transformed, and what they are clipped to."""
+    def _compiled(self) -> tuple[Plan, bool, float, bool]:
+        """What the program depends on: the plan, whether data are transformed, their limit, and what is donated."""
         if isinstance(self.transform, Clip):
-            return self.plan, False, self.transform.limit
-        return self.plan, self.transform is not None, inf
+            return self.plan, False, self.transform.limit, self.donate
+        return self.plan, self.transform is not None, inf, self.donate
 
     def again(self, draw_noise: DrawNoise | None) -> Run:
         """Another run of the same plan and transform, with this one's preparations."""
@@ -218,6 +236,13 @@ class Run:
         return {**vars(self), "_stages": (), "_backend": None, "_shape": None}  # functions, made again from the plan
 
 
+def _check_donated(x: Array, output: Array) -> None:
+    if x is output:
+        raise ValueError("the sample and the network's output are the same array, and both are donated: copy one.")
+    if getattr(x, "requires_grad", False) or getattr(output, "requires_grad", False):
+        raise ValueError("a tensor that requires gradients cannot be overwritten: leave donate=True out.")
+
+
 class BoundStage(NamedTuple):
     """A stage for one backend; what it does needs the registers only. `convert` makes data predictions to transform."""
 
@@ -233,21 +258,26 @@ class BoundStage(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _bound_stages(plan: Plan, transforms: bool, limit: float, backend: Any) -> tuple[BoundStage, ...]:
+def _bound_stages(plan: Plan, transforms: bool, limit: float, donated: bool, backend: Any) -> tuple[BoundStage, ...]:
     bound = []
-    for made in compile_plan(plan, transforms, limit).stages:
+    samples = frozenset(stage.sample for stage in plan.stages)
+    noises = {
+        noise.register for update in (plan.opening, *(stage.update for stage in plan.stages)) for noise in update.noises
+    }
+    for made in compile_plan(plan, transforms, limit, donated).stages:
         stage = made.plan_stage
         instructions = made.instructions[1:] if transforms else made.instructions
         reads_unguided = stage.reads_unguided
-        foreign = [noise.register for noise in made.noises] + [stage.data] * transforms
+        theirs = samples | {made.next_sample}
+        foreign = noises | {stage.data} if transforms else noises
         bound.append(
             BoundStage(
-                None if stage.scale == 1.0 else backend.bind((stage.sample,), (stage.scale,)),
+                None if stage.scale == 1.0 else backend.scaled(stage.sample, stage.scale),
                 stage.sample,
                 stage.data,
                 backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)) if transforms else None,
                 made.noises,
-                backend.update(instructions, foreign),
+                backend.update(instructions, theirs, foreign),
                 (*made.frees, UNGUIDED) if reads_unguided else made.frees,
                 made.next_sample,
                 reads_unguided,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
 from diffusolve.backends.program import Instruction
+from diffusolve.plan import OUTPUT, UNGUIDED
 
 __all__ = ["TorchBackend"]
 
@@ -36,8 +36,6 @@ class TorchBackend:
         faster: backends for some tensors only, the fastest first.
     """
 
-    fuses: ClassVar[bool] = False
-
     def __init__(self, plain: torch.dtype | None = None, faster: Sequence[TorchBackend] = ()) -> None:
         self.plain = plain
         self.faster = faster
@@ -45,8 +43,11 @@ class TorchBackend:
 
     def specialised(self, x: Tensor, output: Tensor, simple: bool) -> TorchBackend:
         """The fastest backend for tensors like these, and a program that is `simple` or not."""
-        candidates = (backend for backend in self.faster if not (simple and backend.fuses))
-        return next((backend for backend in candidates if backend.takes(x, output)), self)
+        return next((backend for backend in self.faster if backend.suits(x, output, simple)), self)
+
+    def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
+        """Whether this is the fastest for tensors like these, and a program that is `simple` or not."""
+        return self.takes(x, output)
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
         """Whether what is bound here can be run on these tensors."""
@@ -103,8 +104,21 @@ class TorchBackend:
             return lambda registers: add(wide(registers[source]), other(registers), alpha=factor)
         return lambda registers: add(registers[source], other(registers), alpha=factor)
 
-    def update(self, instructions: Sequence[Instruction], foreign: Sequence[str] = ()) -> UpdateRegisters:
-        """All `instructions`, where the registers `foreign` hold tensors that the run has not made."""
+    def scaled(self, source: str, factor: float) -> Combine:
+        """``factor * source`` in the precision of the source."""
+        if self.plain is not None:
+            return self._scaled(source, factor, False)
+        return lambda registers: torch.mul(registers[source], factor)  # one rounding, in half precision too
+
+    def update(
+        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
+    ) -> UpdateRegisters:
+        """All `instructions`, where the registers `samples` hold samples and `foreign` what the run has not made."""
+        if self.plain is None:  # sums may be of another precision than samples and outputs
+            theirs = {*samples, *foreign, OUTPUT, UNGUIDED}
+            instructions = [
+                made._replace(spent=tuple(name for name in made.spent if name not in theirs)) for made in instructions
+            ]
         return one_by_one(self, instructions)
 
     def clip(self, made: Tensor, limit: float) -> Tensor:

@@ -55,11 +55,11 @@ def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:
 
 def _config_file(given: Path) -> Path:
     """The configuration in a file, a scheduler's folder or a pipeline's."""
-    places = [given] if given.is_file() else [given / CONFIG_FILE, given / "scheduler" / CONFIG_FILE]
+    places = [given / CONFIG_FILE, given / "scheduler" / CONFIG_FILE] if given.is_dir() else [given]
     for path in places:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"there is no {' and no '.join(map(str, places))}: expected a {CONFIG_FILE}.")
+    raise FileNotFoundError(f"there is no {' and no '.join(map(str, places))}: expected a {CONFIG_FILE} or a folder with one.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from diffusolve.sampling.denoiser import GuidedNetwork, Network, ScheduledNetwork
 from diffusolve.sampling.direct import run_directly
-from diffusolve.sampling.sample import Progress, Report, sample, sample_with_report, start
+from diffusolve.sampling.sample import Progress, Report, noise_between_steps, sample, sample_with_report, start
 from diffusolve.sampling.sampler import Sampler
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Report",
     "Sampler",
     "ScheduledNetwork",
+    "noise_between_steps",
     "run_directly",
     "sample",
     "sample_with_report",

@@ -21,7 +21,7 @@ from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
 
-__all__ = ["Progress", "Report", "sample", "sample_with_report", "start"]
+__all__ = ["Progress", "Report", "noise_between_steps", "sample", "sample_with_report", "start"]
 
 
 class Progress(NamedTuple):
@@ -85,6 +85,7 @@ def sample(
     progress: bool = False,
     gradients: bool = False,
     clip: ClipData | None = None,
+    donate: bool = False,
 ) -> Array:
     """Walk `x` from noise to data and return the result, an array like `x`.
 
@@ -102,6 +103,8 @@ def sample(
         progress: show a progress bar.
         gradients: let gradients flow through the whole run; memory then grows with every evaluation.
         clip: applied to each prediction of x0 before it is used, for example ``lambda x0: x0.clip(-1, 1)``.
+        donate: `x`, each sample and each output of the network may be overwritten once it has been used. What a run
+            takes of memory beyond them is then what its sampler remembers of earlier steps.
 
     Raises:
         ValueError: arguments that are missing or contradict each other, shapes that differ.
@@ -119,6 +122,7 @@ def sample(
         progress=progress,
         gradients=gradients,
         clip=clip,
+        donate=donate,
     )[0]
 
 
@@ -135,16 +139,19 @@ def sample_with_report(
     progress: bool = False,
     gradients: bool = False,
     clip: ClipData | None = None,
+    donate: bool = False,
 ) -> tuple[Array, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
     backend = backend_of(x)
     _check_sample(backend, x)
+    if donate and gradients:
+        raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
     with _gradient_mode(x, gradients):
         if isinstance(sampler, Plan):
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
             _check_prediction(network, sampler, prediction_type)
-            return _run_plan(network, x, sampler, noise, callback, progress, clip)
+            return _run_plan(network, x, sampler, noise, callback, progress, clip, donate)
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
@@ -159,15 +166,15 @@ def sample_with_report(
             if steps is not None:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
             grid = sampler.grid(noise_schedule, 1)  # where to start and where to end
-            noise = _noise_between_steps(sampler, grid, noise)
+            noise = noise_between_steps(sampler, grid, noise)
             return _run_adaptive(network, x, sampler, grid, prediction(predicts), noise, callback, progress, clip)
         plan = sampler.plan(noise_schedule, predicts, steps)
         if plan.is_stochastic:
-            noise = _noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
-        return _run_plan(network, x, plan, noise, callback, progress, clip)
+            noise = noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
+        return _run_plan(network, x, plan, noise, callback, progress, clip, donate)
 
 
-def _noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
+def noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
     """The noise that `sampler` adds, from the seeds given."""
     if not sampler.seed_offset and not sampler.brownian:
         return noise
@@ -191,11 +198,12 @@ def _run_plan(
     callback: Callback | None,
     progress: bool,
     clip: ClipData | None,
+    donate: bool,
 ) -> tuple[Array, Report]:
     backend = backend_of(x)
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: clip(data)
-    run = Run(plan, draw_noise, transform)
+    run = Run(plan, draw_noise, transform, donate)
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
     x = run.begin(backend.widen(x))

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.log_snr_space import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.scheduler import Options
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.solvers import Solver
 from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
@@ -90,8 +90,9 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         timesteps: Sequence[float] | None = None,
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
-        self._shift_flow(mu)
-        self._set_timesteps(num_inference_steps, device, timesteps)
+        with self._runs.lock:
+            self._shift_flow(mu)
+            self._set_timesteps(num_inference_steps, device, timesteps)
 
     def step(
         self,
@@ -134,7 +135,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         config = self.config
         common = {"order": config["solver_order"], "orders": tuple(orders), "solver_type": config["solver_type"]}
         if self._extrapolates_noise:
-            return dpm_singlestep.with_options(**common)
+            return dpm_singlestep.with_options(**common, earliest_midpoint=0.0)  # diffusers sets no limit
         if config["algorithm_type"] == "sde-dpmsolver++":
             common |= {"eta": 1.0, "noise": "path", "third_order": "diffusers_sde"}
         return dpmpp_singlestep.with_options(**common)

@@ -87,12 +87,30 @@ def dpmpp_singlestep(
 
 @solver(paper="Lu et al. 2022, DPM-Solver, algorithms 1 and 2, and equation B.9")
 def dpm_singlestep(
-    grid: Grid, x: Value, *, order: int = 2, orders: tuple[int, ...] = (), solver_type: str = "midpoint"
+    grid: Grid,
+    x: Value,
+    *,
+    order: int = 2,
+    orders: tuple[int, ...] = (),
+    solver_type: str = "midpoint",
+    earliest_midpoint: float = 0.4,
 ) -> SolverRun:
     """Integrates a polynomial in log-SNR through the noise predictions of a group of up to `order` steps exactly.
 
-    Arguments as :func:`dpmpp_singlestep`.
+    Args:
+        order, orders, solver_type: as :func:`dpmpp_singlestep` has them.
+        earliest_midpoint: how far on the way of a group's two steps in log-SNR, from 0 to 1, the second prediction has
+            to be for "midpoint" to take it for that in the middle; earlier ones are weighed as "heun" weighs them. The
+            paper asks halfway. Grids of timesteps often end with a step several times as long as the one before, and
+            where the noise falls by exp(h) on the way, an early prediction for that in the middle weighs about h / 2
+            times too much. 0 takes all for that in the middle.
+
+    A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
+    if not 0.0 <= earliest_midpoint <= 1.0:
+        raise ValueError(
+            f"earliest_midpoint is {earliest_midpoint:g}: expected a part of the way, from 0 to 1 (0.4 is usual)."
+        )
     group: list[tuple[Value, Point]] = []
     start = x
     for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
@@ -106,14 +124,19 @@ def dpm_singlestep(
             first, beginning = group[0]
             h = t.log_snr - beginning.log_snr
             x = (t.alpha / beginning.alpha) * start - t.sigma * expm1(h) * first
-            for weight, other in _differences(group, t, h, solver_type):
+            for weight, other in _differences(group, t, h, solver_type, earliest_midpoint=earliest_midpoint):
                 x = x - t.sigma * weight * other
         group = _continued(group, s, t)
     return x
 
 
 def _differences(
-    group: Sequence[tuple[Value, Point]], t: Point, k: float, solver_type: str, third_order: str = "taylor"
+    group: Sequence[tuple[Value, Point]],
+    t: Point,
+    k: float,
+    solver_type: str,
+    third_order: str = "taylor",
+    earliest_midpoint: float = 0.0,
 ) -> list[tuple[float, Value]]:
     """What a step to `t` adds for the change of the predictions in `group`: (weight, difference from the first).
 
@@ -126,7 +149,8 @@ def _differences(
     nodes = [(point.log_snr - beginning.log_snr) / (t.log_snr - beginning.log_snr) for _, point in others]
     slope = expm1(k) / k - 1
     if len(others) == 1:
-        return [((expm1(k) / 2 if solver_type == "midpoint" else slope) / nodes[0], others[0][0] - first)]
+        in_middle = solver_type == "midpoint" and nodes[0] >= earliest_midpoint
+        return [((expm1(k) / 2 if in_middle else slope) / nodes[0], others[0][0] - first)]
     (r1, r2), curvature = nodes, 2 * THIRD_ORDERS[third_order](slope / k)
     if solver_type == "midpoint":
         return [(slope / r2, others[1][0] - first)]
