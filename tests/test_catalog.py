@@ -10,7 +10,7 @@ import pytest
 from diffusolve import k_diffusion
 from diffusolve.catalog import ALIASES, CATALOG, SCHEDULE_TYPES, sampler
 from diffusolve.denoisers import GaussianDenoiser
-from diffusolve.errors import UnknownNameError
+from diffusolve.errors import NotPlannableError, UnknownNameError
 from diffusolve.noise import SD15, FlowMatching, VarianceExploding
 from diffusolve.sampling import sample
 from diffusolve.solvers import SOLVERS, euler
@@ -163,6 +163,14 @@ def test_every_name_means_one_sampler() -> None:
     assert len(set(names)) == len(names)
     assert {entry.nearest for entry in CATALOG.values()} <= set(CATALOG)
     assert {entry.automatic for entry in CATALOG.values()} <= set(SCHEDULE_TYPES)
+
+
+@pytest.mark.parametrize("schedule_type", [*SCHEDULE_TYPES, "Automatic"])
+def test_dpm_adaptive_walks_the_whole_schedule_whichever_type_is_named(schedule_type: str) -> None:
+    grid = sampler(f"DPM adaptive {schedule_type}").grid(SD15, 1)
+    assert [point.sigma / point.alpha for point in grid] == pytest.approx([SD15.sigma_max, SD15.sigma_min])
+    with pytest.raises(NotPlannableError, match="chooses its steps by looking at the data"):
+        sampler(f"DPM adaptive {schedule_type}").plan(SD15, "epsilon", 20)
 
 
 A1111 = (

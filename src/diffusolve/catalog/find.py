@@ -65,7 +65,7 @@ def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> 
 def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]) -> Spacing:
     if isinstance(wanted, Spacing):
         return wanted
-    if entry.spaces_itself and not entry.solver.adaptive:
+    if entry.spaces_itself:  # between the ends of the schedule, whichever type is named
         return Exponential()
     if wanted is None:
         return Linspace()

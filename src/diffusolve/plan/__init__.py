@@ -2,7 +2,7 @@
 
 from diffusolve.plan.combination import Combination
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
-from diffusolve.plan.trace import check_space, plan_for, trace
+from diffusolve.plan.trace import check_plannable, check_space, plan_for, trace
 
 __all__ = [
     "OUTPUT",
@@ -14,6 +14,7 @@ __all__ = [
     "Stage",
     "Update",
     "Write",
+    "check_plannable",
     "check_space",
     "plan_for",
     "trace",

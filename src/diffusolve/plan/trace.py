@@ -31,11 +31,7 @@ def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
             where that does not hold.
         SingularPointError: a coefficient has no finite value.
     """
-    if solver.adaptive:
-        raise NotPlannableError(
-            f"{solver.name} chooses its steps by looking at the data, so there is no fixed table of coefficients for "
-            "it: run it with diffusolve.sample()."
-        )
+    check_plannable(solver)
     check_space(solver, grid)
     tracer = _Tracer(solver, prediction, _Stage(None, grid[0], 0, "x0", ""))
     run = solver(grid, Combination({"x0": 1.0}))
@@ -48,6 +44,15 @@ def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
             break
         answer = tracer.answer(request)
     return tracer.finish(result, grid)
+
+
+def check_plannable(solver: Solver) -> None:
+    """Raise if `solver` chooses its steps by the data."""
+    if solver.adaptive:
+        raise NotPlannableError(
+            f"{solver.name} chooses its steps by looking at the data, so there is no fixed table of coefficients for "
+            "it: run it with diffusolve.sample()."
+        )
 
 
 def check_space(solver: Solver, grid: Grid) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from diffusolve.noise import Grid, NoiseSchedule, Space
-from diffusolve.plan import Plan, plan_for
+from diffusolve.plan import Plan, check_plannable, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.solvers import Solver
 from diffusolve.spacing import Linspace, Spacing
@@ -75,4 +75,5 @@ def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int | None) ->
 
 @lru_cache(maxsize=1024)
 def _plan(sampler: Sampler, noise_schedule: NoiseSchedule, prediction_type: Prediction, steps: int | None) -> Plan:
+    check_plannable(sampler.solver)  # before a grid that an adaptive solver has no use for
     return plan_for(sampler.solver, _grid(sampler, noise_schedule, steps), prediction_type)
