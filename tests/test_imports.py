@@ -29,6 +29,7 @@ KNOWS: dict[str, set[str]] = {
     "backends": {"errors", "arrays", "plan"},
     "randomness": {"errors", "arrays"},
     "sampling": LEAVES | SAMPLING,
+    "batching": {"arrays", "backends", "plan", "randomness"},
     "denoisers": {"errors", "arrays", "noise", "prediction"},
     "hub": LEAVES,
     "config": LEAVES | {"hub"},
@@ -36,11 +37,20 @@ KNOWS: dict[str, set[str]] = {
     "schedulers": LEAVES | SAMPLING | {"hub", "config", "diffusers_bridge"},
     "k_diffusion": LEAVES | SAMPLING | {"sampling"},
     "catalog": {"errors", "files", "noise", "spacing", "solvers", "sampling", "config", "schedulers", "k_diffusion"},
+    "serving": LEAVES | SAMPLING | {"sampling", "batching", "catalog"},
 }
 FACES = {"cli"}
 """These may import whatever is above, and nothing imports them."""
 
-TORCH_AT_TOP = {"backends/native.py", "backends/torch_eager.py", "denoisers/digits_network.py", "denoisers/pipeline.py"}
+TORCH_AT_TOP = {
+    "backends/fused.py",
+    "backends/native.py",
+    "backends/torch_eager.py",
+    "batching/compiled.py",
+    "batching/plan_module.py",
+    "denoisers/digits_network.py",
+    "denoisers/pipeline.py",
+}
 """Files that are only imported when torch is wanted, besides the rooms that are for its users:"""
 FOR_TORCH = {"cli", "hub", "k_diffusion", "schedulers"}
 

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from diffusolve import diffusers_bridge
 
 if TYPE_CHECKING:
+    from diffusolve import serving as serving
     from diffusolve.backends import Run as Run
+    from diffusolve.batching import BatchRun as BatchRun
+    from diffusolve.batching.plan_module import PlanModule as PlanModule
     from diffusolve.catalog import CATALOG as CATALOG
     from diffusolve.catalog import from_diffusers as from_diffusers
     from diffusolve.catalog import sampler as sampler
@@ -69,6 +72,7 @@ diffusers_bridge.watch()
 
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {
+    "BatchRun": "batching",
     "DDIMScheduler": "schedulers.ddim",
     "DDPMScheduler": "schedulers.ddpm",
     "DEISMultistepScheduler": "schedulers.deis_multistep",
@@ -93,6 +97,7 @@ _HOME = {
     "KarrasDiffusionSchedulers": "schedulers.compatible",
     "NoiseSchedule": "noise",
     "Plan": "plan",
+    "PlanModule": "batching.plan_module",
     "PushToHubMixin": "hub",
     "Report": "sampling",
     "Run": "backends",
@@ -110,10 +115,15 @@ _HOME = {
     "start": "sampling",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+_ROOMS = ("serving",)
+"""Parts of the package that are public as they are."""
+
+__all__ = ["__version__", *sorted((*_HOME, *_ROOMS))]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends.program import Instruction
 
-__all__ = ["Array", "Backend", "Combine", "UpdateRegisters", "backend_of", "one_by_one"]
+__all__ = ["Array", "Backend", "Combine", "UpdateRegisters", "backend_of", "fused_backend", "one_by_one"]
 
 Combine = Callable[[Mapping[str, Array]], Array]
 """A linear combination of registers with everything but the registers' values settled."""
@@ -72,6 +72,14 @@ def backend_of(x: Array) -> Backend:
         TypeError: `x` is no array of a library with the Python array API.
     """
     return _torch_backend() if is_torch(x) else _array_backend(namespace(x))
+
+
+@lru_cache(maxsize=1)
+def fused_backend() -> Backend:
+    """The backend that compiles a kernel for each stage. Only for torch."""
+    from diffusolve.backends.fused import FusedBackend
+
+    return FusedBackend()
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import UpdateRegisters
-from diffusolve.backends.program import Instruction, is_simple
+from diffusolve.backends.program import Instruction, inputs_of, is_simple
 from diffusolve.backends.torch_eager import TorchBackend
 from diffusolve.plan import OUTPUT, UNGUIDED
 
@@ -75,7 +75,7 @@ class NativeBackend(TorchBackend):
         """See :meth:`TorchBackend.update`."""
         eager = super().update(instructions)
         names = [made.register for made in instructions]
-        inputs = sorted(_inputs(instructions), key=lambda name: name in foreign)
+        inputs = sorted(inputs_of(instructions), key=lambda name: name in foreign)
         empty = not all(made.sources for made in instructions)
         dtypes = [self._dtype(name, samples, foreign) for name in (*inputs, *names)]
         narrow = sum(KINDS[dtype] > 0 for dtype in dtypes)
@@ -136,16 +136,6 @@ class NativeBackend(TorchBackend):
 def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether the compiled module can read `x`."""
     return x.dtype is dtype and type(x) is Tensor and x.is_cpu and x.is_contiguous() and not x.requires_grad
-
-
-def _inputs(instructions: Sequence[Instruction]) -> list[str]:
-    """The registers that the instructions read and do not write before."""
-    inputs: dict[str, None] = {}
-    written: set[str] = set()
-    for made in instructions:
-        inputs |= dict.fromkeys(source for source in made.sources if source not in written)
-        written.add(made.register)
-    return list(inputs)
 
 
 def in_order(sources: Sequence[Source], coefficients: Sequence[float]) -> list[tuple[Source, float]]:

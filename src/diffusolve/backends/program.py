@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from diffusolve.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, Stage, Write
 
-__all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan", "is_simple"]
+__all__ = ["OUTPUT", "Instruction", "Program", "ProgramStage", "compile_plan", "inputs_of", "is_simple"]
 
 ROUNDING = 1e-15
 """A folded coefficient this small against its parts is their rounding error."""
@@ -138,3 +138,13 @@ def _spending(instructions: Sequence[Instruction], registers: Set[str]) -> Itera
     for index, instruction in enumerate(instructions):
         later = {source for other in instructions[index + 1 :] for source in other.sources}
         yield instruction._replace(spent=tuple(s for s in instruction.sources if s in registers and s not in later))
+
+
+def inputs_of(instructions: Sequence[Instruction]) -> list[str]:
+    """The registers that the instructions read and do not write before."""
+    inputs: dict[str, None] = {}
+    written: set[str] = set()
+    for made in instructions:
+        inputs |= dict.fromkeys(source for source in made.sources if source not in written)
+        written.add(made.register)
+    return list(inputs)

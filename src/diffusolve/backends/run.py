@@ -8,12 +8,15 @@ from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-from diffusolve.arrays import Array
-from diffusolve.backends.backend import Combine, UpdateRegisters, backend_of, one_by_one
+from diffusolve.arrays import Array, is_torch
+from diffusolve.backends.backend import Combine, UpdateRegisters, backend_of, fused_backend, one_by_one
 from diffusolve.backends.program import OUTPUT, compile_plan
+from diffusolve.errors import unknown_name
 from diffusolve.plan import UNGUIDED, NoiseTerm, Plan, Stage
 
-__all__ = ["Clip", "DrawNoise", "Run", "Transform"]
+__all__ = ["BACKENDS", "Clip", "DrawNoise", "Run", "Transform"]
+
+BACKENDS = ("auto", "fused")
 
 DrawNoise = Callable[[Array, float, float], Array]
 """Draws standard normal noise like an array, for the interval between two sigmas."""
@@ -50,6 +53,8 @@ class Run:
         plan: what to do.
         draw_noise: where a stochastic plan's noise comes from.
         transform: applied to every data prediction before it is used; it may write to it.
+        backend: "auto", or "fused", which lets torch.compile make a kernel for each form of a stage: on a GPU a stage
+            is then one kernel. The first run takes seconds to compile them.
         donate: the samples and outputs that :meth:`step` is given may be overwritten, so that it takes no memory but
             for what it remembers. Not for tensors that gradients flow through, nor for one that is both.
     """
@@ -60,7 +65,10 @@ class Run:
         draw_noise: DrawNoise | None = None,
         transform: Transform | None = None,
         donate: bool = False,
+        backend: str = "auto",
     ) -> None:
+        if backend not in BACKENDS:
+            raise unknown_name("backend", backend, BACKENDS)
         if plan.is_stochastic and draw_noise is None:
             raise ValueError(f"{plan.solver} is stochastic: give its run a source of noise.")
         self.plan = plan
@@ -68,6 +76,7 @@ class Run:
         self._draw_noise = draw_noise
         self.transform = transform
         self.donate = donate
+        self.backend = backend
         self._registers: dict[str, Any] = {}
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
@@ -203,7 +212,12 @@ class Run:
             )
         program = compile_plan(*self._compiled)
         remembers = self._backend is not None and self._registers  # arrays that were like others
-        self._backend = backend if remembers else backend.specialised(x, output, program.simple)
+        if self.backend == "fused":
+            if not is_torch(x):
+                raise TypeError(f'backend is "fused", which is for torch tensors, not for a {type(x).__name__}.')
+            self._backend = fused_backend()
+        else:
+            self._backend = backend if remembers else backend.specialised(x, output, program.simple)
         self._shape = x.shape
         self._stages = _bound_stages(*self._compiled, self._backend)
         return self._stages

@@ -86,6 +86,7 @@ def sample(
     gradients: bool = False,
     clip: ClipData | None = None,
     donate: bool = False,
+    backend: str = "auto",
 ) -> Array:
     """Walk `x` from noise to data and return the result, an array like `x`.
 
@@ -105,6 +106,7 @@ def sample(
         clip: applied to each prediction of x0 before it is used, for example ``lambda x0: x0.clip(-1, 1)``.
         donate: `x`, each sample and each output of the network may be overwritten once it has been used. What a run
             takes of memory beyond them is then what its sampler remembers of earlier steps.
+        backend: "auto", or "fused" for kernels that torch.compile makes, see :class:`~diffusolve.backends.Run`.
 
     Raises:
         ValueError: arguments that are missing or contradict each other, shapes that differ.
@@ -123,6 +125,7 @@ def sample(
         gradients=gradients,
         clip=clip,
         donate=donate,
+        backend=backend,
     )[0]
 
 
@@ -140,10 +143,10 @@ def sample_with_report(
     gradients: bool = False,
     clip: ClipData | None = None,
     donate: bool = False,
+    backend: str = "auto",
 ) -> tuple[Array, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
-    backend = backend_of(x)
-    _check_sample(backend, x)
+    _check_sample(backend_of(x), x)
     if donate and gradients:
         raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
     with _gradient_mode(x, gradients):
@@ -151,7 +154,7 @@ def sample_with_report(
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
             _check_prediction(network, sampler, prediction_type)
-            return _run_plan(network, x, sampler, noise, callback, progress, clip, donate)
+            return _run_plan(network, x, sampler, noise, callback, progress, clip, donate, backend)
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
@@ -171,7 +174,7 @@ def sample_with_report(
         plan = sampler.plan(noise_schedule, predicts, steps)
         if plan.is_stochastic:
             noise = noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
-        return _run_plan(network, x, plan, noise, callback, progress, clip, donate)
+        return _run_plan(network, x, plan, noise, callback, progress, clip, donate, backend)
 
 
 def noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
@@ -199,17 +202,18 @@ def _run_plan(
     progress: bool,
     clip: ClipData | None,
     donate: bool,
+    backend: str,
 ) -> tuple[Array, Report]:
-    backend = backend_of(x)
+    arrays = backend_of(x)
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: clip(data)
-    run = Run(plan, draw_noise, transform, donate)
+    run = Run(plan, draw_noise, transform, donate, backend)
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
-    x = run.begin(backend.widen(x))
+    x = run.begin(arrays.widen(x))
     with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
-        for stage, timestep in zip(plan.stages, backend.timesteps(plan.timesteps, like), strict=True):
-            shown, unguided = backend.cast(run.model_input(x), like), None
+        for stage, timestep in zip(plan.stages, arrays.timesteps(plan.timesteps, like), strict=True):
+            shown, unguided = arrays.cast(run.model_input(x), like), None
             if both is not None and stage.reads_unguided:
                 output, unguided = both(shown, timestep)
                 _check_output(unguided, like)
@@ -220,7 +224,7 @@ def _run_plan(
                 callback(_progress_of(stage, plan, run, x, output))
             x = run.step(output, x, unguided)
             bar.update()
-    return backend.cast(x, like), Report(plan.nfe, plan.steps)
+    return arrays.cast(x, like), Report(plan.nfe, plan.steps)
 
 
 def _progress_of(stage: Stage, plan: Plan, run: Run, x: Array, output: Array) -> Progress:

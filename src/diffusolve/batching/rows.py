@@ -1,0 +1,201 @@
+"""Rows, and what the network is asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffusolve.arrays import Array
+from diffusolve.backends import DrawNoise, Transform
+from diffusolve.plan import Plan, Stage
+
+if TYPE_CHECKING:
+    from diffusolve.batching.lanes import Lanes
+
+__all__ = ["GONE", "NOWHERE", "Block", "Inputs", "Row", "names_of"]
+
+GONE = -1
+"""The position of a row that is no longer in its batch."""
+
+
+class Block:
+    """The samples of some rows in one array.
+
+    Args:
+        array: the samples, shape (rows, ...).
+        shown: the same scaled as the network is to see them, where that is something else and has been made.
+        address: where `array` is, for those who need it.
+
+    Attributes:
+        numbers: the numbers of the rows.
+    """
+
+    __slots__ = ("address", "array", "numbers", "shown")
+
+    def __init__(self, array: Array, shown: Array | None = None, address: int = 0) -> None:
+        self.array = array
+        self.shown = shown
+        self.address = address
+        self.numbers: list[int] = []
+
+    def is_of(self, rows: Sequence[Row]) -> bool:
+        """Whether these are the samples of `rows`, in this order, and of none besides."""
+        return self.numbers == [row.number for row in rows] and [row._block for row in rows].count(self) == len(rows)
+
+
+NOWHERE = Block(None)
+"""The block of rows that have left."""
+
+
+class Row:
+    """One generation in a batch. Made by :meth:`BatchRun.join <diffusolve.batching.BatchRun.join>`.
+
+    Attributes:
+        plan: what is done.
+        number: which row of its batch this is, counting all that ever joined.
+        tag: whatever the caller gave it for its own use; errors show it.
+        position: how many evaluations are done; -1 when the row has left its batch.
+        transform: what is applied to its data predictions.
+        error: the exception that its noise source or its transform raised, which ended it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_block",
+        "_draw_noise",
+        "_index",
+        "_lanes",
+        "_memory",
+        "_result",
+        "_stages",
+        "error",
+        "number",
+        "plan",
+        "position",
+        "tag",
+        "transform",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        number: int,
+        tag: Hashable,
+        lanes: Lanes,
+        stages: Sequence[Any],
+        draw_noise: DrawNoise | None,
+        transform: Transform | None,
+    ) -> None:
+        self.plan = plan
+        self.number = number
+        self.tag = tag
+        self.position = 0
+        self.transform = transform
+        self.error: Exception | None = None
+        self._lanes = lanes
+        self._stages = stages
+        self._draw_noise = draw_noise
+        self._block: Block = NOWHERE
+        self._index = 0
+        self._memory: Any = None
+        self._address = 0
+        self._result: Array | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all evaluations have been made; :attr:`result` is there then."""
+        return self._result is not None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the row is no longer in its batch: done, failed, or taken out."""
+        return self.position == GONE
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the next output belongs to.
+
+        Raises:
+            LookupError: the row has left its batch.
+        """
+        if self.has_left:
+            raise LookupError(f"{self} has left its batch: {self._why_left()}")
+        return self.plan.stages[self.position]
+
+    @property
+    def sample(self) -> Array:
+        """The current sample, without the batch's dimension: float32 also where the network sees half precision.
+
+        It is a part of the batch's memory and not to be written to. Raises as :attr:`stage` does.
+        """
+        if self.has_left:
+            raise LookupError(f"{self} has left its batch: {self._why_left()}")
+        return self._block.array[self._index, ...]
+
+    @property
+    def result(self) -> Array:
+        """The sample at the plan's end, an array like the one that the row joined with.
+
+        Raises:
+            LookupError: there is none yet, or there never will be since the row was taken out.
+            Exception: whatever ended the row, see :attr:`error`.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._result is None:
+            why = self._why_left() if self.has_left else f"{self.position} of {self.plan.nfe} evaluations are done."
+            raise LookupError(f"{self} has no result: {why}")
+        return self._result
+
+    def _why_left(self) -> str:
+        if self.error is not None:
+            return f"it failed with {self.error!r}."
+        return "it is done." if self.is_done else "it was taken out before its end."
+
+    def __str__(self) -> str:
+        return f"row {self.number}" + (f" ({self.tag!r})" if self.tag is not None else "")
+
+    def __repr__(self) -> str:
+        where = "left" if self.has_left else f"{self.position} of {self.plan.nfe}"
+        return f"<{self}: {self.plan.solver}, {where}>"
+
+
+class Inputs:
+    """What the network is to be asked about some rows of one shape, precision and device. Made by `BatchRun.inputs`.
+
+    Attributes:
+        x: the scaled samples, shape (rows, ...), in the precision that the rows joined with. Not to be written to.
+        timesteps: shape (rows,), float32, or float64 where the rows are: of floats whatever the plans have, so that
+            they do not depend on the company.
+        rows: the rows, in the order of `x`.
+    """
+
+    __slots__ = ("_lanes", "_positions", "_stages", "rows", "timesteps", "x")
+
+    def __init__(
+        self, x: Array, timesteps: Array, rows: list[Row], lanes: Lanes, stages: list[Any], positions: list[int]
+    ) -> None:
+        self.x = x
+        self.timesteps = timesteps
+        self.rows = rows
+        self._lanes = lanes
+        self._stages = stages
+        self._positions = positions
+
+    @property
+    def reads_unguided(self) -> bool:
+        """Whether any of the rows takes the network's output without guidance as well."""
+        return any(stage.reads_unguided for stage in self._stages)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Inputs of {names_of(self.rows)}: {tuple(self.x.shape)}>"
+
+
+def names_of(rows: Sequence[Row]) -> str:
+    """The rows for an error message; the first eight of many."""
+    shown = ", ".join(map(str, rows[:8]))
+    return shown + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")

@@ -1,0 +1,94 @@
+"""The backend whose kernels torch.compile makes: the same numbers, few kernels, only where asked for."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+
+from diffusolve.backends import Clip, Run, fused
+from diffusolve.denoisers import GaussianDenoiser
+from diffusolve.errors import UnknownNameError
+from diffusolve.noise import SD15
+from diffusolve.sampling import Sampler, sample, start
+from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, unipc
+from diffusolve.spacing import Karras
+
+PLANNABLE = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
+SHAPE = (2, 4, 8, 8)
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels run as they were traced, and are counted."""
+    counter, compile_ = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=counter, **options))
+    fused._kernel.cache_clear()
+    torch._dynamo.reset()
+    yield counter
+    fused._kernel.cache_clear()
+
+
+def walk(run: Run, x: Tensor) -> Tensor:
+    x = run.begin(x)
+    while not run.is_done:
+        shown = run.model_input(x)
+        x = run.step(torch.tanh(shown), x, 0.5 * shown if run.stage.reads_unguided else None)
+    return x
+
+
+def noise(like: Tensor, s: float, t: float) -> Tensor:
+    generator = torch.Generator().manual_seed(int(1e6 * t))
+    return torch.randn(like.shape, generator=generator).to(like.dtype)
+
+
+@pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_numbers_are_the_same(solver: Solver, dtype: torch.dtype, counter: Any) -> None:
+    plan = Sampler(solver, Karras()).plan(SD15, "epsilon", 5)
+    x = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * plan.start.sigma).to(dtype)
+    made, wanted = (walk(Run(plan, noise, backend=backend), x) for backend in ("fused", "auto"))
+    assert made.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(made, wanted, rtol=40 * eps, atol=40 * eps * max(1.0, float(wanted.abs().max())))
+    assert counter.frame_count > 0
+
+
+def test_clipping_is_part_of_the_kernel(counter: Any) -> None:
+    plan = Sampler(dpmpp_multistep, Karras()).plan(SD15, "epsilon", 5)
+    x = torch.randn(SHAPE)
+    made, wanted = (walk(Run(plan, transform=Clip(0.2), backend=backend), x) for backend in ("fused", "auto"))
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_kernels_are_few_and_shared_by_runs(counter: Any) -> None:
+    plan = Sampler(unipc, Karras()).plan(SD15, "epsilon", 20)
+    x = torch.randn(SHAPE)
+    walk(Run(plan, backend="fused"), x)
+    few = counter.frame_count
+    assert few <= 6, "not one for each of 20 steps"
+    walk(Run(plan, backend="fused"), x)
+    other = Sampler(unipc, Karras(rho=5)).plan(SD15, "epsilon", 30)
+    walk(Run(other, backend="fused"), x)
+    assert counter.frame_count == few
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_it_works_with_the_compiler_that_users_have() -> None:
+    network, made = GaussianDenoiser(SD15, 0.4, 0.6), Sampler(dpmpp_multistep, Karras())
+    x = start(made.grid(SD15, 4), torch.zeros(SHAPE), 0)
+    result = sample(network, x, made, steps=4, backend="fused")
+    torch.testing.assert_close(result, sample(network, x, made, steps=4), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_backend_is_refused() -> None:
+    plan = Sampler(dpmpp_multistep, Karras()).plan(SD15, "epsilon", 5)
+    with pytest.raises(UnknownNameError, match=r"unknown backend 'fusd'.*did you mean 'fused'"):
+        Run(plan, backend="fusd")
+    with pytest.raises(TypeError, match="for torch tensors, not for a ndarray"):
+        Run(plan, backend="fused").begin(np.zeros(SHAPE))
