@@ -1,4 +1,4 @@
-"""The compiled module; all else about the package stands in pyproject.toml."""
+"""The compiled modules; all else about the package stands in pyproject.toml."""
 
 import sysconfig
 
@@ -9,17 +9,25 @@ LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 WINDOWS = sysconfig.get_platform().startswith("win")
 
+OPTIMISED = ["/O2"] if WINDOWS else ["-O3", "-std=c11", "-pthread", "-fno-math-errno", "-fno-trapping-math"]
+
+
+def extension(name: str) -> Extension:
+    """The compiled module `name`, from the C file that stands where it goes."""
+    return Extension(
+        name,
+        [f"src/{name.replace('.', '/')}.c"],
+        define_macros=[("Py_LIMITED_API", "0x030A0000")] if LIMITED else [],
+        py_limited_api=LIMITED,
+        extra_compile_args=["/O2"]
+        if WINDOWS
+        else ["-O3", "-std=c11", "-pthread", "-fno-math-errno", "-fno-trapping-math"],
+        extra_link_args=[] if WINDOWS else ["-pthread"],
+        optional=True,  # without a compiler PyTorch and NumPy do the work, in more time
+    )
+
+
 setup(
-    ext_modules=[
-        Extension(
-            "diffusolve.backends._combine",
-            ["src/diffusolve/backends/_combine.c"],
-            define_macros=[("Py_LIMITED_API", "0x030A0000")] if LIMITED else [],
-            py_limited_api=LIMITED,
-            extra_compile_args=["/O2"] if WINDOWS else ["-O3", "-std=c11", "-pthread"],
-            extra_link_args=[] if WINDOWS else ["-pthread"],
-            optional=True,  # without a compiler PyTorch does the work, in more time
-        )
-    ],
+    ext_modules=[extension("diffusolve.backends._combine"), extension("diffusolve.randomness._normal")],
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED else {},
 )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from diffusolve.noise import VarianceExploding as VarianceExploding
     from diffusolve.noise import VariancePreserving as VariancePreserving
     from diffusolve.plan import Plan as Plan
+    from diffusolve.randomness import CounterNoise as CounterNoise
     from diffusolve.sampling import Report as Report
     from diffusolve.sampling import Sampler as Sampler
     from diffusolve.sampling import sample as sample
@@ -92,6 +93,7 @@ _HOME = {
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",
+    "CounterNoise": "randomness",
     "FlowMatching": "noise",
     "Grid": "noise",
     "KarrasDiffusionSchedulers": "schedulers.compatible",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from diffusolve.arrays import Array, concatenate, is_torch
+from diffusolve.randomness.counter import CounterNoise, counter_normal
 
 __all__ = ["NoiseLike", "draw_normal", "draw_normal_with", "noise_source"]
 
@@ -29,6 +31,9 @@ def noise_source(noise: NoiseLike, like: Array) -> NoiseSource:
     """
     if callable(noise):
         return cast(NoiseSource, noise)
+    if isinstance(noise, CounterNoise):
+        keys, draws = _keys(noise, like, STEPS), count()
+        return lambda x, sigma_from, sigma_to: counter_normal(keys, next(draws), x)
     generator = _generators(noise, like, STEPS)
     return lambda x, sigma_from, sigma_to: _draw(x, generator)
 
@@ -40,6 +45,8 @@ def draw_normal(noise: NoiseLike, like: Array) -> Array:
     """
     if callable(noise):
         raise TypeError("starting noise needs seeds or a generator, not a callable, which draws noise between sigmas.")
+    if isinstance(noise, CounterNoise):
+        return counter_normal(_keys(noise, like, START), 0, like)
     return _draw(like, _generators(noise, like, START))
 
 
@@ -78,6 +85,15 @@ def _numpy_generator(noise: NoiseLike, stream: int) -> np.random.Generator:
     return noise if isinstance(noise, np.random.Generator) else np.random.default_rng(_seed(noise, stream))
 
 
+def _keys(noise: CounterNoise, like: Array, stream: int) -> list[Any]:
+    """The key of the batch, or of each sample."""
+    if not isinstance(noise.seed, Sequence) or isinstance(noise.seed, (str, bytes)):
+        return [_seed(noise.seed, stream).generate_state(2)]
+    if len(noise.seed) != like.shape[0]:
+        raise _wrong_count(len(noise.seed), like)
+    return [_seed(seed, stream).generate_state(2) for seed in noise.seed]
+
+
 def _seed(noise: NoiseLike, stream: int) -> np.random.SeedSequence:
     if isinstance(noise, bool) or not isinstance(noise, (int, np.integer)):
         raise TypeError(
@@ -89,9 +105,9 @@ def _seed(noise: NoiseLike, stream: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(int(noise), spawn_key=(stream,))
 
 
-def _wrong_count(count: int, like: Array) -> ValueError:
+def _wrong_count(given: int, like: Array) -> ValueError:
     return ValueError(
-        f"{count} seeds or generators for a batch of {like.shape[0]} samples: give one per sample, or a single one for "
+        f"{given} seeds or generators for a batch of {like.shape[0]} samples: give one per sample, or a single one for "
         "the whole batch."
     )
 
