@@ -18,8 +18,10 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A first look: make bench BENCH=--quick
 bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks.step
+	$(BIN)/diffusolve bench $(BENCH) --json benchmarks/results
+	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.convergence
 
 clean:

@@ -1,137 +1,71 @@
-"""What a step costs beyond the network, here and in diffusers: ``python -m benchmarks.step``.
+"""The README's table of what a step costs, and all scheduler classes: ``python -m benchmarks.step``.
 
-The loops of both libraries are run in turn, many times, in one process; a figure is the median over the rounds of the
-time of a loop, set-up excluded, divided by its evaluations. The network is free: its output is a tensor made
-beforehand. A step is ``scale_model_input`` and ``step``.
-
-Small samples are timed with one thread of PyTorch, since nothing of their size is shared out, and threads that wait for
-more work after one library's loop would slow the other's.
+``diffusolve bench step`` measures more kinds of arrays, and the functions of k-diffusion; how, says docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import diffusers
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-import diffusolve
-from diffusolve.backends import Run
+from diffusolve.cli.bench.floor import bytes_per_element
+from diffusolve.cli.bench.loops import Shape, configured, noise_and_output, run_loop, scheduler_loop
+from diffusolve.cli.bench.peers import quiet
+from diffusolve.cli.bench.result import Figure, geometric_mean
+from diffusolve.cli.bench.step import CLASSES, SMALL, STEPS, Case, class_case, measured
+from diffusolve.cli.bench.timing import Effort
 from diffusolve.noise import SD15, Space
 from diffusolve.sampling import Sampler
-from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 from diffusolve.solvers import dpmpp_multistep, euler, unipc
 from diffusolve.spacing import Linspace
 
-STEPS = 20
-SMALL, LARGE = (1, 4, 64, 64), (1, 16, 128, 128)
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-STOCHASTIC = (
-    "DDPMScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DPMSolverSDEScheduler",
-)
+SHAPES: tuple[Shape, ...] = (SMALL, (1, 16, 128, 128))
 CORE = {
     "Euler": (Sampler(euler, Linspace(), Space.VARIANCE_EXPLODING), "EulerDiscreteScheduler"),
     "DPM++ 2M": (Sampler(dpmpp_multistep, Linspace(to_first=False, whole=True)), "DPMSolverMultistepScheduler"),
     "UniPC": (Sampler(unipc, Linspace(to_first=False, whole=True)), "UniPCMultistepScheduler"),
 }
 
-Loop = Callable[[], float]
 
-
-def run_loop(sampler: Sampler, x: Tensor, output: Tensor) -> Loop:
-    """A function that walks the sampler's plan once and returns the seconds of an evaluation."""
+def core_case(name: str, shape: Shape) -> Case:
+    """The run of a plan, against the loop of a pipeline with diffusers' class."""
+    sampler, theirs = CORE[name]
     plan = sampler.plan(SD15, "epsilon", STEPS)
-
-    def loop() -> float:
-        run = Run(plan)
-        begun = time.perf_counter()
-        sample = run.begin(x)
-        for _ in range(STEPS):
-            run.model_input(sample)
-            sample = run.step(output, sample)
-        return (time.perf_counter() - begun) / STEPS
-
-    return loop
-
-
-def scheduler_loop(scheduler: Any, x: Tensor, output: Tensor) -> Loop:
-    """The same for the loop of a pipeline with `scheduler`, ours or diffusers'."""
-
-    def loop() -> float:
-        scheduler.set_timesteps(STEPS)
-        sample, timesteps = x, scheduler.timesteps
-        begun = time.perf_counter()
-        for timestep in timesteps:
-            scheduler.scale_model_input(sample, timestep)
-            sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
-        return (time.perf_counter() - begun) / len(timesteps)
-
-    return loop
-
-
-def compared(here: Loop, there: Loop, rounds: int) -> tuple[float, float]:
-    """Median microseconds of both, run in turn."""
-    times = [(here(), there()) for _ in range(rounds + 2)][2:]
-    mine, theirs = (statistics.median(column) * 1e6 for column in zip(*times, strict=True))
-    return mine, theirs
-
-
-def core_table(rounds: int, threads: int) -> Table:
-    """The core's runs against diffusers' classes."""
-    table = Table("solver", "shape", "here, us", "diffusers, us", "ratio", title="Run of a plan")
-    for name, (sampler, theirs) in CORE.items():
-        for shape in (SMALL, LARGE):
-            torch.set_num_threads(1 if shape == SMALL else threads)
-            x, output = torch.randn(shape), torch.randn(shape)
-            there = scheduler_loop(getattr(diffusers, theirs)(**BETAS), x, output)
-            mine, other = compared(run_loop(sampler, x, output), there, rounds)
-            table.add_row(name, "x".join(map(str, shape)), f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.1f}")
-    return table
-
-
-def class_table(rounds: int) -> Table:
-    """All scheduler classes against diffusers' of the same name."""
-    table = Table(
-        "class", "here, us", "diffusers, us", "ratio", title=f"Scheduler classes, {'x'.join(map(str, SMALL))}"
+    x, output = noise_and_output(shape, torch.float32)
+    return Case(
+        lambda: run_loop(plan, x, output),
+        lambda: scheduler_loop(configured(getattr(diffusers, theirs)), x, output, STEPS),
+        bytes_per_element(plan, sample=4, output=4, shown=4),
+        STEPS,
+        shape,
+        torch.float32,
     )
-    ratios = []
-    torch.set_num_threads(1)
-    for kind in KarrasDiffusionSchedulers:
-        x, output = torch.randn(SMALL), torch.randn(SMALL)
-        pair = [scheduler_loop(getattr(library, kind.name)(**BETAS), x, output) for library in (diffusolve, diffusers)]
-        mine, other = compared(*pair, rounds)
-        stochastic = kind.name in STOCHASTIC
-        if not stochastic:
-            ratios.append(other / mine)
-        note = " (draws noise)" if stochastic else ""
-        table.add_row(kind.name + note, f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.1f}")
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    table.add_section()
-    table.add_row("geometric mean, deterministic", "", "", f"{mean:.1f}")
-    table.add_row("smallest, deterministic", "", "", f"{min(ratios):.1f}")
+
+
+def printed(title: str, heading: str, figures: list[Figure]) -> Table:
+    """`figures` as a table."""
+    table = Table(heading, "array", "here, us", "diffusers, us", "ratio", "floor, us", title=title)
+    for figure in figures:
+        numbers = (figure.here, figure.there, figure.ratio, figure.floor)
+        table.add_row(figure.row, figure.column, *("-" if number is None else f"{number:.1f}" for number in numbers))
     return table
 
 
-def main(
-    rounds: Annotated[int, typer.Option(min=3, help="How often each loop is run.")] = 60,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch for large samples.")] = 2,
-) -> None:
-    """Print microseconds per evaluation here and in diffusers, and their ratio."""
-    console = Console()
-    with torch.no_grad():
-        console.print(core_table(rounds, threads))
-        console.print(class_table(rounds))
+def main(rounds: Annotated[int, typer.Option(min=3, help="How often each loop is run.")] = 60) -> None:
+    """Print microseconds per evaluation here and in diffusers, their ratio, and the floor."""
+    console, effort = Console(), Effort(False, float("inf"), rounds, rounds)
+    with torch.no_grad(), quiet():
+        core = [measured(name, core_case(name, shape), effort) for name in CORE for shape in SHAPES]
+        console.print(printed("Run of a plan", "solver", core))
+        classes = [measured(name, class_case(name, SMALL, torch.float32), effort) for name in CLASSES]
+        console.print(printed("Scheduler classes, no noise drawn", "class", classes))
+    ratios = [figure.ratio for figure in classes if figure.ratio is not None]
+    console.print(f"geometric mean of the classes {geometric_mean(ratios):.1f}, smallest {min(ratios):.1f}")
 
 
 if __name__ == "__main__":

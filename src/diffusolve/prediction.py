@@ -153,5 +153,6 @@ def prediction(name: str | Prediction, **options: float) -> Prediction:
     kind = PREDICTIONS.get("flow" if name == "flow_prediction" else name)
     if kind is None:
         raise unknown_name("prediction type", name, PREDICTIONS)
-    check_options(kind.name, options, inspect.signature(kind).parameters)
+    if options:
+        check_options(kind.name, options, inspect.signature(kind).parameters)
     return kind(**options)

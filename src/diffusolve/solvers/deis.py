@@ -59,13 +59,21 @@ def exponential_weights(nodes: list[float], end: float) -> list[float]:
 
 
 def _moments(count: int, end: float) -> list[float]:
-    """The integrals from 0 to 1 of ``u**k * exp(end * u)`` for k below `count`."""
-    if abs(end) > 4:  # integrated by parts, each moment comes of the one before and errors grow by k / end
+    """The integrals from 0 to 1 of ``u**k * exp(end * u)`` for k below `count`.
+
+    Each follows from a neighbour by parts, ``end * m[k] + k * m[k - 1] = exp(end)``: upwards where `end` is large and
+    errors grow by k / end, else downwards from the highest, and they grow by end / k.
+    """
+    power = exp(end)
+    if abs(end) > 4:
         moments = [expm1(end) / end]
         for k in range(1, count):
-            moments.append((exp(end) - k * moments[-1]) / end)
+            moments.append((power - k * moments[-1]) / end)
         return moments
-    return [_series(k, end) for k in range(count)]
+    moments = [_series(count - 1, end)]
+    for k in range(count - 1, 0, -1):
+        moments.append((power - end * moments[-1]) / k)
+    return moments[::-1]
 
 
 def _series(k: int, end: float) -> float:

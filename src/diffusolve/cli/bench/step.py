@@ -1,0 +1,295 @@
+"""Area `step`: what a step costs beside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+
+import diffusolve
+from diffusolve import k_diffusion
+from diffusolve.catalog import CATALOG
+from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.bench.floor import MANY_ELEMENTS, bytes_per_element, copy_loop, floor_seconds
+from diffusolve.cli.bench.loops import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Shape,
+    configured,
+    function_loop,
+    label,
+    noise_and_output,
+    sample_loop,
+    scheduler_loop,
+    without_drawing,
+)
+from diffusolve.cli.bench.machine import machine
+from diffusolve.cli.bench.peers import attempted_loop, diffusers, k_diffusion_sampling, missing, quiet
+from diffusolve.cli.bench.result import Figure, Goal, Result, Table, at_least, at_most
+from diffusolve.cli.bench.settings import Settings
+from diffusolve.cli.bench.timing import Effort, Loop, interleaved, threads
+from diffusolve.noise import SD15, Grid, VarianceExploding
+from diffusolve.plan import Plan, plan_for
+from diffusolve.prediction import prediction
+from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
+
+__all__ = [
+    "CLASSES",
+    "FUNCTIONS",
+    "Case",
+    "class_case",
+    "function_case",
+    "measure",
+    "measured",
+    "names",
+    "sampler_case",
+]
+
+SMALL, LARGEST = (1, 4, 64, 64), (1, 16, 21, 90, 160)
+SHAPES: tuple[Shape, ...] = (SMALL, (8, 4, 64, 64), (1, 16, 128, 128), LARGEST)
+"""Images of 512 x 512 pixels, a batch of eight, images of a model with 16 channels, 81 frames of 1280 x 720."""
+QUICK_SHAPES = (SMALL, (1, 16, 128, 128))
+DTYPES = (torch.float32, torch.bfloat16)
+
+STEPS, FEW_STEPS = 20, 6
+"""Of a run; few where arrays are so large that an evaluation takes tens of milliseconds."""
+
+UNSHARED = 1 << 15
+"""PyTorch shares arrays of no more elements than this out to no threads; they are timed with one."""
+
+CLASSES = tuple(kind.name for kind in KarrasDiffusionSchedulers)
+FUNCTIONS = tuple(name for name in k_diffusion.__all__ if name.startswith("sample_"))
+PATHS = ("DPMSolverSDEScheduler", "sample_dpmpp_sde", "sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde")
+"""These draw their noise along a Brownian path, in the same way in all libraries."""
+
+UNIT = "us"
+MICRO = 1e6
+
+
+class Case(NamedTuple):
+    """One loop on one kind of array.
+
+    Attributes:
+        here, there: make the loops of both libraries; None where there is no other.
+        bytes_an_element: of the floor; None where that is not known.
+        steps: how many steps the loops make.
+        shape, dtype: of the sample.
+        drawing: whether noise is drawn.
+    """
+
+    here: Callable[[], Loop]
+    there: Callable[[], Loop] | None
+    bytes_an_element: float | None
+    steps: int
+    shape: Shape
+    dtype: torch.dtype
+    drawing: bool = False
+
+
+def names() -> tuple[str, ...]:
+    """What can be measured."""
+    return (*CLASSES, *FUNCTIONS, *CATALOG)
+
+
+def measure(settings: Settings) -> Result:
+    """Measure it."""
+    effort = settings.effort
+    shapes = QUICK_SHAPES if effort.quick else SHAPES
+    dtypes = DTYPES[:1] if effort.quick else DTYPES
+    kinds = [(shape, dtype) for dtype in dtypes for shape in shapes]
+    classes = [name for name in CLASSES if settings.wants(name)]
+    functions = [name for name in FUNCTIONS if settings.wants(name)]
+    samplers = [name for name in CATALOG if settings.wants(name)]
+    their_classes, their_functions = diffusers(), k_diffusion_sampling()
+    title = "Microseconds of an evaluation beside the network"
+    tables = []
+
+    def add(name: str, what: str, peer: str | None, figures: Iterator[Figure]) -> None:
+        settings.tell(f"step: {what}")
+        if made := tuple(figures):
+            tables.append(Table(name, f"{title}: {what}", UNIT, peer, made))
+
+    with torch.no_grad(), quiet():
+        add(
+            "classes",
+            "scale_model_input and step of the scheduler classes, no noise drawn",
+            "diffusers" if their_classes else None,
+            (measured(name, class_case(name, *kind), effort) for name in classes for kind in kinds),
+        )
+        drawing = [name for name in classes if _is_stochastic_class(name)]
+        add(
+            "classes-drawing",
+            "the stochastic scheduler classes, noise drawn",
+            "diffusers" if their_classes else None,
+            (
+                measured(name, class_case(name, *kind)._replace(drawing=True, bytes_an_element=None), effort)
+                for name in drawing
+                for kind in kinds
+                if _is_drawn(name, *kind)
+            ),
+        )
+        add(
+            "functions",
+            "the whole of k-diffusion's functions, no noise drawn",
+            "k-diffusion" if their_functions else None,
+            (measured(name, function_case(name, *kind), effort) for name in functions for kind in kinds),
+        )
+        drawing = [name for name in functions if name in PATHS or "ancestral" in name]
+        add(
+            "functions-drawing",
+            "the stochastic ones of k-diffusion's functions, noise drawn",
+            "k-diffusion" if their_functions else None,
+            (
+                measured(name, function_case(name, *kind)._replace(drawing=True, bytes_an_element=None), effort)
+                for name in drawing
+                for kind in kinds
+                if _is_drawn(name, *kind)
+            ),
+        )
+        add(
+            "samplers",
+            "the whole of sample() with every sampler of the catalog, no noise drawn",
+            "diffusers" if their_classes else None,
+            (measured(name, sampler_case(name, *kind), effort) for name in samplers for kind in kinds),
+        )
+    notes = [] if their_classes else [missing("diffusers")]
+    notes += [] if their_functions else [missing("k-diffusion")]
+    return Result("step", effort.quick, machine(), tuple(tables), tuple(_goals(tables)), tuple(notes))
+
+
+def measured(row: str, case: Case, effort: Effort) -> Figure:
+    """The figure of a case: seconds of an evaluation here and there, and the floor."""
+    elements = torch.Size(case.shape).numel()
+    count = 1 if elements <= UNSHARED else torch.get_num_threads()
+    column = label(case.shape, case.dtype)
+    with threads(count), nullcontext() if case.drawing else without_drawing():
+        contestants: dict[str, Loop] = {}
+        try:
+            contestants["here"] = case.here()
+            contestants["here"]()
+        except ImportError as error:  # torchsde
+            return Figure(row, column, None, note=str(error))
+        note = ""
+        if case.there is not None:
+            there, note = attempted_loop(case.there)
+            if there is not None:
+                contestants["there"] = there
+        if case.bytes_an_element is not None:
+            like = torch.empty(case.shape, dtype=case.dtype)
+            contestants |= {f"copy {some}": copy_loop(like, some) for some in {1, count}}
+        medians, rounds = interleaved(contestants, effort)
+    floor = None
+    if case.bytes_an_element is not None:
+        copy = min(seconds for name, seconds in medians.items() if name.startswith("copy"))
+        floor = floor_seconds(case.bytes_an_element, copy, case.dtype.itemsize) * MICRO
+    here, there_seconds = medians["here"] * MICRO, medians.get("there")
+    details = {"steps": case.steps, "threads": count, "bytes an element": case.bytes_an_element}
+    theirs = None if there_seconds is None else there_seconds * MICRO
+    return Figure(row, column, here, theirs, floor, rounds, note, details)
+
+
+def _steps(shape: Shape) -> int:
+    return FEW_STEPS if torch.Size(shape).numel() > MANY_ELEMENTS else STEPS
+
+
+def _is_drawn(name: str, shape: Shape, dtype: torch.dtype) -> bool:
+    """Whether `name` is timed with its noise drawn; a Brownian path of large arrays takes minutes, here and there."""
+    return name not in PATHS or shape == SMALL
+
+
+def class_case(name: str, shape: Shape, dtype: torch.dtype) -> Case:
+    """A scheduler class against diffusers'."""
+    x, output = noise_and_output(shape, dtype)
+    steps, library = _steps(shape), diffusers()
+    itemsize = dtype.itemsize
+    return Case(
+        lambda: scheduler_loop(configured(getattr(diffusolve, name)), x, output, steps),
+        None if library is None else lambda: scheduler_loop(configured(getattr(library, name)), x, output, steps),
+        bytes_per_element(_class_plan(name, steps), sample=itemsize, output=itemsize, shown=itemsize),
+        steps,
+        shape,
+        dtype,
+    )
+
+
+def _class_plan(name: str, steps: int) -> Plan:
+    scheduler = configured(getattr(diffusolve, name))
+    with without_drawing():
+        scheduler.set_timesteps(steps)
+    plan: Plan = scheduler.plan
+    return plan
+
+
+def _is_stochastic_class(name: str) -> bool:
+    return _class_plan(name, FEW_STEPS).is_stochastic
+
+
+def function_case(name: str, shape: Shape, dtype: torch.dtype) -> Case:
+    """A function of k-diffusion against theirs."""
+    x, output = noise_and_output(shape, dtype)
+    steps, library = _steps(shape), k_diffusion_sampling()
+    (entry,) = (entry for entry in CATALOG.values() if entry.k_diffusion == name)
+    bytes_an_element = None
+    if not entry.spaces_itself:
+        sigmas = k_diffusion.get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX).double().numpy()
+        schedule = VarianceExploding(SIGMA_MIN / 2, SIGMA_MAX * 2, conditioning="sigma")
+        plan = plan_for(entry.solver, Grid.through(schedule, sigmas, sigmas), prediction("sample"))
+        bytes_an_element = bytes_per_element(plan, sample=4, output=dtype.itemsize, shown=dtype.itemsize)
+    return Case(
+        lambda: function_loop(getattr(k_diffusion, name), x, output, steps),
+        None if library is None else lambda: function_loop(getattr(library, name), x, output, steps),
+        bytes_an_element,
+        steps,
+        shape,
+        dtype,
+    )
+
+
+def sampler_case(name: str, shape: Shape, dtype: torch.dtype) -> Case:
+    """``sample()`` with a sampler of the catalog, against diffusers' class for it where arrays are not large."""
+    x, output = noise_and_output(shape, dtype)
+    steps, library = _steps(shape), diffusers()
+    recipe, there = sampler_called(name), CATALOG[name].diffusers
+    small = torch.Size(shape).numel() <= MANY_ELEMENTS
+    compared = small and library is not None and there is not None and there.in_diffusers
+
+    def their_loop() -> Loop:
+        assert there is not None
+        return scheduler_loop(configured(getattr(library, there.name), **there.config), x, output, steps)
+
+    if recipe.solver.adaptive:
+        return Case(lambda: sample_loop(recipe, x, output, None), None, None, steps, shape, dtype)
+    plan = recipe.plan(SD15, "epsilon", steps)
+    return Case(
+        lambda: sample_loop(plan, x, output, None),
+        their_loop if compared else None,
+        bytes_per_element(plan, sample=4, output=dtype.itemsize, shown=dtype.itemsize),
+        steps,
+        shape,
+        dtype,
+    )
+
+
+def _goals(tables: Sequence[Table]) -> Iterator[Goal]:
+    """Those of the classes and functions, for each kind of array."""
+    by_name = {table.name: table for table in tables}
+    if "classes" in by_name:
+        table = by_name["classes"]
+        stochastic = [name for name in table.rows if _is_stochastic_class(name)]
+        deterministic = [name for name in table.rows if name not in stochastic]
+        for shape, mean, each in ((SMALL, 12.0, 6.0), (LARGEST, 6.0, 3.0)):
+            for dtype in DTYPES:
+                column = label(shape, dtype)
+                if column not in table.columns:
+                    continue
+                for kind, without in (("deterministic", stochastic), ("stochastic", deterministic)):
+                    ratios = table.ratios([column], without)
+                    yield from at_least(f"{kind} classes against diffusers, {column}", ratios, each, mean)
+                if shape == LARGEST:
+                    yield at_most(f"classes against the memory floor, {column}", table.floors([column]), 1.3, "x")
+    if "functions" in by_name:
+        table = by_name["functions"]
+        for column in table.columns:
+            yield from at_least(f"k-diffusion's functions, {column}", table.ratios([column]), 5.0)
