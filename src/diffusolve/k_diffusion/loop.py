@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import inf
 from sys import float_info
 from typing import Any, TypeAlias, cast
@@ -109,20 +109,23 @@ def follow(
         describe: what the callback is told of the place of an evaluation.
         ends: the progress bar moves on when as many evaluations are done.
     """
-    dtype = x.dtype
-    asked = torch.tensor(plan.timesteps, dtype=dtype).to(x.device)[:, None].repeat(1, len(x))
+    like, extra = x, extra_args or {}
+    asked = torch.tensor(plan.timesteps, dtype=x.dtype).to(x.device)[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
     x = run.begin(backend_of(x).widen(x))
+    widened = x.dtype is not like.dtype
+    evaluations = zip(plan.stages, asked, due, strict=False)  # due goes on to the end
     for i in trange(len(ends), disable=disable):
-        while run.position < ends[i]:
-            stage, at, sigma = run.stage, x.to(dtype), asked[run.position]
-            noise.catch_up(due[run.position])
-            denoised = model(at, sigma, **(extra_args or {}))
+        for stage, sigma, drawn in islice(evaluations, ends[i] - run.position):
+            at = x.to(like.dtype) if widened else x
+            if noise.drawn < drawn:
+                noise.catch_up(drawn)
+            denoised = model(at, sigma, **extra)
             if callback is not None and stage.stage == 0:
                 callback({"x": at, "i": stage.step, **describe(stage), "denoised": denoised})
             x = run.step(denoised, x)
     noise.catch_up(due[-1])
-    return x.to(dtype)
+    return x.to(like.dtype)
 
 
 class StepNoise:
