@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusolve.backends import Transform, _combine
 from diffusolve.backends.native import LARGE, MOST_ARRAYS, in_order, is_watched
-from diffusolve.batching.lanes import Lanes, what_transforms
+from diffusolve.batching.lanes import SCALES, SCALES_NEXT, Lanes, traits_of, what_transforms
 from diffusolve.batching.layout import (
     NEXT_PLACE,
     OUTPUT_PLACE,
@@ -48,17 +48,12 @@ NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.fl
 class CompiledStage(NamedTuple):
     """A stage as programs, which are None where PyTorch is to do it.
 
-    One `shows` the sample to the network, one `moves` the row on, and one also shows the next sample, which the network
-    sees scaled if `scales_next`.
+    One `shows` the sample to the network, one `moves` the row on, and one also shows the next sample, scaled.
     """
 
     laid_out: LaidOutStage
     timestep: float
-    prepares: bool
-    reads_unguided: bool
-    ends: bool
-    scales: bool
-    scales_next: bool
+    traits: int
     next_scale: float
     shows: object
     moves: object | None
@@ -93,7 +88,7 @@ class CompiledLanes(Lanes):
         row._address = row._memory.data_ptr()
         row._block = Block(sample, address=sample.data_ptr())
 
-    def show(self, rows: list[Row], stages: list[CompiledStage]) -> Tensor:
+    def show(self, rows: list[Row], stages: list[CompiledStage], traits: int) -> Tensor:
         block = rows[0]._block
         shown: Tensor
         if not block.is_of(rows):
@@ -101,7 +96,7 @@ class CompiledLanes(Lanes):
         elif block.shown is not None:
             shown = block.shown
         else:
-            shown = self._shown(rows, stages) if True in [stage.scales for stage in stages] else block.array
+            shown = self._shown(rows, stages) if traits & SCALES else block.array
         return shown if shown.dtype is self.dtype else shown.to(self.dtype)
 
     def _shown(self, rows: list[Row], stages: list[CompiledStage]) -> Tensor:
@@ -109,12 +104,14 @@ class CompiledLanes(Lanes):
         self._run([stage.shows for stage in stages], rows, shown.data_ptr())
         return shown
 
-    def move(self, rows: Sequence[Row | None], stages: list[CompiledStage], outputs: Tensor, unguided: Tensor) -> Block:
+    def move(
+        self, rows: Sequence[Row | None], stages: list[CompiledStage], traits: int, outputs: Tensor, unguided: Tensor
+    ) -> Block:
         following = torch.empty((len(rows), *self.shape), dtype=self.wide)
         address = following.data_ptr()
         stacks = [outputs.data_ptr(), unguided.data_ptr(), address]
         shown = None
-        if True in [stage.scales_next for stage in stages]:
+        if traits & SCALES_NEXT:
             shown = torch.empty_like(following)
             stacks.append(shown.data_ptr())
             programs = [stage.moves_and_shows for stage in stages]
@@ -189,22 +186,17 @@ class CompiledLanes(Lanes):
 
 @lru_cache(maxsize=1024)
 def _stages(plan: Plan, transforms: bool, limit: float, wide: torch.dtype) -> tuple[CompiledStage, ...]:
-    stages = lay_out(plan, transforms, limit).stages
-    scales = [torch.tensor(stage.plan_stage.scale, dtype=wide).item() for stage in stages]
+    layout = lay_out(plan, transforms, limit)
+    scales = [torch.tensor(stage.plan_stage.scale, dtype=wide).item() for stage in layout.stages]
     made = []
-    for index, laid_out in enumerate(stages):
-        ends = index == plan.nfe - 1
-        next_scale = 1.0 if ends else scales[index + 1]
+    for index, laid_out in enumerate(layout.stages):
+        next_scale = (*scales, 1.0)[index + 1]
         show_next = Move(SHOWN_PLACE, (NEXT_PLACE,), (next_scale,))
         made.append(
             CompiledStage(
                 laid_out,
                 laid_out.plan_stage.point.timestep,
-                laid_out.data is not None or bool(laid_out.noises),
-                laid_out.plan_stage.reads_unguided,
-                ends,
-                scales[index] != 1.0,
-                next_scale != 1.0,
+                traits_of(layout, index),
                 next_scale,
                 _program([Move(FIRST_PLACE, (SAMPLE_PLACE,), (scales[index],))], wide),
                 _program(laid_out.moves, wide),

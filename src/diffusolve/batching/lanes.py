@@ -10,27 +10,51 @@ from typing import Any, Protocol
 
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Clip, Run, Transform, backend_of
-from diffusolve.batching.layout import LaidOutStage
-from diffusolve.batching.rows import GONE, NOWHERE, Block, Inputs, Row, names_of
+from diffusolve.batching.layout import LaidOutStage, Layout
+from diffusolve.batching.rows import GONE, NOWHERE, USED, Block, Inputs, Row, names_of
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike, noise_source
 
-__all__ = ["Lanes", "PreparedStage", "compiled_lanes", "lanes_of", "what_transforms"]
+__all__ = [
+    "SCALES",
+    "SCALES_NEXT",
+    "Lanes",
+    "PreparedStage",
+    "compiled_lanes",
+    "lanes_of",
+    "traits_of",
+    "what_transforms",
+]
+
+
+PREPARES, READS_UNGUIDED, ENDS, SCALES, SCALES_NEXT = 1, 2, 4, 8, 16
+"""Traits of a stage, to be added up: something is done for its row alone, it reads the unguided output, it is the last
+of its plan, the network sees its sample scaled, and the sample that it leads to."""
 
 
 class PreparedStage(Protocol):
-    """What the lanes made of a stage of a plan. It `prepares` if something is done for its row alone."""
+    """What the lanes made of a stage of a plan."""
 
     @property
     def laid_out(self) -> LaidOutStage: ...
     @property
     def timestep(self) -> float: ...
     @property
-    def prepares(self) -> bool: ...
-    @property
-    def reads_unguided(self) -> bool: ...
-    @property
-    def ends(self) -> bool: ...
+    def traits(self) -> int: ...
+
+
+def traits_of(layout: Layout, index: int) -> int:
+    """The traits of a stage."""
+    stages = layout.stages
+    stage, following = stages[index], stages[index + 1] if index + 1 < len(stages) else None
+    found = {
+        PREPARES: stage.data is not None or bool(stage.noises),
+        READS_UNGUIDED: stage.plan_stage.reads_unguided,
+        ENDS: following is None,
+        SCALES: stage.plan_stage.scale != 1.0,
+        SCALES_NEXT: following is not None and following.plan_stage.scale != 1.0,
+    }
+    return sum(trait for trait, has_it in found.items() if has_it)
 
 
 def what_transforms(transform: Transform | None) -> tuple[bool, float]:
@@ -53,6 +77,8 @@ class Lanes(ABC):
         self.device = getattr(x, "device", None)
         self.backend = backend_of(x)
         self.rows: dict[int, Row] = {}
+        self.changes = 0
+        """Counted up when a row moves or leaves."""
 
     # What rows are moved by
 
@@ -65,7 +91,7 @@ class Lanes(ABC):
         """Give a row its memory: its first sample is `x`, and it remembers `registers`, both in the wide precision."""
 
     @abstractmethod
-    def show(self, rows: list[Row], stages: list[Any]) -> Array:
+    def show(self, rows: list[Row], stages: list[Any], traits: int) -> Array:
         """The scaled samples of `rows`, shape (rows, ...), in the precision that the network sees."""
 
     @abstractmethod
@@ -73,7 +99,9 @@ class Lanes(ABC):
         """Write `value`, shape (1, ...), to a slot of a row."""
 
     @abstractmethod
-    def move(self, rows: Sequence[Row | None], stages: list[Any], outputs: Array, unguided: Array) -> Block:
+    def move(
+        self, rows: Sequence[Row | None], stages: list[Any], traits: int, outputs: Array, unguided: Array
+    ) -> Block:
         """The samples that follow, all of them at once; None stands for a row that has left."""
 
     @abstractmethod
@@ -107,6 +135,7 @@ class Lanes(ABC):
     def leave(self, row: Row) -> None:
         """Take out a row and free its memory."""
         del self.rows[row.number]
+        self.changes += 1
         row.position = GONE
         row._block = NOWHERE
         row._memory = None
@@ -116,35 +145,40 @@ class Lanes(ABC):
     def inputs(self, rows: list[Row]) -> Inputs:
         """What the network is to be asked about `rows`."""
         stages = [row._stages[row.position] for row in rows]
+        traits = 0
+        for stage in stages:
+            traits |= stage.traits
         timesteps = self.array([stage.timestep for stage in stages])
-        return Inputs(self.show(rows, stages), timesteps, rows, self, stages, [row.position for row in rows])
+        return Inputs(self.show(rows, stages, traits), timesteps, rows, self, stages, traits)
 
     def advance(self, inputs: Inputs, outputs: Any, unguided: Any) -> list[Row]:
         """Move the rows of `inputs` by one evaluation; answered by those that are over."""
         rows, stages = inputs.rows, inputs._stages
+        traits = inputs._traits
         present: Sequence[Row | None] = rows
-        if [row.position for row in rows] != inputs._positions:
+        if inputs._changes != self.changes:
             present = _still_there(inputs)
         outputs = self._checked(inputs, outputs, "outputs")
         if unguided is not None:
             unguided = self._checked(inputs, unguided, "unguided outputs")
-        elif True in [stage.reads_unguided for stage in stages]:
+        elif traits & READS_UNGUIDED:
             _check_nobody_reads_unguided(present, stages)
-        inputs._positions = []  # used
+        inputs._changes = USED
+        self.changes += 1
         over: list[Row] = []
-        if True in [stage.prepares for stage in stages]:
+        if traits & PREPARES:
             present = self._prepared(present, stages, outputs, over)
         if any(present):
-            block = self.move(present, stages, outputs, outputs if unguided is None else unguided)
+            block = self.move(present, stages, traits, outputs, outputs if unguided is None else unguided)
             block.numbers = [row.number for row in rows]
             for index, row in enumerate(present):
                 if row is not None:
                     row._block = block
                     row._index = index
                     row.position += 1
-            if True in [stage.ends for stage in stages]:
+            if traits & ENDS:
                 for row, stage in zip(present, stages, strict=True):
-                    if row is not None and stage.ends:
+                    if row is not None and stage.traits & ENDS:
                         row._result = self.row_result(row)
                         self.leave(row)
                         over.append(row)
@@ -162,7 +196,7 @@ class Lanes(ABC):
         """`rows` ready to be moved, with None for those whose own functions failed, which are put into `over`."""
         ready = [*rows]
         for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
-            if row is not None and stage.prepares:
+            if row is not None and stage.traits & PREPARES:
                 try:
                     self._prepare(row, stage, outputs[index : index + 1])
                 except Exception as error:
@@ -227,7 +261,7 @@ class Lanes(ABC):
 
 def _check_nobody_reads_unguided(rows: Sequence[Row | None], stages: Sequence[PreparedStage]) -> None:
     for row, stage in zip(rows, stages, strict=True):
-        if row is not None and stage.reads_unguided:
+        if row is not None and stage.traits & READS_UNGUIDED:
             raise ValueError(
                 f"{row}: {row.plan.solver} needs the network's output without guidance as well: "
                 "advance(inputs, outputs, unguided)."
@@ -248,7 +282,7 @@ def _still_there(inputs: Inputs) -> list[Row | None]:
     Raises:
         ValueError: a row has moved on since.
     """
-    if not inputs._positions:
+    if inputs._changes == USED:
         raise ValueError(f"these inputs were used already, for {names_of(inputs.rows)}: ask the batch for new ones.")
     for row, position in zip(inputs.rows, inputs._positions, strict=True):
         if row.position not in (GONE, position):

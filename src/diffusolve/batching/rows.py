@@ -12,10 +12,13 @@ from diffusolve.plan import Plan, Stage
 if TYPE_CHECKING:
     from diffusolve.batching.lanes import Lanes
 
-__all__ = ["GONE", "NOWHERE", "Block", "Inputs", "Row", "names_of"]
+__all__ = ["GONE", "NOWHERE", "USED", "Block", "Inputs", "Row", "names_of"]
 
 GONE = -1
 """The position of a row that is no longer in its batch."""
+
+USED = -1
+"""In place of the count of changes that inputs were made at: they cannot be used again."""
 
 
 class Block:
@@ -171,22 +174,24 @@ class Inputs:
         rows: the rows, in the order of `x`.
     """
 
-    __slots__ = ("_lanes", "_positions", "_stages", "rows", "timesteps", "x")
+    __slots__ = ("_changes", "_lanes", "_positions", "_stages", "_traits", "rows", "timesteps", "x")
 
     def __init__(
-        self, x: Array, timesteps: Array, rows: list[Row], lanes: Lanes, stages: list[Any], positions: list[int]
+        self, x: Array, timesteps: Array, rows: list[Row], lanes: Lanes, stages: list[Any], traits: int
     ) -> None:
         self.x = x
         self.timesteps = timesteps
         self.rows = rows
         self._lanes = lanes
         self._stages = stages
-        self._positions = positions
+        self._traits = traits
+        self._positions = [row.position for row in rows]
+        self._changes = lanes.changes
 
     @property
     def reads_unguided(self) -> bool:
         """Whether any of the rows takes the network's output without guidance as well."""
-        return any(stage.reads_unguided for stage in self._stages)
+        return any(stage.laid_out.plan_stage.reads_unguided for stage in self._stages)
 
     def __len__(self) -> int:
         return len(self.rows)

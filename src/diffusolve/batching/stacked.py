@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Transform
-from diffusolve.batching.lanes import Lanes, what_transforms
+from diffusolve.batching.lanes import SCALES, Lanes, traits_of, what_transforms
 from diffusolve.batching.layout import OUTPUT_PLACE, SAMPLE_PLACE, UNGUIDED_PLACE, LaidOutStage, Move, lay_out
 from diffusolve.batching.rows import Block, Row
 from diffusolve.plan import Plan
@@ -32,9 +32,7 @@ class StackedStage(NamedTuple):
 
     laid_out: LaidOutStage
     timestep: float
-    prepares: bool
-    reads_unguided: bool
-    ends: bool
+    traits: int
 
 
 class Part(NamedTuple):
@@ -67,14 +65,15 @@ class StackedLanes(Lanes):
         row._memory = slots
         row._block = Block(self._copy(x))
 
-    def show(self, rows: list[Row], stages: list[StackedStage]) -> Array:
+    def show(self, rows: list[Row], stages: list[StackedStage], traits: int) -> Array:
         samples = self._samples(rows)
-        scales = [stage.laid_out.plan_stage.scale for stage in stages]
-        if any(scale != 1.0 for scale in scales):
-            samples = samples * self._table([scales])[0]
+        if traits & SCALES:
+            samples = samples * self._table([[stage.laid_out.plan_stage.scale for stage in stages]])[0]
         return self.backend.cast(samples, self.like)
 
-    def move(self, rows: Sequence[Row | None], stages: list[StackedStage], outputs: Array, unguided: Array) -> Block:
+    def move(
+        self, rows: Sequence[Row | None], stages: list[StackedStage], traits: int, outputs: Array, unguided: Array
+    ) -> Block:
         parts = [
             [Part(index, row, move) for move in stage.laid_out.moves]
             for index, (row, stage) in enumerate(zip(rows, stages, strict=True))
@@ -193,13 +192,8 @@ class StackedLanes(Lanes):
 
 @lru_cache(maxsize=1024)
 def _stages(plan: Plan, transforms: bool, limit: float) -> tuple[StackedStage, ...]:
+    layout = lay_out(plan, transforms, limit)
     return tuple(
-        StackedStage(
-            laid_out,
-            laid_out.plan_stage.point.timestep,
-            laid_out.data is not None or bool(laid_out.noises),
-            laid_out.plan_stage.reads_unguided,
-            index == plan.nfe - 1,
-        )
-        for index, laid_out in enumerate(lay_out(plan, transforms, limit).stages)
+        StackedStage(stage, stage.plan_stage.point.timestep, traits_of(layout, index))
+        for index, stage in enumerate(layout.stages)
     )

@@ -6,19 +6,22 @@ import logging
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from threading import Lock
 
 __all__ = ["listed", "nearest", "report_once"]
 
 logger = logging.getLogger("diffusolve")
 
 _reported: set[str] = set()
+_lock = Lock()
 
 
 def report_once(message: str, category: type[Warning] | None = None) -> None:
     """Log a warning, or warn with `category`, unless the same was said already."""
-    if message in _reported:
-        return
-    _reported.add(message)
+    with _lock:
+        if message in _reported:
+            return
+        _reported.add(message)
     if category is None:
         logger.warning(message)
     else:

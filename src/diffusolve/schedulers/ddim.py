@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import Noise
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMScheduler"]
@@ -83,21 +83,22 @@ class DDIMScheduler(OneStepScheduler):
         """
         raw = self._transform is not None and not use_clipped_model_output
         if eta == 0:
-            run = self._run_at(timestep, None, eta=0.0, unclipped_noise=raw)
-            previous = self._stepped(run, model_output, sample)
+            key, run = self._run_at(timestep, None, eta=0.0, unclipped_noise=raw)
+            previous = self._stepped(key, run, model_output, sample)
             return self._result_with_data(previous, run, model_output, sample, return_dict)
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
         noise = Noise(model_output.dtype)
-        run = self._run_at(timestep, noise, eta=float(eta), unclipped_noise=raw)
+        key, run = self._run_at(timestep, noise, eta=float(eta), unclipped_noise=raw)
         with noise.drawn_from(generator, variance_noise):
-            previous = self._stepped(run, model_output, sample)
+            previous = self._stepped(key, run, model_output, sample)
         if variance_noise is None:
             self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
-    def _previous(self, timestep: int, index: int | None) -> int:
-        return timestep - len(self) // self._running.steps
+    def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
+        generation = generation or self._running
+        return timestep - len(self) // generation.steps
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(**options)

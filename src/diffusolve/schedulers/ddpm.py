@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusolve.backends import DrawNoise
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
+from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import Noise
+from diffusolve.schedulers.scheduler import index_of
 from diffusolve.solvers import Solver
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.ddpm import ddpm, forward_noise
@@ -84,7 +84,6 @@ class DDPMScheduler(OneStepScheduler):
             self._check_choice("variance_type", tuple(VARIANCES))
         self.variance_type = variance_type
         self.one = torch.tensor(1.0)
-        self.custom_timesteps = False
 
     def set_timesteps(
         self,
@@ -95,8 +94,7 @@ class DDPMScheduler(OneStepScheduler):
         """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first."""
         if timesteps is not None:
             _check_timesteps(timesteps, len(self))
-        self._set_timesteps(num_inference_steps, device, timesteps)
-        self.custom_timesteps = timesteps is not None
+        self._set_timesteps(num_inference_steps, device, timesteps).custom = timesteps is not None
 
     def step(
         self,
@@ -114,26 +112,30 @@ class DDPMScheduler(OneStepScheduler):
             sample: shape (batch, channels, ...).
         """
         noise = Noise(model_output.dtype)
-        run = self._run_at(timestep, noise)
+        key, run = self._run_at(timestep, noise)
         model_output, deviation = self._split(model_output, sample, run.plan)
-        if deviation is not None:
-            run = run.again(_scaled(noise, deviation))
-        with noise.drawn_from(generator):
-            previous = self._stepped(run, model_output, sample)
+        with noise.drawn_from(generator, deviation=deviation):
+            previous = self._stepped(key, run, model_output, sample)
         if run.plan.start.timestep > 0:
             self._draw_last(run, model_output, generator)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
+    @property
+    def custom_timesteps(self) -> bool:
+        """Whether the timesteps of the run were given."""
+        generation = self._generation
+        return generation is not None and generation.custom
+
     def previous_timestep(self, timestep: int | Tensor) -> int:
         """Where a step from `timestep` leads; -1 from the last one."""
-        return self._previous(*self._found(timestep))
+        return self._previous(*self._asked(timestep))
 
-    def _previous(self, timestep: int, index: int | None) -> int:
-        if self._generation is None:
+    def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
+        if generation is None:
             return timestep - 1
-        index = self.index_for_timestep(timestep) if index is None else index
-        values = self._generation.values
-        return values[index + 1] if index + 1 < len(values) else -1
+        values = generation.values
+        following = 1 + (index_of(timestep, values) if place is None else place)
+        return int(values[following]) if following < len(values) else -1
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         variance = VARIANCES.get(self.config["variance_type"], "posterior")
@@ -160,14 +162,6 @@ class DDPMScheduler(OneStepScheduler):
         s, t = self._point(int(plan.start.timestep)), self._point(int(plan.end.timestep))
         least, most = (0.5 * log(max(d**2, LEAST_VARIANCE)) for d in (split_noise(s, t, 1.0)[0], forward_noise(s, t)))
         return prediction, torch.exp((most - least) / 2 * variance + (most + least) / 2)
-
-
-def _scaled(noise: DrawNoise, deviation: Tensor) -> DrawNoise:
-    def scaled(like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
-        drawn: Tensor = noise(like, sigma_from, sigma_to)
-        return deviation * drawn
-
-    return scaled
 
 
 def _check_timesteps(timesteps: Sequence[float], count: int) -> None:

@@ -75,8 +75,9 @@ class DEISMultistepScheduler(LogSNRScheduler):
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, mu: float | None = None) -> None:
         """Begin a run of `num_inference_steps` steps; `mu` is the logarithm of the flow shift."""
-        self._shift_flow(mu)
-        self._set_timesteps(num_inference_steps, device)
+        with self._runs.lock:
+            self._shift_flow(mu)
+            self._set_timesteps(num_inference_steps, device)
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True

@@ -11,9 +11,9 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.generation import Generation, Options
 from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import Options, Prepared
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.solvers import Solver, dpm_fast
@@ -81,8 +81,8 @@ class DPMSolverFastScheduler(SigmaScheduler):
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpm_fast.with_options(eta=self.config["eta"], s_noise=self.config["s_noise"], **options)
 
-    def _plan_from(self, prepared: Prepared, index: int, options: Options) -> Plan:
-        grid = prepared.grid
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
+        grid = generation.prepared.grid
         return plan_for(self._solver(grid.steps, skipped=index), grid, self._prediction)
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:

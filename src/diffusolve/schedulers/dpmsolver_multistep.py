@@ -95,8 +95,9 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         timesteps: Sequence[float] | None = None,
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
-        self._shift_flow(mu)
-        self._set_timesteps(num_inference_steps, device, timesteps)
+        with self._runs.lock:
+            self._shift_flow(mu)
+            self._set_timesteps(num_inference_steps, device, timesteps)
 
     def step(
         self,

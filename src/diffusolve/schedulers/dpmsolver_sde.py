@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import Noise, Prepared
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, dpmpp_sde
@@ -62,7 +62,6 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     ) -> None:
         """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
         self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
-        self._running.noise = PathNoise(self._running.prepared, self.config["noise_sampler_seed"])
 
     def step(
         self,
@@ -76,6 +75,9 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         options = () if s_noise == 1.0 else (("s_noise", s_noise),)
         previous, run = self._advance(model_output, timestep, sample, None, options)
         return self._result_with_data(previous, run, model_output, sample, return_dict)
+
+    def _noise(self, prepared: Prepared) -> Noise:
+        return PathNoise(prepared, self.config["noise_sampler_seed"])
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpmpp_sde.with_options(noise="path", **options)

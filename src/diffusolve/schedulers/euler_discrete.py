@@ -75,9 +75,9 @@ class EulerDiscreteScheduler(SigmaScheduler):
         sigmas: Sequence[float] | None = None,
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas` to the last."""
-        self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
+        generation = self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
         if sigmas is not None:
-            self._running.steps = len(sigmas) - 1
+            generation.steps = len(sigmas) - 1
 
     def step(
         self,
@@ -92,11 +92,13 @@ class EulerDiscreteScheduler(SigmaScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutputWithData | SchedulerTuple:
         """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
-        options = () if s_churn == 0.0 else _churn(s_churn, s_tmin, s_tmax, s_noise)
-        previous, run = self._advance(model_output, timestep, sample, generator, options)
-        if not options:
+        if s_churn == 0.0:
+            previous, run = self._advance(model_output, timestep, sample, generator)
             return self._result_with_data(previous, run, model_output, sample, return_dict)
-        grid, index = self._running.prepared.grid, self._running.step_index or 0
+        generation = self._found(timestep)
+        options = _churn(s_churn, s_tmin, s_tmax, s_noise)
+        previous, run = self._advance(model_output, timestep, sample, generator, options)
+        grid, index = generation.prepared.grid, generation.step_index or 0
         s, t = grid[index - 1].sigma, grid[index].sigma
         hat = churned(s, grid.steps, s_churn, s_tmin, s_tmax)
         a, b = data_after_churn(s, hat, t, self._prediction.name)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import Options
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.solvers import Solver, lms

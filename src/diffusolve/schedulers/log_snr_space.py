@@ -65,9 +65,8 @@ class LogSNRScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
-        if self._generation is None:
-            return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5
-        return self._generation.sigmas
+        generation = self._generation
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5 if generation is None else generation.sigmas
 
     @property
     def alpha_t(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,17 @@ from torch import Tensor
 from diffusolve.backends import DrawNoise, Run
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import Plan, plan_for, trace
-from diffusolve.schedulers.scheduler import Prepared
+from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.remembered import Remembered
 from diffusolve.schedulers.timestep_space import TimestepScheduler
 
 __all__ = ["OneStepScheduler"]
+
+StepKey = tuple[Any, ...]
+"""The timestep that a step is from, the one that it leads to, and its options."""
+
+MOST_STEPS = 1024
+"""How many steps' plans a scheduler remembers."""
 
 NO_SIGNAL = 2.0**-60
 """Stands for alpha = 0 where a data prediction of epsilon is infinite before it is clipped."""
@@ -25,8 +31,8 @@ class OneStepScheduler(TimestepScheduler):
     """Each step is a plan of its own, found by its timestep: steps may be made in any order, and repeated."""
 
     @abstractmethod
-    def _previous(self, timestep: int, index: int | None) -> int:
-        """Where a step from `timestep`, number `index` of the run if that is known, leads; below 0: to the end."""
+    def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
+        """Where a step from `timestep` leads, at `place` of the run if that is known; below 0: to the end."""
 
     @property
     def plan(self) -> Plan:
@@ -36,49 +42,34 @@ class OneStepScheduler(TimestepScheduler):
 
     def _configured(self) -> None:
         super()._configured()
-        self._runs: dict[tuple[Any, ...], Run] = {}
-
-    def _set_timesteps(
-        self,
-        num_inference_steps: int | None,
-        device: Any,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-    ) -> None:
-        before = self._generation
-        super()._set_timesteps(num_inference_steps, device, timesteps, sigmas)
-        if before is None or before.prepared is not self._running.prepared:
-            self._runs = {}
+        self._steps_made: Remembered[StepKey, Run] = Remembered(MOST_STEPS)
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
         shown = levels.timesteps.astype(np.int64)
         return Prepared(self._grid(levels), None, shown, levels.sigmas)  # type: ignore[arg-type]  # a plan for each step
 
-    def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> Run:
-        """A run of the step from `timestep` in the present run."""
-        at, index = self._found(timestep)
-        key = at, *options.values()
-        known = self._runs.get(key)
-        if known is not None:
-            run = known.again(noise)
-        else:
-            points = self._point(at), self._point(self._previous(at, index))
-            grid = Grid(points, self.noise_schedule, self.space)
-            plan = trace(self._solver(1, **options), grid, self._prediction)
-            run = Run(plan, noise, self._transform)
-        self._runs[key] = run  # in time with its preparations
-        return run
+    def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
+        """A run of the step from `timestep`, and what determines it."""
+        generation, at, place = self._asked(timestep)
+        key = at, self._previous(generation, at, place), *options.values()
+        made = self._steps_made.get(key)
+        if made is not None:
+            return key, made.again(noise)
+        self._steps_made.make_room()
+        grid = Grid((self._point(at), self._point(key[1])), self.noise_schedule, self.space)
+        plan = trace(self._solver(1, **options), grid, self._prediction)
+        return key, Run(plan, noise, self._transform)
 
-    def _found(self, timestep: Any) -> tuple[int, int | None]:
-        """`timestep` as a number, and its position in the run's timesteps if that is known without reading it."""
-        index = None if self._generation is None else self._generation.index_of_view(timestep)
-        if index is not None:
-            return self._running.values[index], index
+    def _asked(self, timestep: Any) -> tuple[Generation | None, int, int | None]:
+        """The run that `timestep` belongs to, `timestep` as a number, and its place if it is known without reading."""
+        generation, place = self._runs.of(timestep)
+        if generation is not None and place is not None:
+            return generation, generation.values[place], place  # type: ignore[return-value]  # they are whole
         value, count = float(timestep), len(self._tables.noise_schedule.signal)
         if value != int(value) or not 0 <= value < count:
             raise ValueError(f"timestep is {value:g}: expected a whole number from 0 to {count - 1}.")
-        return int(value), None
+        return generation, int(value), None
 
     def _point(self, timestep: int) -> Point:
         point = super()._point(timestep)
@@ -86,7 +77,8 @@ class OneStepScheduler(TimestepScheduler):
             return Point(timestep, NO_SIGNAL, 1.0)
         return point
 
-    def _stepped(self, run: Run, model_output: Tensor, sample: Tensor) -> Tensor:
+    def _stepped(self, key: StepKey, run: Run, model_output: Tensor, sample: Tensor) -> Tensor:
         """The sample after the step that `run` is of."""
         previous: Tensor = run.step(model_output, sample)
+        self._steps_made[key] = run  # for others like it: done, it changes no more
         return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)

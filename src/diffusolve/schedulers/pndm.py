@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diffusolve.backends import Run
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
-from diffusolve.plan import plan_for
+from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.scheduler import Options, Prepared
 from diffusolve.schedulers.timestep_space import TimestepScheduler
 from diffusolve.solvers import Solver
 from diffusolve.solvers.pndm import pndm_by_calls
@@ -91,17 +90,10 @@ class PNDMScheduler(TimestepScheduler):
         grid = self._calls(asked, begins, 0)
         return Prepared(grid, plan_for(self._solver(steps), grid, self._prediction), np.array(asked), levels.sigmas)
 
-    def _started(self, timestep: Any, options: Options = ()) -> Run:
-        generation = self._running
-        index = self.index_for_timestep(timestep) if generation.begin_index is None else generation.begin_index
-        plan = generation.prepared.plan
-        if index > 0:
-            begins = [int(begin) for begin in self._spaced(generation.steps)]
-            grid = self._calls(generation.values, begins, index)
-            plan = plan_for(self._solver(generation.steps), grid, self._prediction)
-        generation.step_index = index
-        generation.run = Run(plan)
-        return generation.run
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
+        begins = [int(begin) for begin in self._spaced(generation.steps)]
+        grid = self._calls(generation.prepared.timesteps.tolist(), begins, index)
+        return plan_for(self._solver(generation.steps), grid, self._prediction)
 
     def _evaluated(self, begins: list[int]) -> list[int]:
         """The timestep of each evaluation in a run whose steps begin at `begins`."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Run
+from diffusolve.backends import Run, Transform
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
@@ -20,15 +20,19 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
+from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.remembered import Remembered
+from diffusolve.schedulers.runs import Runs
 from diffusolve.schedulers.spacing import Levels, check_exclusive
 from diffusolve.schedulers.tables import Tables, tables_of
 from diffusolve.solvers import Solver
 
-__all__ = ["Scheduler"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-Options = tuple[tuple[str, Any], ...]
+__all__ = ["Scheduler", "index_of"]
 
 PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
 """What diffusers calls it -> what the library calls it."""
@@ -38,66 +42,8 @@ MOST_PREPARED = 64
 """How many runs' plans a scheduler remembers."""
 
 
-class Prepared(NamedTuple):
-    """What `set_timesteps` finds out, the same for every run with these arguments."""
-
-    grid: Grid
-    plan: Plan
-    timesteps: np.ndarray[Any, Any]
-    sigmas: np.ndarray[Any, Any]
-
-
-class Noise:
-    """Draws the noise of the step under way."""
-
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
-        self.generator: Any = None
-        self.given: Tensor | None = None
-
-    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
-        if self.given is not None:
-            return self.given
-        if self.dtype is not None and like.dtype != self.dtype:
-            like = torch.empty_like(like, dtype=self.dtype)
-        noise: Tensor = draw_normal_with(self.generator, like)
-        return noise
-
-    @contextmanager
-    def drawn_from(self, generator: Any, given: Tensor | None = None) -> Iterator[None]:
-        """Within, noise is that `given`, or comes from `generator`."""
-        self.generator, self.given = generator, given
-        try:
-            yield
-        finally:
-            self.generator = self.given = None
-
-
-class Generation:
-    """One walk from noise to data, begun by `set_timesteps`."""
-
-    def __init__(self, prepared: Prepared, steps: int, device: Any, noise: Noise) -> None:
-        self.prepared = prepared
-        self.steps = steps
-        self.timesteps = torch.from_numpy(prepared.timesteps.copy()).to(device)
-        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
-        self.values = prepared.timesteps.tolist()
-        self.noise = noise
-        self.begin_index: int | None = None
-        self.step_index: int | None = None
-        self.options: Options = ()
-        self.run: Run | None = None
-
-    def index_of_view(self, timestep: Any) -> int | None:
-        """The position of a timestep that was taken out of `timesteps`, found without reading it; None for others."""
-        own = self.timesteps
-        if isinstance(timestep, Tensor) and timestep.untyped_storage()._cdata == own.untyped_storage()._cdata:
-            return int(timestep.storage_offset())
-        return None
-
-
 class Scheduler(SchedulerMixin, ConfigMixin):
-    """A face on the core with the interface of diffusers' schedulers.
+    """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
     (:meth:`_levels`) and which solver they ask for (:meth:`_solver`); everything else is here.
@@ -112,8 +58,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
-
-    _generation: Generation | None = None
 
     # What a class says of itself ----------------------------------------------------------------
 
@@ -139,9 +83,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
         self.alphas_cumprod = self._tables.alphas_cumprod.clone()
         self._check_choice("prediction_type", self.prediction_types)
-        self._transform = clip_asked_for(own)
-        self._prepared_runs: dict[Any, Prepared] = {}
+        self._count = int(own["num_train_timesteps"])
+        self._transform = self._clipping()
+        self._prepared_runs: Remembered[Any, Prepared] = Remembered(MOST_PREPARED)
         self._configured_for = self.config
+        if "_runs" not in vars(self):
+            self._runs = Runs()
+
+    def _clipping(self) -> Transform | None:
+        """What is done to data predictions before they are used."""
+        return clip_asked_for(self._own_config)
 
     @property
     def _own_config(self) -> dict[str, Any]:
@@ -169,7 +120,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return prediction(PREDICTION_NAMES.get(name, name))
 
     def __len__(self) -> int:
-        return int(self.config["num_train_timesteps"])
+        return self._count
+
+    def __copy__(self) -> Self:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _runs=copy.deepcopy(self._runs))
+        return made
 
     # The run ----------------------------------------------------------------
 
@@ -179,7 +135,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         device: Any,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-    ) -> None:
+    ) -> Generation:
+        """Begin a run; it is returned."""
         given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
         if len(given) == 2:
             raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
@@ -192,18 +149,24 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: expected at least 1.")
-        self._follow_configuration()
-        prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
-        self._generation = Generation(prepared, int(num_inference_steps), device, Noise(self.noise_dtype))
+        with self._runs.lock:
+            self._follow_configuration()
+            prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
+        generation = Generation(prepared, int(num_inference_steps), self._noise(prepared))
+        self._runs.begin(generation, torch.from_numpy(prepared.timesteps.copy()).to(device))
+        return generation
 
     def _prepared(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         key = (steps, timesteps, sigmas)
         prepared = self._prepared_runs.get(key)
         if prepared is None:
-            if len(self._prepared_runs) >= MOST_PREPARED:
-                self._prepared_runs.clear()
+            self._prepared_runs.make_room()
             prepared = self._prepared_runs[key] = self._prepare(steps, timesteps, sigmas)
         return prepared
+
+    def _noise(self, prepared: Prepared) -> Noise:
+        """Where the noise of a run comes from."""
+        return Noise(self.noise_dtype)
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
@@ -216,45 +179,67 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         timesteps = np.append(levels.timesteps, 0.0)  # the network is not asked at the end
         return Grid.through(self.noise_schedule, levels.sigmas, timesteps).in_space(self.space)
 
-    def _started(self, timestep: Any, options: Options = ()) -> Run:
-        """The run, begun now at `timestep` or where :meth:`set_begin_index` said, or changed to other `options`."""
-        generation = self._running
-        if generation.step_index is None:
-            generation.step_index = (
-                self.index_for_timestep(timestep) if generation.begin_index is None else generation.begin_index
-            )
-        elif generation.run is not None and not generation.run.holds_nothing:
+    def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
+        """The run of `generation`, begun now at `timestep`, or moved there, or changed to other `options`.
+
+        It begins where :meth:`set_begin_index` said instead, if it did. `place` is that of `timestep`, if it is a view.
+        """
+        nfe, index = generation.prepared.plan.nfe, generation.step_index
+        if index is None:
+            index = self._first(generation, place, timestep)
+        elif generation.is_done:
+            index = nfe
+        elif place is not None and place != index:
+            index = place
+        elif generation.remembers:
             raise ValueError(
                 f"{dict(options)} differs from {dict(generation.options)}, with which this run was begun, and "
                 f"{type(self).__name__} remembers earlier steps: keep the options, or call set_timesteps to begin anew."
             )
-        prepared = generation.prepared
-        plan = prepared.plan
-        index = generation.step_index
-        if index >= plan.nfe:
-            raise IndexError(f"the run has {plan.nfe} evaluations and all of them are done: call set_timesteps again.")
-        if index > 0 or options:
-            plan = self._plan_from(prepared, index, options)
-        generation.options = options
-        generation.run = Run(plan, generation.noise, self._transform)
-        return generation.run
+        if index >= nfe:
+            raise IndexError(
+                f"the run has {nfe} evaluations and all of them are done: call set_timesteps again, and take the new "
+                "run's timesteps."
+            )
+        plan = self._plan_from(generation, index, options) if index > 0 or options else generation.prepared.plan
+        run = Run(plan, generation.noise, self._transform)
+        generation.step_index, generation.options, generation.run = index, options, run
+        return run
 
-    def _plan_from(self, prepared: Prepared, index: int, options: Options) -> Plan:
+    def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
+        """Which evaluation a run begins with."""
+        first = generation.begin_index
+        if first is None:
+            return index_of(float(timestep), generation.values) if place is None else place
+        generation.counts = place is not None and place != first
+        return first
+
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         """The plan of a run that begins at evaluation number `index`, with a call's `options`."""
-        step = prepared.plan.stages[index].step
-        return plan_for(self._solver_from(prepared.grid, step, options), prepared.grid[step:], self._prediction)
+        grid, step = generation.prepared.grid, generation.prepared.plan.stages[index].step
+        return plan_for(self._solver_from(grid, step, options), grid[step:], self._prediction)
 
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         """The solver of a run that begins at step number `step` of `grid`."""
         return self._solver(grid.steps, **dict(options))
 
     @property
+    def _generation(self) -> Generation | None:
+        """The run of this thread or task, or the latest."""
+        begun = self._runs.current
+        return None if begun is None else begun.generation
+
+    @property
     def _running(self) -> Generation:
-        if self._generation is None:
-            raise ValueError(
-                f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first."
-            )
-        return self._generation
+        """The same, which must be there."""
+        return self._generation or self._none_begun()
+
+    def _found(self, timestep: Any) -> Generation:
+        """The run that `timestep` belongs to."""
+        return self._runs.of(timestep)[0] or self._none_begun()
+
+    def _none_begun(self) -> NoReturn:
+        raise ValueError(f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first.")
 
     def _advance(
         self,
@@ -265,11 +250,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         options: Options = (),
         variance_noise: Tensor | None = None,
     ) -> tuple[Tensor, Run]:
-        """The next sample, and the run that it belongs to."""
-        generation = self._generation or self._running
+        """The next sample, and the walk that it belongs to."""
+        generation, place = self._runs.of(timestep)
+        if generation is None:
+            self._none_begun()
         run = generation.run
-        if run is None or generation.options != options:
-            run = self._started(timestep, options)
+        if run is None or (place is not None and place != generation.step_index) or generation.options != options:
+            run = self._started(generation, place, timestep, options)
         if generator is None and variance_noise is None:
             previous = run.step(model_output, sample)
         else:
@@ -290,14 +277,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def timesteps(self) -> Tensor:
         """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
-        if self._generation is None:
+        begun = self._runs.current
+        if begun is None:
             return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
-        return self._generation.timesteps
+        return begun.timesteps
 
     @property
     def num_inference_steps(self) -> int | None:
         """The number of steps of the run; None before `set_timesteps`."""
-        return None if self._generation is None else self._generation.steps
+        generation = self._generation
+        return None if generation is None else generation.steps
 
     @property
     def plan(self) -> Plan:
@@ -312,12 +301,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def step_index(self) -> int | None:
         """Which evaluation comes next; None before the first."""
-        return None if self._generation is None else self._generation.step_index
+        generation = self._generation
+        return None if generation is None else generation.step_index
 
     @property
     def begin_index(self) -> int | None:
         """Where :meth:`set_begin_index` said that the run begins."""
-        return None if self._generation is None else self._generation.begin_index
+        generation = self._generation
+        return None if generation is None else generation.begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at evaluation number `begin_index` instead of looking the first timestep up.
@@ -340,9 +331,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             ValueError: it is not one of them; the nearest is named.
         """
         if schedule_timesteps is not None:
-            return _index_of(float(timestep), schedule_timesteps.tolist())
-        index = self._running.index_of_view(timestep)
-        return _index_of(float(timestep), self._running.values) if index is None else index
+            return index_of(float(timestep), schedule_timesteps.tolist())
+        generation, place = self._runs.of(timestep)
+        if place is not None:
+            return place
+        return index_of(float(timestep), (generation or self._none_begun()).values)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""
@@ -365,15 +358,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at training timesteps, shape (batch, 1, ...), as `like`."""
-        if self.alphas_cumprod.device != like.device:
-            self.alphas_cumprod = self.alphas_cumprod.to(like.device)
-        power = self.alphas_cumprod.to(like.dtype)[timesteps.to(like.device)]
+        table = self.alphas_cumprod
+        if table.device != like.device:
+            self.alphas_cumprod = table = table.to(like.device)
+        power = table.to(like.dtype)[timesteps.to(like.device)]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
         """The run's sigma, or before `set_timesteps` the training table's, at `timesteps`; shape (batch, 1, ...)."""
-        generation = self._generation
+        generation, _ = self._runs.of(timesteps)
         timesteps = timesteps.to(like.device).reshape(-1)
         if generation is None:
             power = self._tables.alphas_cumprod.to(like.device)[timesteps.long()]
@@ -382,7 +376,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             index = generation.begin_index if generation.step_index is None else generation.step_index
             sigma = generation.sigmas[index].expand(len(timesteps)).to(like.device)
         else:
-            own = generation.timesteps.to(like.device)
+            own = torch.from_numpy(generation.prepared.timesteps).to(like.device)
             places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
             sigma = generation.sigmas.to(like.device)[places]
         return sigma.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
@@ -403,7 +397,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutputWithData(previous, source) if return_dict else SchedulerTuple((previous, source))
 
 
-def _index_of(value: float, values: list[float]) -> int:
+def index_of(value: float, values: list[float]) -> int:
+    """The place of `value` among `values`: of two, the second.
+
+    Raises:
+        ValueError: there is none; the nearest is named.
+    """
     places = [index for index, other in enumerate(values) if other == value]
     if not places:
         nearest = min(values, key=lambda other: abs(other - value))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from diffusolve.backends import backend_of
 from diffusolve.noise import SignalTable, Space
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
@@ -27,9 +28,8 @@ class SigmaScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
-        if self._generation is None:
-            return _all_sigmas(self._tables.noise_schedule)
-        return self._generation.sigmas
+        generation = self._generation
+        return _all_sigmas(self._tables.noise_schedule) if generation is None else generation.sigmas
 
     @property
     def init_noise_sigma(self) -> float:
@@ -38,10 +38,18 @@ class SigmaScheduler(Scheduler):
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """``sample / sqrt(sigma^2 + 1)`` at the current step."""
-        generation = self._generation or self._running
-        run = generation.run or self._started(timestep, generation.options)
-        scaled: Tensor = run.model_input(sample)
+        """``sample / sqrt(sigma^2 + 1)`` at `timestep`, or at the current step if that is no view.
+
+        A run is begun by it, but not moved.
+        """
+        generation, place = self._runs.of(timestep)
+        if generation is None:
+            self._none_begun()
+        run = generation.run or self._started(generation, place, timestep, generation.options)
+        if place is None or place == generation.step_index:
+            scaled: Tensor = run.model_input(sample)
+        else:
+            scaled = backend_of(sample).combine((sample,), (generation.prepared.plan.stages[place].scale,))
         return scaled if scaled.dtype is sample.dtype else scaled.to(sample.dtype)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

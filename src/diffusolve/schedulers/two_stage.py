@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Run
 from diffusolve.noise import Grid
-from diffusolve.schedulers.scheduler import Options, Prepared
+from diffusolve.plan import Plan
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels, ramp_asked_for
 
@@ -29,18 +29,21 @@ class TwoStageScheduler(SigmaScheduler):
     @property
     def state_in_first_order(self) -> bool:
         """Whether the next evaluation begins a step."""
-        run = None if self._generation is None else self._generation.run
+        generation = self._generation
+        run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
 
     @property
     def timesteps(self) -> Tensor:
         """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
-        return torch.tensor(self._longest.timesteps) if self._generation is None else self._generation.timesteps
+        begun = self._runs.current
+        return torch.tensor(self._longest.timesteps) if begun is None else begun.timesteps
 
     @property
     def sigmas(self) -> Tensor:
         """The noise levels that the evaluations lead to and begin from, as many as `timesteps` and the end."""
-        return torch.tensor(self._longest.sigmas) if self._generation is None else self._generation.sigmas
+        generation = self._generation
+        return torch.tensor(self._longest.sigmas) if generation is None else generation.sigmas
 
     @property
     def _longest(self) -> Prepared:
@@ -67,16 +70,13 @@ class TwoStageScheduler(SigmaScheduler):
         inner = np.repeat(levels.sigmas[1:-1], 2)
         return np.concatenate([levels.sigmas[:1], inner, levels.sigmas[-1:]])
 
-    def _started(self, timestep: Any, options: Options = ()) -> Run:
-        run = super()._started(timestep, options)
-        generation = self._running
-        if generation.step_index is not None and generation.step_index % 2:
-            index, generation.step_index, generation.run = generation.step_index, None, None
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
+        if index % 2:
             raise ValueError(
                 f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
                 f"{index + 1}, for example with timesteps[t_start * {self.order}:]."
             )
-        return run
+        return super()._plan_from(generation, index, options)
 
 
 class KDPM2Scheduler(TwoStageScheduler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from diffusolve.backends import Run, Transform
 from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid
+from diffusolve.schedulers.generation import Generation, Options
 from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES, LogSNRScheduler, in_single_precision, shifted
 from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.scheduler import Options
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for
 from diffusolve.solvers import Solver, unipc
 
@@ -104,8 +106,9 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         super()._configured()
         self.predict_x0, self.solver_p = config["predict_x0"], config["solver_p"]
         self.disable_corrector = config["disable_corrector"]
-        if self._extrapolates_noise:
-            self._transform = None
+
+    def _clipping(self) -> Transform | None:
+        return None if self._extrapolates_noise else super()._clipping()
 
     @property
     def _extrapolates_noise(self) -> bool:
@@ -136,18 +139,28 @@ class UniPCMultistepScheduler(LogSNRScheduler):
             )
         if flow and (sigmas is not None or num_inference_steps):
             sigmas = self._flow_sigmas(num_inference_steps, sigmas, mu)
-        self._set_timesteps(num_inference_steps if sigmas is None else None, device, sigmas=sigmas)
+        generation = self._set_timesteps(num_inference_steps if sigmas is None else None, device, sigmas=sigmas)
         if self.solver_p is not None:
-            self.solver_p.set_timesteps(self.num_inference_steps, device=device)
+            generation.predictor = copy.deepcopy(self.solver_p)  # which may be one that no two runs can share
+            generation.predictor.set_timesteps(generation.steps, device=device)
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The sample one step on."""
-        previous, _ = self._advance(model_output, timestep, sample)
-        if self.solver_p is not None:
-            previous = self.solver_p.step(model_output, timestep, previous, return_dict=False)[0]
+        if self.solver_p is None:
+            previous, _ = self._advance(model_output, timestep, sample)
+        else:
+            generation = self._found(timestep)
+            corrected, _ = self._advance(model_output, timestep, sample)
+            previous = generation.predicting.step(model_output, timestep, corrected, return_dict=False)[0]
         return self._result(previous, return_dict)
+
+    def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
+        run = super()._started(generation, place, timestep, options)
+        if self.solver_p is not None:
+            generation.predicting = copy.deepcopy(generation.predictor)
+        return run
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

@@ -174,7 +174,7 @@ class ContinuousBatcher:
         self._occupancy = Histogram(sorted({*powers, max_batch_size}))
         self._steps = 0
         self._rows = 0
-        self._recent: deque[float] = deque(maxlen=100_000)
+        self._recent: deque[float] = deque()
 
     # For its users
 
@@ -415,8 +415,10 @@ class ContinuousBatcher:
     async def _work(self) -> None:
         """The loop: one step after the other as long as there are requests."""
         try:
-            while self._state != "closed":
+            while True:
                 await asyncio.sleep(0)  # whoever was told something may ask for more before the next step
+                if self._state == "closed":
+                    return
                 if self._active:
                     await self._step(self._next_jobs())
                 else:
@@ -456,7 +458,7 @@ class ContinuousBatcher:
                 self._steps += 1
                 self._rows += len(inputs)
                 self._occupancy.observe(len(inputs))
-                self._recent.append(time.monotonic())
+                self._rate(just_now=True)
         except Exception as error:
             reason = f"the model failed with {type(error).__name__}: {error}"
             stepped.failed += [(job, reason, error) for job in jobs]  # those who failed before have their own reason
@@ -542,9 +544,14 @@ class ContinuousBatcher:
                 self._latency.observe(time.monotonic() - job.begun)
                 self._end(job, "completed")
 
-    def _rate(self) -> float:
+    def _rate(self, just_now: bool = False) -> float:
+        """Steps per second of late; one more, if it ended `just_now`."""
         now = time.monotonic()
-        return sum(1 for ended in self._recent if ended > now - RATE_WINDOW) / RATE_WINDOW
+        if just_now:
+            self._recent.append(now)
+        while self._recent and self._recent[0] < now - RATE_WINDOW:
+            self._recent.popleft()
+        return len(self._recent) / RATE_WINDOW
 
 
 def _evaluation(row: Row) -> str:

@@ -1,0 +1,113 @@
+"""One walk from noise to data: what `set_timesteps` of a scheduler begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.backends import Run
+from diffusolve.noise import Grid
+from diffusolve.plan import Plan
+from diffusolve.randomness import draw_normal_with
+
+__all__ = ["Generation", "Noise", "Options", "Prepared"]
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class Prepared(NamedTuple):
+    """What `set_timesteps` finds out, the same for every run with these arguments."""
+
+    grid: Grid
+    plan: Plan
+    timesteps: np.ndarray[Any, Any]
+    sigmas: np.ndarray[Any, Any]
+
+
+class Noise:
+    """Draws the noise of the step under way."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self.generator: Any = None
+        self.given: Tensor | None = None
+        self.deviation: Tensor | None = None
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        if self.given is not None:
+            return self.given
+        if self.dtype is not None and like.dtype != self.dtype:
+            like = torch.empty_like(like, dtype=self.dtype)
+        noise: Tensor = draw_normal_with(self.generator, like)
+        return noise if self.deviation is None else self.deviation * noise
+
+    @contextmanager
+    def drawn_from(
+        self, generator: Any, given: Tensor | None = None, deviation: Tensor | None = None
+    ) -> Iterator[None]:
+        """Within, noise is that `given`, or comes from `generator`, times `deviation` if there is one."""
+        self.generator, self.given, self.deviation = generator, given, deviation
+        try:
+            yield
+        finally:
+            self.generator = self.given = self.deviation = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "generator": None, "given": None, "deviation": None}  # of a step, which is not copied
+
+
+class Generation:
+    """One walk from noise to data: its place, its noise and what it remembers, which no other run shares.
+
+    It does not hold the tensor of its timesteps: that holds it (:class:`~diffusolve.schedulers.runs.Runs`).
+
+    Attributes:
+        values: the timesteps as numbers.
+        begin_index: the evaluation that `set_begin_index` said the run begins with.
+        step_index: the evaluation that comes next; None before the first.
+        counts: `step_index` alone says where the run is, since `set_begin_index` contradicted the first timestep.
+        custom: its timesteps were given.
+        predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
+            begins, and the one that this run has walked with.
+        options: with which the run was begun.
+        owner, origin: numbers of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and of the run that
+            it is, which is the same for copies.
+    """
+
+    def __init__(self, prepared: Prepared, steps: int, noise: Noise) -> None:
+        self.prepared = prepared
+        self.steps = steps
+        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
+        self.values: list[float] = prepared.timesteps.tolist()
+        self.noise = noise
+        self.begin_index: int | None = None
+        self.step_index: int | None = None
+        self.counts = False
+        self.custom = False
+        self.predictor: Any = None
+        self.predicting: Any = None
+        self.options: Options = ()
+        self.run: Run | None = None
+        self.owner = self.origin = -1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all evaluations were made."""
+        return self.run is not None and self.run.is_done
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the evaluation that comes next depends on earlier ones, other than by the sample."""
+        return self.run is not None and not self.run.registers.keys() <= {self.run.stage.sample}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        if self.run is not None:  # its registers as they are now, should another thread be walking it
+            state["run"] = run = self.run.again(self.run._draw_noise)
+            run.position, run._registers = self.run.position, self.run.registers.copy()
+        return state
