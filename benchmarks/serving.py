@@ -1,15 +1,17 @@
 """What mixed batches are worth to a server: ``python -m benchmarks.serving``.
 
-One stream of requests, with arrivals of a Poisson process and a mixture of samplers, steps and seeds, is served three
-times by the digits network with classifier-free guidance, in real time and in turn:
+One stream of requests, with arrivals of a Poisson process and a mixture of samplers, steps, guidance and classes, is
+served three times by the digits network, in real time and in turn:
 
 - by the batcher, whose batches mix everything;
 - one request at a time, in the order of arrival;
-- in static batches: the request that has waited longest, and all that wait with equal sampler and steps, from their
-  first step to their last.
+- in static batches: the request that has waited longest, and all that wait with equal sampler, steps and guidance,
+  from their first step to their last.
 
 Their samples are compared, so that nobody is faster by doing something else. The stream comes several times as fast as
-one at a time can be served (`--load`), which is where batches matter: all three are as fast as they can be then.
+one at a time can be served (`--load`), which is where batches matter: all three are as fast as they can be then. There
+are 126 configurations of sampler, steps and guidance; the fewer there are, the better are static batches. PyTorch has
+one thread: the network is small, and threads that wait for each other and for the event loop would be what is measured.
 
 The second table compares a step of eight rows, each with its own coefficients, with a step of one run on a batch of
 eight. The network is free there; setting up is excluded.
@@ -47,24 +49,26 @@ from diffusolve.serving import ContinuousBatcher, Request
 
 SHAPE = (1, 8, 8)
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "Heun Karras", "DPM++ 2M SDE Karras", "DDIM")
-STEPS = (8, 12, 20, 30)
-GUIDANCE = 2.0
+STEPS = (8, 10, 12, 15, 20, 25, 30)
+GUIDANCE = (1.0, 2.0, 4.0)
 ROWS = 8
 
 Serve = Callable[[list[Request], list[float]], Awaitable[tuple[list[Tensor], list[float]]]]
 
 
 class Digits:
-    """The digits network with guidance: one call for the outputs with and without the class."""
+    """The digits network: one call for all outputs, and for those without the class of requests with guidance."""
 
     def __init__(self) -> None:
         self.network = load_digits_network()
 
     def __call__(self, x: Tensor, timesteps: Tensor, requests: list[Request]) -> Tensor:
-        labels = torch.tensor([request.condition for request in requests] + [NO_CLASS] * len(requests))
-        scales = torch.tensor([request.guidance_scale for request in requests]).reshape(-1, 1, 1, 1)
-        guided, unguided = self.network(torch.cat([x, x]), timesteps.repeat(2), labels).chunk(2)
-        made: Tensor = unguided + scales * (guided - unguided)
+        guided = [index for index, request in enumerate(requests) if request.guidance_scale != 1.0]
+        labels = [request.condition for request in requests] + [NO_CLASS] * len(guided)
+        scales = torch.tensor([requests[index].guidance_scale for index in guided]).reshape(-1, 1, 1, 1)
+        both = self.network(torch.cat([x, x[guided]]), torch.cat([timesteps, timesteps[guided]]), torch.tensor(labels))
+        made: Tensor = both[: len(x)]
+        made[guided] = torch.lerp(both[len(x) :], made[guided], scales)
         return made
 
 
@@ -82,10 +86,15 @@ def stream(count: int, rate: float, seed: int = 0) -> tuple[list[Request], list[
                 shape=SHAPE,
                 seed=number,
                 condition=rng.randrange(10),
-                guidance_scale=GUIDANCE,
+                guidance_scale=rng.choice(GUIDANCE),
             )
         )
     return requests, arrivals
+
+
+def configuration(request: Request) -> tuple[Any, ...]:
+    """What a static batch has in common."""
+    return request.sampler, request.steps, request.guidance_scale
 
 
 def plan_of(request: Request) -> Plan:
@@ -143,11 +152,9 @@ def by_groups(model: Digits, max_batch_size: int) -> Serve:
                     arrived.clear()
                     await arrived.wait()
                 first = requests[waiting[0][0]]
-                equal = [
-                    entry
-                    for entry in waiting
-                    if (requests[entry[0]].sampler, requests[entry[0]].steps) == (first.sampler, first.steps)
-                ][:max_batch_size]
+                equal = [entry for entry in waiting if configuration(requests[entry[0]]) == configuration(first)][
+                    :max_batch_size
+                ]
                 for entry in equal:
                     waiting.remove(entry)
                 together = [requests[index] for index, _ in equal]
@@ -303,14 +310,16 @@ def goals(found: dict[str, dict[str, float]], stepped: list[dict[str, Any]]) -> 
 
 def main(
     count: Annotated[int, typer.Option(min=10, help="Requests in a stream.")] = 300,
-    load: Annotated[float, typer.Option(min=0.1, help="How much faster they come than one at a time is served.")] = 6.0,
+    load: Annotated[float, typer.Option(min=0.1, help="How much faster they come than one at a time is served.")] = 4.0,
     max_batch_size: Annotated[int, typer.Option(min=1, help="The most rows in a batch.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="How often each stream is served.")] = 3,
     step_rounds: Annotated[int, typer.Option(min=3, help="How often each step's loop is run.")] = 60,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch for the network.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Print throughput and latency of the three servers, and what a step with a row's own coefficients costs."""
     console = Console()
+    torch.set_num_threads(threads)
     found = serving(count, load, max_batch_size, rounds)
     console.print(serving_table(found, max_batch_size))
     stepped = steps(step_rounds)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import diffusolve
 from diffusolve.backends import Run
 from diffusolve.denoisers import GaussianDenoiser
 from diffusolve.noise import SD15, VarianceExploding
@@ -105,3 +106,24 @@ def test_what_cannot_be_overwritten_is_refused() -> None:
         run.step(torch.randn(SHAPE, requires_grad=True), x)
     with pytest.raises(ValueError, match="donate=True lets a run overwrite"):
         sample(GaussianDenoiser(SD15), x, Sampler(euler), steps=3, donate=True, gradients=True)
+
+
+@pytest.mark.parametrize("kind", list(diffusolve.KarrasDiffusionSchedulers), ids=lambda kind: kind.name)
+def test_schedulers_overwrite_what_is_given_away(kind: Any) -> None:
+    results = []
+    for donate in (False, True):
+        scheduler = getattr(diffusolve, kind.name)()
+        scheduler.donate = donate
+        scheduler.set_timesteps(5)
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        torch.manual_seed(1)
+        for timestep in scheduler.timesteps:
+            output = torch.tanh(scheduler.scale_model_input(x, timestep))
+            made = scheduler.step(output, timestep, x)
+            x = made.prev_sample
+        results.append(x)
+    if kind.name != "DPMSolverSDEScheduler":  # whose path is seeded for each run
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    if "pred_original_sample" in made:
+        with pytest.raises(ValueError, match=r"what scheduler\.donate lets a step overwrite"):
+            _ = made.pred_original_sample

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+import diffusolve
 from diffusolve.backends import Clip, Run, fused
 from diffusolve.denoisers import GaussianDenoiser
 from diffusolve.errors import UnknownNameError
@@ -76,6 +77,23 @@ def test_kernels_are_few_and_shared_by_runs(counter: Any) -> None:
     other = Sampler(unipc, Karras(rho=5)).plan(SD15, "epsilon", 30)
     walk(Run(other, backend="fused"), x)
     assert counter.frame_count == few
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DDIMScheduler", "HeunDiscreteScheduler"])
+def test_schedulers_use_it_once_they_are_compiled(name: str, counter: Any) -> None:
+    results = []
+    for compiles in (False, True):
+        scheduler = getattr(diffusolve, name)()
+        if compiles:
+            assert counter.frame_count == 0, "nothing is compiled without being asked"
+            scheduler.compile()
+        scheduler.set_timesteps(5)
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(torch.tanh(scheduler.scale_model_input(x, timestep)), timestep, x).prev_sample
+        results.append(x)
+    assert counter.frame_count > 0
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

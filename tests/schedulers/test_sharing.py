@@ -502,6 +502,26 @@ def test_a_copy_goes_on_by_itself_while_others_are_in_flight(name: str, copied: 
         assert torch.equal(last(one), alone(name, request))
 
 
+@every_class
+def test_states_may_be_put_in_and_taken_out(name: str) -> None:
+    """As StableDiffusionPanoramaPipeline does for its views, which begin with one and the same state."""
+    scheduler, start = made(name), torch.randn(3, 1, 4, 4, 4, generator=torch.Generator().manual_seed(4))
+    scheduler.set_timesteps(6)
+    timesteps, samples = scheduler.timesteps, list(start)
+    drawings: list[dict[str, Any]] = [{} for _ in samples]
+    if "generator" in scheduler.step.__code__.co_varnames:
+        drawings = [{"generator": torch.Generator().manual_seed(number)} for number in range(len(samples))]
+    states = [copy.deepcopy(scheduler.__dict__)] * len(samples)
+    for timestep in timesteps:
+        for number, (x, drawing) in enumerate(zip(samples, drawings, strict=True)):
+            scheduler.__dict__.update(states[number])
+            output = network(scheduler.scale_model_input(x, timestep), timestep)
+            samples[number] = scheduler.step(output, timestep, x, **drawing).prev_sample
+            states[number] = copy.deepcopy(scheduler.__dict__)
+    for number, (x, first) in enumerate(zip(samples, start, strict=True)):
+        assert torch.equal(x, begun_at(name, 0, first, len(timesteps), seed=number))
+
+
 # Where a timestep says that a run is
 
 

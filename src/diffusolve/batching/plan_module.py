@@ -69,7 +69,7 @@ class PlanModule(torch.nn.Module):
         for position, drawn in enumerate(made.noises):
             for number, (slot, _, _) in enumerate(drawn):
                 placed[position, names.index(slot), number] = True
-        self.noisy: list[bool] = placed.any(axis=(0, 2)).tolist()
+        self.noisy = [bool(placed[:, slot].any()) for slot in range(self.slots)]
         whole = all(isinstance(timestep, int) for timestep in plan.timesteps)
         conversion = [(stage.a, stage.b) for stage in plan.stages]
         for name, buffer in {

@@ -59,7 +59,8 @@ def _config_file(given: Path) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"there is no {' and no '.join(map(str, places))}: expected a {CONFIG_FILE} or a folder with one.")
+    missing = " and no ".join(map(str, places))
+    raise FileNotFoundError(f"there is no {missing}: expected a {CONFIG_FILE} or a folder with one.")
 
 
 def _read(path: Path) -> dict[str, Any]:

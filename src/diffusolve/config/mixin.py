@@ -6,7 +6,8 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
@@ -307,12 +308,14 @@ def config_keys(cls: type[ConfigMixin]) -> list[str]:
     """
     if cls.__init__ is object.__init__:
         raise TypeError(f"{cls.__name__} has no constructor with a configuration: use a class derived from it.")
-    named = [
-        parameter.name
-        for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return [name for name in named if not name.startswith("_") and name not in cls.ignore_for_config]
+    return [name for name in _named(cls.__init__) if not name.startswith("_") and name not in cls.ignore_for_config]
+
+
+@lru_cache(maxsize=256)
+def _named(constructor: Callable[..., None]) -> list[str]:
+    """The arguments of `constructor` that have a name."""
+    parameters = list(inspect.signature(constructor).parameters.values())[1:]
+    return [made.name for made in parameters if made.kind not in (made.VAR_POSITIONAL, made.VAR_KEYWORD)]
 
 
 def without_flax(class_name: str) -> str:

@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
-from diffusolve.schedulers.generation import Generation, Options
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.sigma_space import SigmaScheduler
@@ -102,7 +101,10 @@ class DPMSolverFastScheduler(SigmaScheduler):
         levels[-1], levels[0] = last, first  # to the bit
         return Levels(schedule.timestep(levels)[:steps], np.append(levels, 0.0) if final == "zero" else levels)
 
-    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
+        return prepared.plan.timesteps
+
+    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
         """Of each evaluation, and at the end."""
-        plan = plan_for(self._solver(grid.steps), grid, self._prediction)
+        plan = prepared.plan
         return np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma])

@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusolve.backends import Run
-from diffusolve.noise import Grid
-from diffusolve.plan import Plan
+from diffusolve.noise import Grid, Point, VarianceExploding
+from diffusolve.plan import Combination, Plan, plan_for
+from diffusolve.prediction import Prediction
 from diffusolve.randomness import draw_normal_with
+from diffusolve.solvers import Solver
 
-__all__ = ["Generation", "Noise", "Options", "Prepared"]
+__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
 
 Options = tuple[tuple[str, Any], ...]
+Array = np.ndarray[Any, Any]
 
 
-class Prepared(NamedTuple):
-    """What `set_timesteps` finds out, the same for every run with these arguments."""
+class Prepared:
+    """What `set_timesteps` finds out, the same for every run with these arguments.
 
-    grid: Grid
-    plan: Plan
-    timesteps: np.ndarray[Any, Any]
-    sigmas: np.ndarray[Any, Any]
+    Points and coefficients are worked out when they are first asked for, by the first step.
+
+    Args:
+        grid: the points, or what makes them.
+        solver: what walks them, for a network with `prediction`.
+        timesteps, sigmas: what users see.
+    """
+
+    def __init__(
+        self,
+        grid: Grid | Callable[[], Grid],
+        solver: Solver,
+        prediction: Prediction,
+        timesteps: Array,
+        sigmas: Array,
+    ) -> None:
+        self._grid = grid
+        self.solver = solver
+        self.prediction = prediction
+        self.timesteps = timesteps
+        self.sigmas = sigmas
+
+    @property
+    def grid(self) -> Grid:
+        """The points that the solver walks."""
+        grid = self._grid
+        if not isinstance(grid, Grid):
+            self._grid = grid = grid()  # another thread may do the same
+        return grid
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The table of coefficients."""
+        return plan_for(self.solver, self.grid, self.prediction)
+
+
+@lru_cache(maxsize=256)
+def check_options_of(solver: Solver, steps: int) -> None:
+    """Raise what `solver` says of its options when it starts a run of `steps` steps."""
+    schedule = VarianceExploding(0.1, 10.0)
+    points = (Point(1.0, 1.0, 1.0),) * steps + (Point(0.0, 1.0, 0.5),)  # which no option depends on
+    next(solver(Grid(points, schedule, schedule.space), Combination({"x0": 1.0})))
 
 
 class Noise:
@@ -75,8 +117,8 @@ class Generation:
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
             begins, and the one that this run has walked with.
         options: with which the run was begun.
-        owner, origin: numbers of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and of the run that
-            it is, which is the same for copies.
+        owner, origin: the key of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and what it has in
+            common with its copies, in other processes too.
     """
 
     def __init__(self, prepared: Prepared, steps: int, noise: Noise) -> None:
@@ -93,7 +135,8 @@ class Generation:
         self.predicting: Any = None
         self.options: Options = ()
         self.run: Run | None = None
-        self.owner = self.origin = -1
+        self.owner: object = None
+        self.origin = b""
 
     @property
     def is_done(self) -> bool:

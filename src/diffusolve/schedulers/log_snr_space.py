@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from diffusolve.noise import FlowMatching, Grid, NoiseSchedule
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
+from diffusolve.schedulers.spacing import Levels, grid_through, ramp, ramp_asked_for, timestep_levels
 from diffusolve.schedulers.tables import NEARLY_ZERO
 
 __all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "shifted"]
@@ -160,9 +161,8 @@ class LogSNRScheduler(Scheduler):
         alpha = 1 / (sigma**2 + 1) ** 0.5
         return alpha, sigma * alpha
 
-    def _grid(self, levels: Levels) -> Grid:
-        timesteps = np.append(levels.timesteps, 0.0)
-        return Grid.through(self.noise_schedule, levels.sigmas, timesteps)
+    def _grid(self, levels: Levels) -> Callable[[], Grid]:
+        return partial(grid_through, self.noise_schedule, levels, None)
 
     def _log_snr_levels(self, steps: int, timesteps: Sequence[float] | None) -> Levels:
         """Timesteps by the configured spacing, sigmas from the table or along the curve asked for, and the end."""

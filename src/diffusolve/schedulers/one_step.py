@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
 from diffusolve.noise import Grid, Point
-from diffusolve.plan import Plan, plan_for, trace
+from diffusolve.plan import trace
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.remembered import Remembered
 from diffusolve.schedulers.timestep_space import TimestepScheduler
@@ -34,20 +34,17 @@ class OneStepScheduler(TimestepScheduler):
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
         """Where a step from `timestep` leads, at `place` of the run if that is known; below 0: to the end."""
 
-    @property
-    def plan(self) -> Plan:
-        """The run as a table of coefficients, if its steps are made in order."""
-        grid = self.grid
-        return plan_for(self._solver(grid.steps), grid, self._prediction)
-
     def _configured(self) -> None:
         super()._configured()
         self._steps_made: Remembered[StepKey, Run] = Remembered(MOST_STEPS)
 
+    def _forget_runs(self) -> None:
+        self._steps_made = Remembered(MOST_STEPS)
+
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
         shown = levels.timesteps.astype(np.int64)
-        return Prepared(self._grid(levels), None, shown, levels.sigmas)  # type: ignore[arg-type]  # a plan for each step
+        return Prepared(self._grid(levels), self._solver(len(shown)), self._prediction, shown, levels.sigmas)
 
     def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
         """A run of the step from `timestep`, and what determines it."""
@@ -59,7 +56,7 @@ class OneStepScheduler(TimestepScheduler):
         self._steps_made.make_room()
         grid = Grid((self._point(at), self._point(key[1])), self.noise_schedule, self.space)
         plan = trace(self._solver(1, **options), grid, self._prediction)
-        return key, Run(plan, noise, self._transform)
+        return key, self._run_of(plan, noise)
 
     def _asked(self, timestep: Any) -> tuple[Generation | None, int, int | None]:
         """The run that `timestep` belongs to, `timestep` as a number, and its place if it is known without reading."""

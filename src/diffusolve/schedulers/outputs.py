@@ -13,7 +13,7 @@ from diffusolve.plan import Stage
 
 __all__ = ["SchedulerOutput", "SchedulerOutputWithData", "SchedulerTuple"]
 
-DataSource: TypeAlias = tuple[Stage, Transform | None, Tensor, Tensor]
+DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor]
 """What a data prediction follows from: see :func:`data_of`."""
 
 
@@ -120,8 +120,14 @@ class SchedulerTuple(tuple[Any, ...]):
         return tuple, (self._both,)
 
 
-def data_of(stage: Stage, transform: Transform | None, output: Tensor, sample: Tensor) -> Tensor:
-    """The data prediction that a stage made of `output` and `sample`."""
+def data_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> Tensor:
+    """The data prediction that a stage made of `output` and `sample`; of none if they were overwritten.
+
+    Raises:
+        ValueError: they were.
+    """
+    if stage is None:
+        raise ValueError("pred_original_sample follows from what scheduler.donate lets a step overwrite: leave it out.")
     data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
     data = data if transform is None else transform(data, stage)
     return data if data.dtype == sample.dtype else data.to(sample.dtype)

@@ -88,7 +88,7 @@ class PNDMScheduler(TimestepScheduler):
         begins = [int(begin) for begin in levels.timesteps]
         asked = self._evaluated(begins)
         grid = self._calls(asked, begins, 0)
-        return Prepared(grid, plan_for(self._solver(steps), grid, self._prediction), np.array(asked), levels.sigmas)
+        return Prepared(grid, self._solver(steps), self._prediction, np.array(asked), levels.sigmas)
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         begins = [int(begin) for begin in self._spaced(generation.steps)]

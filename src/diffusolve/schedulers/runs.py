@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from itertools import count
+from os import urandom
 from threading import RLock
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,10 +26,8 @@ class Begun(NamedTuple):
     runs: ReferenceType[Runs]
 
 
-_here: ContextVar[Mapping[int, Begun]] = ContextVar("diffusolve_runs", default=MappingProxyType({}))
-"""In each thread and task the runs that it began last: the number of a :class:`Runs` -> its run. Never written to."""
-
-_numbers = count()
+_here: ContextVar[Mapping[object, Begun]] = ContextVar("diffusolve_runs", default=MappingProxyType({}))
+"""In each thread and task the runs that it began last: the key of a :class:`Runs` -> its run. Never written to."""
 
 
 class Runs:
@@ -53,19 +51,18 @@ class Runs:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self._number = next(_numbers)
+        self._key = object()
         self._latest: Begun | None = None
 
     def begin(self, generation: Generation, timesteps: Tensor) -> None:
         """Make `generation`, with its `timesteps`, the run of this thread or task and the latest of all."""
         begun = self._begun(generation, timesteps)
-        of_others = {number: other for number, other in _here.get().items() if other.runs() is not None}
-        _here.set({**of_others, self._number: begun})
+        of_others = {key: other for key, other in _here.get().items() if other.runs() is not None}
+        _here.set({**of_others, self._key: begun})
 
     def _begun(self, generation: Generation, timesteps: Tensor) -> Begun:
-        if generation.origin < 0:
-            generation.origin = next(_numbers)
-        generation.owner = self._number
+        generation.origin = generation.origin or urandom(16)
+        generation.owner = self._key
         # PyTorch keeps this object, with its attributes, as long as the memory that it stands for.
         timesteps.untyped_storage()._diffusolve_generation = generation  # type: ignore[attr-defined]
         self._latest = begun = Begun(generation, timesteps, ref(self))
@@ -74,7 +71,7 @@ class Runs:
     @property
     def current(self) -> Begun | None:
         """The run of this thread or task, else the latest one; None before the first."""
-        return self._latest if is_dynamo_compiling() else _here.get().get(self._number, self._latest)
+        return self._latest if is_dynamo_compiling() else _here.get().get(self._key, self._latest)
 
     def of(self, timestep: Any) -> tuple[Generation | None, int | None]:
         """The run that a call with `timestep` belongs to, and the place of `timestep` in it if it is a view."""
@@ -85,7 +82,7 @@ class Runs:
                 generation = None
             if generation is not None:
                 place: int = timestep.storage_offset()  # type: ignore[assignment]  # a symbol only in compiled code
-                if generation.owner != self._number:
+                if generation.owner is not self._key:
                     generation = self._copy_of(generation)
                 elif place != generation.step_index and generation.is_done:
                     generation = self._begun_since(generation, place)

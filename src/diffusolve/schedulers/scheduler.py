@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Run, Transform
+from diffusolve.backends import DrawNoise, Run, Transform
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Space
@@ -20,12 +21,12 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
-from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared
+from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.remembered import Remembered
 from diffusolve.schedulers.runs import Runs
-from diffusolve.schedulers.spacing import Levels, check_exclusive
+from diffusolve.schedulers.spacing import Levels, check_exclusive, grid_through
 from diffusolve.schedulers.tables import Tables, tables_of
 from diffusolve.solvers import Solver
 
@@ -69,7 +70,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         """Where `steps` steps fall."""
 
-    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
+        """The `timesteps` that users see: those of the steps, if each has one evaluation."""
+        return levels.timesteps
+
+    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
         """The `sigmas` that users see."""
         return levels.sigmas
 
@@ -170,14 +175,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
-        grid = self._grid(levels)
-        plan = plan_for(self._solver(grid.steps), grid, self._prediction)
-        shown: np.ndarray[Any, Any] = np.array(plan.timesteps).astype(self.timestep_dtype)
-        return Prepared(grid, plan, shown, self._sigmas(grid, levels).astype(np.float32))
+        solver = self._solver(len(levels.timesteps))
+        check_options_of(solver, len(levels.timesteps))
+        prepared = Prepared(self._grid(levels), solver, self._prediction, levels.timesteps, levels.sigmas)
+        prepared.timesteps = np.array(self._timesteps(levels, prepared)).astype(self.timestep_dtype)
+        prepared.sigmas = self._sigmas(levels, prepared).astype(np.float32)
+        return prepared
 
-    def _grid(self, levels: Levels) -> Grid:
-        timesteps = np.append(levels.timesteps, 0.0)  # the network is not asked at the end
-        return Grid.through(self.noise_schedule, levels.sigmas, timesteps).in_space(self.space)
+    def _grid(self, levels: Levels) -> Callable[[], Grid]:
+        """What makes the points that the solver walks."""
+        return partial(grid_through, self.noise_schedule, levels, self.space)
 
     def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         """The run of `generation`, begun now at `timestep`, or moved there, or changed to other `options`.
@@ -202,9 +209,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
                 "run's timesteps."
             )
         plan = self._plan_from(generation, index, options) if index > 0 or options else generation.prepared.plan
-        run = Run(plan, generation.noise, self._transform)
+        run = self._run_of(plan, generation.noise)
         generation.step_index, generation.options, generation.run = index, options, run
         return run
+
+    def _run_of(self, plan: Plan, noise: DrawNoise | None) -> Run:
+        """A run of `plan` as the configuration and :meth:`compile` want it."""
+        return Run(plan, noise, self._transform, self.donate, self._backend)
 
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
         """Which evaluation a run begins with."""
@@ -273,6 +284,24 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             draw_normal_with(generator, like)
 
     # Members that users and pipelines touch ----------------------------------------------------------------
+
+    donate: bool = False
+    """Whether runs begun later may overwrite the samples and outputs that `step` is given. `pred_original_sample` can
+    then not be read."""
+
+    _backend: str = "auto"
+
+    def compile(self) -> None:
+        """From now on let torch.compile make a kernel for each form of a step, so that a step is one kernel on a GPU.
+
+        Kernels are made in the first run, which takes seconds. For a network and its steps in one graph see
+        :class:`~diffusolve.PlanModule`.
+        """
+        self._backend = "fused"
+        self._forget_runs()
+
+    def _forget_runs(self) -> None:
+        """Begin the runs that follow with nothing that was prepared for other backends."""
 
     @property
     def timesteps(self) -> Tensor:
@@ -393,7 +422,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return_dict: bool,
         stage: Stage | None = None,
     ) -> SchedulerOutputWithData | SchedulerTuple:
-        source = stage or run.last_stage, self._transform, model_output, sample
+        source = None if run.donate else stage or run.last_stage, self._transform, model_output, sample
         return SchedulerOutputWithData(previous, source) if return_dict else SchedulerTuple((previous, source))
 
 

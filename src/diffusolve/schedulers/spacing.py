@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.errors import unknown_name
-from diffusolve.noise import SignalTable
+from diffusolve.noise import Grid, NoiseSchedule, SignalTable, Space
 from diffusolve.spacing import BetaSigmas, Exponential, Karras, Leading, Linspace, Trailing
 from diffusolve.spacing.by_sigma import RampSpacing
 
-__all__ = ["RAMPS", "Levels", "check_exclusive", "ramp", "ramp_asked_for", "timestep_levels"]
+__all__ = ["RAMPS", "Levels", "check_exclusive", "grid_through", "ramp", "ramp_asked_for", "timestep_levels"]
 
 Array = npt.NDArray[np.float64]
 
@@ -72,6 +72,13 @@ def timestep_levels(
 def ramp_asked_for(config: Mapping[str, Any]) -> str | None:
     """Which of :data:`RAMPS` the configuration asks for."""
     return next((key for key in RAMPS if config.get(key)), None)
+
+
+def grid_through(noise_schedule: NoiseSchedule, levels: Levels, space: Space | None) -> Grid:
+    """The points at `levels`, in `space` if one is given."""
+    timesteps = np.append(levels.timesteps, 0.0)  # the network is not asked at the end
+    grid = Grid.through(noise_schedule, levels.sigmas, timesteps)
+    return grid if space is None else grid.in_space(space)
 
 
 def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] = ()) -> None:

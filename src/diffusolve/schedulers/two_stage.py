@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.noise import Grid
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.sigma_space import SigmaScheduler
@@ -66,7 +65,10 @@ class TwoStageScheduler(SigmaScheduler):
             num_inference_steps = None
         self._set_timesteps(num_inference_steps, device, timesteps)
 
-    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
+    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
+        return prepared.plan.timesteps
+
+    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
         inner = np.repeat(levels.sigmas[1:-1], 2)
         return np.concatenate([levels.sigmas[:1], inner, levels.sigmas[-1:]])
 
@@ -87,13 +89,13 @@ class KDPM2Scheduler(TwoStageScheduler):
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         prepared = super()._prepare(steps, timesteps, sigmas)
-        if ramp_asked_for(self._own_config) is not None:
-            return prepared
-        return prepared._replace(timesteps=prepared.timesteps.astype(np.float32))
+        if ramp_asked_for(self._own_config) is None:
+            prepared.timesteps = prepared.timesteps.astype(np.float32)
+        return prepared
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         levels = self._sigma_levels(steps, timesteps, sigmas)
         return levels._replace(timesteps=np.rint(levels.timesteps)) if self.config["use_karras_sigmas"] else levels
 
-    def _sigmas(self, grid: Grid, levels: Levels) -> np.ndarray[Any, Any]:
-        return np.append(super()._sigmas(grid, levels), (0.0, 0.0))
+    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
+        return np.append(super()._sigmas(levels, prepared), (0.0, 0.0))

@@ -1,0 +1,165 @@
+"""A web server of handwritten digits from one mixed batch, and a program that puts it under load.
+
+    pip install "diffusolve[cli]" fastapi uvicorn httpx
+    python -m examples.serve_fastapi serve --port 8000
+    python -m examples.serve_fastapi load --url http://localhost:8000 --count 200 --rate 20
+
+``POST /generate`` with ``{"digit": 3, "sampler": "UniPC", "steps": 12, "seed": 1, "guidance": 2}`` answers a PNG;
+``POST /stream`` a line of JSON after each step, ``{"step": 0, "steps": 12, "png": base64}``; ``GET /metrics`` text for
+Prometheus. A client that hangs up frees its place in the batch.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import random
+import statistics
+import sys
+import time
+from typing import Any
+
+from diffusolve.serving import BatcherClosed, QueueFull, RequestFailed, RequestTimeout
+from examples.digits_model import digit_request, digits_batcher, png
+
+STATUS = {QueueFull: 503, BatcherClosed: 503, RequestTimeout: 504, RequestFailed: 500, ValueError: 422, TypeError: 422}
+"""What a client is answered when its request ends without a sample."""
+
+
+def make_app(max_batch_size: int = 16, max_queue: int = 256) -> Any:
+    """The FastAPI application."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+    from pydantic import BaseModel
+
+    class Asked(BaseModel):
+        digit: int
+        sampler: str = "DPM++ 2M Karras"
+        steps: int = 20
+        seed: int | None = None
+        guidance: float = 2.0
+        priority: int = 0
+
+    batcher = digits_batcher(max_batch_size, max_queue)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        async with batcher:
+            yield
+
+    app = FastAPI(title="digits", lifespan=lifespan)
+
+    def refused(_: Request, error: Exception) -> Response:
+        status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse({"error": str(error)}, status, headers)
+
+    for kind in STATUS:
+        app.add_exception_handler(kind, refused)
+
+    @app.post("/generate")
+    async def generate(asked: Asked, request: Request) -> Response:
+        made = asyncio.ensure_future(batcher.generate(digit_request(**asked.model_dump())))
+        gone = asyncio.ensure_future(hung_up(request))
+        try:
+            await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return Response(png(await made), media_type="image/png") if made.done() else Response(status_code=499)
+        finally:
+            made.cancel()
+            gone.cancel()
+
+    @app.post("/stream")
+    async def stream(asked: Asked) -> StreamingResponse:
+        previews = batcher.stream(digit_request(**asked.model_dump()))
+        first = await anext(previews)  # what is wrong with the request is still answered by a status
+
+        async def lines() -> Any:
+            async with contextlib.aclosing(previews):
+                yield line(first)
+                async for preview in previews:
+                    yield line(preview)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(batcher.metrics(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+async def hung_up(request: Any) -> None:
+    """Wait until the client is gone; the body of its request has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def line(preview: Any) -> str:
+    picture = base64.b64encode(png(preview.data)).decode()
+    return json.dumps({"step": preview.step, "steps": preview.steps, "png": picture}) + "\n"
+
+
+async def load(client: Any, count: int, rate: float, seed: int = 0) -> dict[str, Any]:
+    """Ask for `count` digits, `rate` of them in a second at random times; how they were answered and how fast."""
+    rng, statuses, seconds = random.Random(seed), [], []
+
+    async def one(after: float, asked: dict[str, Any]) -> None:
+        await asyncio.sleep(after)
+        begun = time.perf_counter()
+        answer = await client.post("/generate", json=asked, timeout=120)
+        seconds.append(time.perf_counter() - begun)
+        statuses.append(answer.status_code)
+
+    samplers = ("DPM++ 2M Karras", "UniPC", "Euler a", "Heun", "DPM++ 2M SDE Karras")
+    at, asking = 0.0, []
+    for number in range(count):
+        at += rng.expovariate(rate)
+        steps, sampler = rng.choice((8, 12, 20, 30)), rng.choice(samplers)
+        asking.append(one(at, {"digit": number % 10, "sampler": sampler, "steps": steps, "seed": number}))
+    begun = time.perf_counter()
+    await asyncio.gather(*asking)
+    took, ordered = time.perf_counter() - begun, sorted(seconds)
+    return {
+        "answers": {status: statuses.count(status) for status in sorted(set(statuses))},
+        "images per second": statuses.count(200) / took,
+        "p50": statistics.median(ordered),
+        "p95": ordered[min(int(0.95 * count), count - 1)],
+    }
+
+
+async def load_url(url: str, count: int, rate: float) -> dict[str, Any]:
+    import httpx
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, limits=limits) as client:
+        return await load(client, count, rate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    programs = parser.add_subparsers(dest="program", required=True)
+    server = programs.add_parser("serve", help="serve digits")
+    server.add_argument("--host", default="127.0.0.1")
+    server.add_argument("--port", type=int, default=8000)
+    server.add_argument("--max-batch-size", type=int, default=16)
+    server.add_argument("--max-queue", type=int, default=256)
+    loading = programs.add_parser("load", help="put a server under load")
+    loading.add_argument("--url", default="http://127.0.0.1:8000")
+    loading.add_argument("--count", type=int, default=200)
+    loading.add_argument("--rate", type=float, default=20.0, help="requests in a second")
+    given = parser.parse_args()
+    try:
+        if given.program == "serve":
+            import uvicorn
+
+            uvicorn.run(make_app(given.max_batch_size, given.max_queue), host=given.host, port=given.port)
+        else:
+            for name, value in asyncio.run(load_url(given.url, given.count, given.rate)).items():
+                print(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
+    except ImportError as error:
+        sys.exit(f"this example needs the package {error.name}: pip install fastapi uvicorn httpx")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Handwritten digits from Ray Serve, one mixed batch in each replica.
+
+    pip install "diffusolve[cli]" "ray[serve]"
+    serve run examples.serve_ray:app
+    curl -X POST localhost:8000 -d '{"digit": 3, "sampler": "UniPC", "steps": 12}' --output three.png
+
+Ray's own batches (``@serve.batch``) hold requests that begin together and end together, so that all of one batch must
+have the same sampler and steps. Here a replica takes many requests at once, and its batcher lets them join and leave
+between steps: Ray routes and scales, the batch is mixed. `max_ongoing_requests` should be what the batcher can have
+under way and waiting; more requests wait with Ray.
+"""
+
+import json
+from typing import Any
+
+from diffusolve.serving import QueueFull, RequestFailed, RequestTimeout
+from examples.digits_model import digit_request, digits_batcher, png
+
+MAX_BATCH_SIZE, MAX_QUEUE = 16, 64
+
+
+def make_app(replicas: int = 1) -> Any:
+    """The Ray Serve application; `replicas` may also be "auto"."""
+    from ray import serve
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+    @serve.deployment(num_replicas=replicas, max_ongoing_requests=MAX_BATCH_SIZE + MAX_QUEUE)
+    class Digits:
+        async def __init__(self) -> None:
+            # In the event loop that the replica's requests run in, to which the batcher then belongs.
+            self.batcher = await digits_batcher(MAX_BATCH_SIZE, MAX_QUEUE).__aenter__()
+
+        async def __call__(self, request: Request) -> Response:
+            if request.url.path.endswith("/metrics"):
+                return PlainTextResponse(self.batcher.metrics())
+            try:
+                asked = json.loads(await request.body())
+                sample = await self.batcher.generate(digit_request(**asked))  # cancelled if the client hangs up
+            except (ValueError, TypeError) as error:
+                return JSONResponse({"error": str(error)}, 422)
+            except QueueFull as error:
+                return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+            except (RequestFailed, RequestTimeout) as error:
+                return JSONResponse({"error": str(error)}, 500)
+            return Response(png(sample), media_type="image/png")
+
+    return Digits.bind()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # what `serve run` imports; made here so that this file can be read without Ray
+        return make_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
