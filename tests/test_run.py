@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from collections.abc import Callable
@@ -152,6 +153,22 @@ def test_half_precision_samples_are_rounded_once_in_each_step(solver: Solver, pr
         x, y = half.step(output, x), single.step(output, wide(x))
         assert x.dtype == dtype
         assert bool((x == narrow(y)).all())
+
+
+def test_a_copy_in_mid_run_may_be_asked_for_doubled_inputs_first() -> None:
+    """As pipelines do for guidance."""
+    plan = trace(heun, Karras().grid(VE, 4), Epsilon())
+    run, x = Run(plan), start(torch.float32)
+    x = run.begin(x)
+    x = run.step(torch.tanh(run.model_input(x)), x)
+    results = []
+    for each in (run, copy.deepcopy(run)):
+        y = x
+        while not each.is_done:
+            output = torch.tanh(each.model_input(torch.cat([y, y])))[: len(y)]
+            y = each.step(output, y)
+        results.append(y)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -49,12 +49,10 @@ typedef struct {
     Py_ssize_t begin, end;
 } Task;
 
-/* Where the arrays of a row are: places from 0 are slots, one after the other in its own memory. */
-enum { SAMPLE = -1, FIRST_STACK = -2 /* place FIRST_STACK - k is the row's part of stack k */ };
-
+/* The arrays of a row: places from 0 are slots, one after the other in its own memory; -1 - k is its part of stack k. */
 typedef struct {
     const Program *program; /* NULL: nothing is done for this row */
-    char *slots, *sample;
+    char *slots;
 } Row;
 
 typedef struct {
@@ -277,9 +275,7 @@ static void *run_share(void *argument) {
             size_t size = (size_t)share->count * (program->is_double ? sizeof(double) : sizeof(float));
             for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
                 int place = program->place[i];
-                if (place >= 0) arrays[i] = row->slots + place * size;
-                else if (place == SAMPLE) arrays[i] = row->sample;
-                else arrays[i] = share->stack[FIRST_STACK - place] + index * size;
+                arrays[i] = place >= 0 ? row->slots + place * size : share->stack[-1 - place] + index * size;
             }
             run_task(&(Task){program, arrays, at - first, end - first});
         }
@@ -458,11 +454,11 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
     Py_RETURN_NONE;
 }
 
-/* One row of a call: None, or (program, address of its slots, address of its sample). */
+/* One row of a call: None, or (program, address of its slots). */
 static int read_row(Row *row, PyObject *given, Py_ssize_t stacks) {
     if (given == Py_None) return 0;
-    if (!PyTuple_Check(given) || PyTuple_Size(given) != 3) {
-        PyErr_SetString(PyExc_TypeError, "a row is None or a tuple (program, slots, sample).");
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != 2) {
+        PyErr_SetString(PyExc_TypeError, "a row is None or a tuple (program, slots).");
         return -1;
     }
     Program *program = PyCapsule_GetPointer(PyTuple_GetItem(given, 0), "diffusolve.program");
@@ -472,15 +468,14 @@ static int read_row(Row *row, PyObject *given, Py_ssize_t stacks) {
         return -1;
     }
     row->slots = PyLong_AsVoidPtr(PyTuple_GetItem(given, 1));
-    row->sample = PyLong_AsVoidPtr(PyTuple_GetItem(given, 2));
     if (PyErr_Occurred()) return -1;
     for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
         int place = program->place[i];
-        if (FIRST_STACK - place >= stacks) {
+        if (-1 - place >= stacks) {
             PyErr_Format(PyExc_ValueError, "place %d, but %zd stacks are given.", place, stacks);
             return -1;
         }
-        if ((place >= 0 && !row->slots) || (place == SAMPLE && !row->sample)) {
+        if (place >= 0 && !row->slots) {
             PyErr_SetString(PyExc_ValueError, "an address is 0.");
             return -1;
         }
@@ -490,10 +485,10 @@ static int read_row(Row *row, PyObject *given, Py_ssize_t stacks) {
 }
 
 PyDoc_STRVAR(combine_rows_doc, "combine_rows(rows, count, threads, *stacks)\n--\n\n"
-                               "Run the program of each of `rows`, a list of tuples (program, slots, sample) of "
-                               "addresses, or None where nothing is done. A place from 0 is a slot, `count` numbers "
-                               "each; -1 is the sample; -2 - k is the row's part of the array `stacks[k]` of `count` "
-                               "numbers per row. Nothing is checked that only the arrays could tell.");
+                               "Run the program of each of `rows`, a list of tuples (program, address of the slots), "
+                               "or None where nothing is done. A place from 0 is a slot, `count` numbers each; -1 - k "
+                               "is the row's part of the array `stacks[k]` of `count` numbers per row. Nothing is "
+                               "checked that only the arrays could tell.");
 
 static PyObject *combine_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t given) {
     if (given < 3 || !PyList_Check(arguments[0]))

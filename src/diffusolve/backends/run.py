@@ -127,7 +127,10 @@ class Run:
 
     def model_input(self, x: Array) -> Array:
         """What the network sees of sample `x`."""
-        stages = self._stages or self._bind(x)
+        stages = self._stages
+        if not stages:
+            stages = self._bind(x)
+            self._backend = self._shape = None  # an input may be of another shape than samples, doubled for guidance
         if self.position >= len(stages):
             raise self._is_over()
         stage = stages[self.position]

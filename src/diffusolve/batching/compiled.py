@@ -1,14 +1,13 @@
 """Rows in the processor's memory, moved by the compiled module: all of them in one call, each in one pass over memory.
 
-A row's slots stand one after the other in a tensor of its own. The samples of rows that were advanced together stand in
-one tensor, scaled ones beside them: if the same rows are asked for again, that is the network's next batch as it is.
+A row's sample and slots stand one after the other in a tensor of its own. In the same pass the next samples, scaled, are
+written into the batch that the network is to see next, if the same rows are asked for again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from math import inf
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from diffusolve.backends import Transform, _combine
 from diffusolve.backends.native import LARGE, MOST_ARRAYS, in_order, is_watched
-from diffusolve.batching.lanes import SCALES, SCALES_NEXT, Lanes, traits_of, what_transforms
+from diffusolve.batching.lanes import ENDS, Lanes, traits_of, what_transforms
 from diffusolve.batching.layout import (
     NEXT_PLACE,
     OUTPUT_PLACE,
@@ -28,13 +27,16 @@ from diffusolve.batching.layout import (
     Move,
     lay_out,
 )
-from diffusolve.batching.rows import Block, Row
+from diffusolve.batching.rows import Row
 from diffusolve.plan import Plan
 
 __all__ = ["CompiledLanes"]
 
-FIRST_PLACE, SHOWN_PLACE = OUTPUT_PLACE, NEXT_PLACE - 1
-"""Places of the compiled module: the first array that a call is given, and the next sample as the network sees it."""
+SHOWN_PLACE = NEXT_PLACE - 1
+"""The next sample as the network is to see it."""
+
+STACKS = {OUTPUT_PLACE: -1, UNGUIDED_PLACE: -2, SHOWN_PLACE: -3}
+"""What the compiled module calls the places that are the rows' parts of one array: the first, second, third stack."""
 
 WIDE = {
     torch.float16: torch.float32,
@@ -46,9 +48,9 @@ NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.fl
 
 
 class CompiledStage(NamedTuple):
-    """A stage as programs, which are None where PyTorch is to do it.
+    """A stage as programs: one `shows` the sample to the network, one `moves` the row on and shows the next sample.
 
-    One `shows` the sample to the network, one `moves` the row on, and one also shows the next sample, scaled.
+    The second is None where PyTorch is to do it.
     """
 
     laid_out: LaidOutStage
@@ -57,7 +59,6 @@ class CompiledStage(NamedTuple):
     next_scale: float
     shows: object
     moves: object | None
-    moves_and_shows: object | None
 
 
 class CompiledLanes(Lanes):
@@ -72,7 +73,8 @@ class CompiledLanes(Lanes):
         super().__init__(x)
         self.wide = WIDE[x.dtype]
         self.count = x.numel()
-        self.bytes = self.count * self.wide.itemsize
+        self.ready: tuple[list[int], Tensor] | None = None
+        """The rows that were moved last, by their numbers, and what the network is to see of them."""
 
     def stages(self, plan: Plan, transform: Transform | None) -> Sequence[CompiledStage]:
         return _stages(plan, *what_transforms(transform), self.wide)
@@ -80,53 +82,39 @@ class CompiledLanes(Lanes):
     def hold(self, row: Row, x: Tensor, registers: dict[str, Tensor]) -> None:
         layout = lay_out(row.plan, *what_transforms(row.transform))
         with torch.inference_mode(False):
-            row._memory = torch.empty((max(layout.slots, 1), *self.shape), dtype=self.wide)
-            sample = torch.empty((1, *self.shape), dtype=self.wide)
-            sample.copy_(x)
+            row._memory = torch.empty((1 + layout.slots, *self.shape), dtype=self.wide)
+            row._memory[0].copy_(x[0])
             for register, slot in layout.opening:
-                row._memory[slot].copy_(registers[register][0])
+                row._memory[1 + slot].copy_(registers[register][0])
         row._address = row._memory.data_ptr()
-        row._block = Block(sample, address=sample.data_ptr())
+
+    def sample(self, row: Row) -> Tensor:
+        sample: Tensor = row._memory[0]
+        return sample
 
     def show(self, rows: list[Row], stages: list[CompiledStage], traits: int) -> Tensor:
-        block = rows[0]._block
-        shown: Tensor
-        if not block.is_of(rows):
-            shown = self._shown(rows, stages)
-        elif block.shown is not None:
-            shown = block.shown
+        if self.ready is not None and self.ready[0] == [row.number for row in rows]:
+            shown, self.ready = self.ready[1], None
         else:
-            shown = self._shown(rows, stages) if traits & SCALES else block.array
+            shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
+            address = shown.data_ptr()
+            self._run([stage.shows for stage in stages], rows, address, address, address)
         return shown if shown.dtype is self.dtype else shown.to(self.dtype)
-
-    def _shown(self, rows: list[Row], stages: list[CompiledStage]) -> Tensor:
-        shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
-        self._run([stage.shows for stage in stages], rows, shown.data_ptr())
-        return shown
 
     def move(
         self, rows: Sequence[Row | None], stages: list[CompiledStage], traits: int, outputs: Tensor, unguided: Tensor
-    ) -> Block:
-        following = torch.empty((len(rows), *self.shape), dtype=self.wide)
-        address = following.data_ptr()
-        stacks = [outputs.data_ptr(), unguided.data_ptr(), address]
-        shown = None
-        if traits & SCALES_NEXT:
-            shown = torch.empty_like(following)
-            stacks.append(shown.data_ptr())
-            programs = [stage.moves_and_shows for stage in stages]
-        else:
-            programs = [stage.moves for stage in stages]
+    ) -> None:
+        shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
+        programs = [stage.moves for stage in stages]
         if None in programs:
             without = [None if program is not None else row for program, row in zip(programs, rows, strict=True)]
-            self._move_by_hand(without, stages, outputs, unguided, following, shown)
-        self._run(programs, rows, *stacks)
-        return Block(following, shown, address)
+            self._move_by_hand(without, stages, outputs, unguided, shown)
+        self._run(programs, rows, outputs.data_ptr(), unguided.data_ptr(), shown.data_ptr())
+        self.ready = None if traits & ENDS or None in rows else ([row.number for row in rows if row is not None], shown)
 
     def _run(self, programs: list[object | None], rows: Sequence[Row | None], *stacks: int) -> None:
-        size = self.bytes
         calls = [
-            None if row is None or program is None else (program, row._address, row._block.address + row._index * size)
+            None if row is None or program is None else (program, row._address)
             for program, row in zip(programs, rows, strict=True)
         ]
         large = self.count * len(rows) >= LARGE
@@ -138,24 +126,23 @@ class CompiledLanes(Lanes):
         stages: list[CompiledStage],
         outputs: Tensor,
         unguided: Tensor,
-        following: Tensor,
-        shown: Tensor | None,
+        shown: Tensor,
     ) -> None:
         """Move `rows`, whose stages are no programs, with PyTorch."""
         for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
             if row is not None:
-                places = dict(enumerate(row._memory))
-                places[SAMPLE_PLACE], places[OUTPUT_PLACE] = row.sample, outputs[index]
-                places[UNGUIDED_PLACE], places[NEXT_PLACE] = unguided[index], following[index]
+                sample, *slots = row._memory
+                places = dict(enumerate(slots))
+                places[SAMPLE_PLACE] = places[NEXT_PLACE] = sample
+                places[OUTPUT_PLACE], places[UNGUIDED_PLACE] = outputs[index], unguided[index]
                 for move in stage.laid_out.moves:
                     sources = [places[source] for source in move.sources]
                     made = self.backend.combine(sources, move.coefficients) if sources else torch.zeros(self.shape)
                     places[move.target].copy_(made.clamp_(-move.limit, move.limit))
-                if shown is not None:
-                    torch.mul(following[index], stage.next_scale, out=shown[index])
+                torch.mul(sample, stage.next_scale, out=shown[index])
 
     def put(self, row: Row, slot: int, value: Tensor) -> None:
-        row._memory[slot].copy_(value[0])
+        row._memory[1 + slot].copy_(value[0])
 
     def _checked(self, inputs: Any, outputs: Any, what: str) -> Tensor:
         if (  # the usual case, which needs no look at anything else
@@ -191,18 +178,12 @@ def _stages(plan: Plan, transforms: bool, limit: float, wide: torch.dtype) -> tu
     made = []
     for index, laid_out in enumerate(layout.stages):
         next_scale = (*scales, 1.0)[index + 1]
+        show = Move(SHOWN_PLACE, (SAMPLE_PLACE,), (scales[index],))
         show_next = Move(SHOWN_PLACE, (NEXT_PLACE,), (next_scale,))
-        made.append(
-            CompiledStage(
-                laid_out,
-                laid_out.plan_stage.point.timestep,
-                traits_of(layout, index),
-                next_scale,
-                _program([Move(FIRST_PLACE, (SAMPLE_PLACE,), (scales[index],))], wide),
-                _program(laid_out.moves, wide),
-                _program([*laid_out.moves, show_next], wide),
-            )
-        )
+        moves = laid_out.moves if index + 1 == plan.nfe else (*laid_out.moves, show_next)
+        traits = traits_of(layout, index)
+        programs = _program((show,), wide), _program(moves, wide)
+        made.append(CompiledStage(laid_out, laid_out.plan_stage.point.timestep, traits, next_scale, *programs))
     return tuple(made)
 
 
@@ -222,5 +203,10 @@ def _program(moves: Sequence[Move], wide: torch.dtype) -> object | None:
         terms = in_order(move.sources, move.coefficients)
         outputs.append((move.limit, tuple((found[source], coefficient) for source, coefficient in terms)))
         found[move.target] = len(inputs) + index
-    places = tuple(chain(inputs, (move.target for move in moves)))
+    places = tuple(map(_place, (*inputs, *(move.target for move in moves))))
     return _combine.program(wide is torch.float64, len(inputs), tuple(outputs), places)
+
+
+def _place(place: int) -> int:
+    """The compiled module's name of a place: the sample is slot 0, and the next sample takes its place."""
+    return STACKS[place] if place in STACKS else 0 if place < 0 else 1 + place

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Clip, Run, Transform, backend_of
 from diffusolve.batching.layout import LaidOutStage, Layout
-from diffusolve.batching.rows import GONE, NOWHERE, USED, Block, Inputs, Row, names_of
+from diffusolve.batching.rows import GONE, USED, Inputs, Row, names_of
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike, noise_source
 
 __all__ = [
+    "ENDS",
     "SCALES",
-    "SCALES_NEXT",
     "Lanes",
     "PreparedStage",
     "compiled_lanes",
@@ -27,9 +27,9 @@ __all__ = [
 ]
 
 
-PREPARES, READS_UNGUIDED, ENDS, SCALES, SCALES_NEXT = 1, 2, 4, 8, 16
+PREPARES, READS_UNGUIDED, ENDS, SCALES = 1, 2, 4, 8
 """Traits of a stage, to be added up: something is done for its row alone, it reads the unguided output, it is the last
-of its plan, the network sees its sample scaled, and the sample that it leads to."""
+of its plan, the network sees its sample scaled."""
 
 
 class PreparedStage(Protocol):
@@ -45,14 +45,12 @@ class PreparedStage(Protocol):
 
 def traits_of(layout: Layout, index: int) -> int:
     """The traits of a stage."""
-    stages = layout.stages
-    stage, following = stages[index], stages[index + 1] if index + 1 < len(stages) else None
+    stage = layout.stages[index]
     found = {
         PREPARES: stage.data is not None or bool(stage.noises),
         READS_UNGUIDED: stage.plan_stage.reads_unguided,
-        ENDS: following is None,
+        ENDS: index == len(layout.stages) - 1,
         SCALES: stage.plan_stage.scale != 1.0,
-        SCALES_NEXT: following is not None and following.plan_stage.scale != 1.0,
     }
     return sum(trait for trait, has_it in found.items() if has_it)
 
@@ -95,14 +93,16 @@ class Lanes(ABC):
         """The scaled samples of `rows`, shape (rows, ...), in the precision that the network sees."""
 
     @abstractmethod
+    def sample(self, row: Row) -> Array:
+        """The row's sample, in the wide precision; not to be written to."""
+
+    @abstractmethod
     def put(self, row: Row, slot: int, value: Array) -> None:
         """Write `value`, shape (1, ...), to a slot of a row."""
 
     @abstractmethod
-    def move(
-        self, rows: Sequence[Row | None], stages: list[Any], traits: int, outputs: Array, unguided: Array
-    ) -> Block:
-        """The samples that follow, all of them at once; None stands for a row that has left."""
+    def move(self, rows: Sequence[Row | None], stages: list[Any], traits: int, outputs: Array, unguided: Array) -> None:
+        """Move `rows`, all of them at once; None stands for one that has left."""
 
     @abstractmethod
     def take(self, outputs: Array) -> Array:
@@ -128,7 +128,6 @@ class Lanes(ABC):
         first = run.begin(wide)
         row = Row(plan, number, tag, self, self.stages(plan, transform), draw_noise, transform)
         self.hold(row, first, run.registers)
-        row._block.numbers = [number]
         self.rows[number] = row
         return row
 
@@ -137,7 +136,6 @@ class Lanes(ABC):
         del self.rows[row.number]
         self.changes += 1
         row.position = GONE
-        row._block = NOWHERE
         row._memory = None
 
     # Between evaluations
@@ -169,12 +167,9 @@ class Lanes(ABC):
         if traits & PREPARES:
             present = self._prepared(present, stages, outputs, over)
         if any(present):
-            block = self.move(present, stages, traits, outputs, outputs if unguided is None else unguided)
-            block.numbers = [row.number for row in rows]
-            for index, row in enumerate(present):
+            self.move(present, stages, traits, outputs, outputs if unguided is None else unguided)
+            for row in present:
                 if row is not None:
-                    row._block = block
-                    row._index = index
                     row.position += 1
             if traits & ENDS:
                 for row, stage in zip(present, stages, strict=True):

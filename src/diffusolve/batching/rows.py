@@ -12,42 +12,13 @@ from diffusolve.plan import Plan, Stage
 if TYPE_CHECKING:
     from diffusolve.batching.lanes import Lanes
 
-__all__ = ["GONE", "NOWHERE", "USED", "Block", "Inputs", "Row", "names_of"]
+__all__ = ["GONE", "USED", "Inputs", "Row", "names_of"]
 
 GONE = -1
 """The position of a row that is no longer in its batch."""
 
 USED = -1
 """In place of the count of changes that inputs were made at: they cannot be used again."""
-
-
-class Block:
-    """The samples of some rows in one array.
-
-    Args:
-        array: the samples, shape (rows, ...).
-        shown: the same scaled as the network is to see them, where that is something else and has been made.
-        address: where `array` is, for those who need it.
-
-    Attributes:
-        numbers: the numbers of the rows.
-    """
-
-    __slots__ = ("address", "array", "numbers", "shown")
-
-    def __init__(self, array: Array, shown: Array | None = None, address: int = 0) -> None:
-        self.array = array
-        self.shown = shown
-        self.address = address
-        self.numbers: list[int] = []
-
-    def is_of(self, rows: Sequence[Row]) -> bool:
-        """Whether these are the samples of `rows`, in this order, and of none besides."""
-        return self.numbers == [row.number for row in rows] and [row._block for row in rows].count(self) == len(rows)
-
-
-NOWHERE = Block(None)
-"""The block of rows that have left."""
 
 
 class Row:
@@ -65,9 +36,7 @@ class Row:
     __slots__ = (
         "__weakref__",
         "_address",
-        "_block",
         "_draw_noise",
-        "_index",
         "_lanes",
         "_memory",
         "_result",
@@ -99,8 +68,6 @@ class Row:
         self._lanes = lanes
         self._stages = stages
         self._draw_noise = draw_noise
-        self._block: Block = NOWHERE
-        self._index = 0
         self._memory: Any = None
         self._address = 0
         self._result: Array | None = None
@@ -134,7 +101,7 @@ class Row:
         """
         if self.has_left:
             raise LookupError(f"{self} has left its batch: {self._why_left()}")
-        return self._block.array[self._index, ...]
+        return self._lanes.sample(self)
 
     @property
     def result(self) -> Array:

@@ -18,7 +18,7 @@ from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Transform
 from diffusolve.batching.lanes import SCALES, Lanes, traits_of, what_transforms
 from diffusolve.batching.layout import OUTPUT_PLACE, SAMPLE_PLACE, UNGUIDED_PLACE, LaidOutStage, Move, lay_out
-from diffusolve.batching.rows import Block, Row
+from diffusolve.batching.rows import Row
 from diffusolve.plan import Plan
 
 __all__ = ["StackedLanes"]
@@ -43,6 +43,18 @@ class Part(NamedTuple):
     move: Move
 
 
+class Memory:
+    """What a row holds: its slots, and its sample as a part of a block, the samples of rows that were moved together."""
+
+    __slots__ = ("block", "index", "numbers", "slots")
+
+    def __init__(self, slots: list[Array | None], sample: Array, number: int) -> None:
+        self.slots = slots
+        self.block = sample
+        self.index = 0
+        self.numbers = [number]  # of the rows in the block
+
+
 class StackedLanes(Lanes):
     """Rows of any arrays. Half-precision rows are moved in float32, others in their own precision."""
 
@@ -62,8 +74,10 @@ class StackedLanes(Lanes):
         slots: list[Array | None] = [None] * layout.slots
         for register, slot in layout.opening:
             slots[slot] = self._copy(registers[register])[0, ...]
-        row._memory = slots
-        row._block = Block(self._copy(x))
+        row._memory = Memory(slots, self._copy(x), row.number)
+
+    def sample(self, row: Row) -> Array:
+        return row._memory.block[row._memory.index, ...]
 
     def show(self, rows: list[Row], stages: list[StackedStage], traits: int) -> Array:
         samples = self._samples(rows)
@@ -73,7 +87,7 @@ class StackedLanes(Lanes):
 
     def move(
         self, rows: Sequence[Row | None], stages: list[StackedStage], traits: int, outputs: Array, unguided: Array
-    ) -> Block:
+    ) -> None:
         parts = [
             [Part(index, row, move) for move in stage.laid_out.moves]
             for index, (row, stage) in enumerate(zip(rows, stages, strict=True))
@@ -84,18 +98,15 @@ class StackedLanes(Lanes):
             made = self._sums([part for part in together if not part.move.copies], outputs, unguided)
             for part in together:
                 value = made[part.at] if part.at in made else self._copied(part, outputs, unguided)
-                part.row._memory[part.move.target] = value
+                part.row._memory.slots[part.move.target] = value
         following = self._combined([moves[-1] for moves in parts], outputs, unguided)
-        for index, row, _ in (moves[-1] for moves in parts):
-            slots, keeps = row._memory, stages[index].laid_out.keeps
-            for slot in range(len(slots)):
+        numbers = [moves[-1].row.number for moves in parts]
+        for place, (index, row, _) in enumerate(moves[-1] for moves in parts):
+            memory, keeps = row._memory, stages[index].laid_out.keeps
+            memory.block, memory.index, memory.numbers = following, place, numbers
+            for slot in range(len(memory.slots)):
                 if slot not in keeps:
-                    slots[slot] = None
-        if len(parts) == len(rows):
-            return Block(following)
-        present = iter(range(len(parts)))
-        places = [0 if row is None else next(present) for row in rows]  # what stands for rows that left is never read
-        return Block(self.xp.stack([following[place, ...] for place in places]))
+                    memory.slots[slot] = None
 
     def _copied(self, part: Part, outputs: Array, unguided: Array) -> Array:
         """What a move that copies makes: nobody writes to these arrays, so that the same one does, but outputs' memory
@@ -153,13 +164,14 @@ class StackedLanes(Lanes):
             return part.row.sample
         if place == OUTPUT_PLACE:
             return outputs[part.at, ...]
-        return unguided[part.at, ...] if place == UNGUIDED_PLACE else part.row._memory[place]
+        return unguided[part.at, ...] if place == UNGUIDED_PLACE else part.row._memory.slots[place]
 
     def _samples(self, rows: list[Row]) -> Array:
         """The samples of `rows`, shape (rows, ...); not to be written to."""
-        block = rows[0]._block
-        if block.is_of(rows):
-            return block.array
+        memories = [row._memory for row in rows]
+        block, numbers = memories[0].block, memories[0].numbers
+        if numbers == [row.number for row in rows] and all(memory.block is block for memory in memories):
+            return block
         return self.xp.stack([row.sample for row in rows])
 
     def _table(self, values: list[list[float]]) -> list[Array]:
@@ -181,7 +193,7 @@ class StackedLanes(Lanes):
 
     def put(self, row: Row, slot: int, value: Array) -> None:
         value = self.backend.cast(value, self.zeros)
-        row._memory[slot] = self._copy(value.detach() if is_torch(value) else value)[0, ...]
+        row._memory.slots[slot] = self._copy(value.detach() if is_torch(value) else value)[0, ...]
 
     def take(self, outputs: Array) -> Array:
         return self.backend.cast(outputs.detach() if is_torch(outputs) else outputs, self.zeros)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.spacing import Levels
 from diffusolve.schedulers.two_stage import TwoStageScheduler
@@ -78,3 +80,6 @@ class HeunDiscreteScheduler(TwoStageScheduler):
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
         return self._sigma_levels(steps, timesteps, sigmas)
+
+    def _timesteps(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
+        return np.append(levels.timesteps[:1], np.repeat(levels.timesteps[1:], 2))
