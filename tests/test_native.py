@@ -133,48 +133,43 @@ def test_calls_that_cannot_be_are_refused() -> None:
 
 
 def test_rows_are_moved_by_their_own_programs_in_one_call() -> None:
-    """Slots, the sample and stacks as inputs and outputs; a row that is None is left alone."""
+    """Slots and stacks as inputs and outputs; a row that is None is left alone."""
     count = 2500
-    slots, sample, output = torch.randn(4, 2, count), torch.randn(4, count), torch.randn(4, count)
-    following = torch.full((4, count), torch.nan)
+    slots, output, shown = torch.randn(4, 3, count), torch.randn(4, count), torch.full((4, count), torch.nan)
     infinite = float("inf")
+    # slot 1 = 0.5 slot 2 + slot 0; slot 0 = slot 1 - 2 output, in its own place; shown = 3 slot 0
+    sums = ((infinite, ((1, 0.5), (0, 1.0))), (infinite, ((2, -2.0), (3, 1.0))), (infinite, ((4, 3.0),)))
     programs = [
-        # slot 1 = 0.5 slot 0 + sample; next = slot 1 - 2 output
-        _combine.program(
-            False, 3, ((infinite, ((0, 0.5), (1, 1.0))), (infinite, ((2, -2.0), (3, 1.0)))), (0, -1, -2, 1, -3)
-        ),
-        # next = output, clipped
-        _combine.program(False, 1, ((0.25, ((0, 1.0),)),), (-2, -3)),
+        _combine.program(False, 3, sums, (0, 2, -1, 1, 0, -2)),
+        _combine.program(False, 1, ((0.25, ((0, 1.0),)),), (-1, -2)),  # shown = output, clipped
     ]
-    rows = [
-        None if i == 2 else (programs[i % 2 if i < 3 else 0], slots[i].data_ptr(), sample[i].data_ptr())
-        for i in range(4)
-    ]
-    kept = 0.5 * slots[:, 0].double() + sample.double()
+    rows = [None if i == 2 else (programs[i == 1], slots[i].data_ptr()) for i in range(4)]
     before = slots.clone()
     for threads in (1, 3):
-        _combine.combine_rows(rows, count, threads, output.data_ptr(), following.data_ptr())
+        slots.copy_(before)
+        _combine.combine_rows(rows, count, threads, output.data_ptr(), shown.data_ptr())
         for i in (0, 3):
-            torch.testing.assert_close(slots[i, 1].double(), kept[i], rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(following[i].double(), kept[i] - 2 * output[i].double(), rtol=1e-5, atol=1e-5)
-        assert torch.equal(following[1], output[1].clamp(-0.25, 0.25))
-        assert following[2].isnan().all()
+            kept = 0.5 * before[i, 2].double() + before[i, 0].double()
+            made = kept - 2 * output[i].double()
+            for got, wanted in ((slots[i, 1], kept), (slots[i, 0], made), (shown[i], 3 * made)):
+                torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5)
+        assert torch.equal(shown[1], output[1].clamp(-0.25, 0.25))
+        assert shown[2].isnan().all()
         assert torch.equal(slots[1:3], before[1:3])
+        assert torch.equal(slots[:, 2], before[:, 2])
 
 
 def test_threads_share_out_rows_to_the_bit() -> None:
     count, rows = (1 << 17) + 11, 5
-    sample, following = torch.randn(rows, count), torch.empty(rows, count)
-    programs = [_combine.program(False, 1, ((float("inf"), ((0, 0.1 * i + 0.3),)),), (-1, -2)) for i in range(rows)]
-    calls = [(program, 0, sample[i].data_ptr()) for i, program in enumerate(programs)]
-    with pytest.raises(ValueError, match="an address is 0"):
-        _combine.combine_rows([(programs[0], 0, 0)], count, 1, following.data_ptr())
-    wanted = torch.empty_like(following)
+    slots, shown, wanted = torch.randn(rows, count), torch.empty(rows, count), torch.empty(rows, count)
+    programs = [_combine.program(False, 1, ((float("inf"), ((0, 0.1 * i + 0.3),)),), (0, -1)) for i in range(rows)]
+    calls = [(program, slots[i].data_ptr()) for i, program in enumerate(programs)]
     _combine.combine_rows(calls, count, 1, wanted.data_ptr())
+    torch.testing.assert_close(wanted, slots * torch.tensor([0.1 * i + 0.3 for i in range(rows)])[:, None])
     for threads in (2, 3, 64):
-        following.fill_(torch.nan)
-        _combine.combine_rows(calls, count, threads, following.data_ptr())
-        assert torch.equal(following, wanted)
+        shown.fill_(torch.nan)
+        _combine.combine_rows(calls, count, threads, shown.data_ptr())
+        assert torch.equal(shown, wanted)
 
 
 def test_a_single_term_is_rounded_once() -> None:
@@ -190,20 +185,22 @@ def test_rows_that_cannot_be_are_refused() -> None:
     plain = _combine.program(False, 1, ((1.0, ((0, 1.0),)),))
     with pytest.raises(ValueError, match="3 places for 1 inputs and 1 outputs"):
         _combine.program(False, 1, ((1.0, ((0, 1.0),)),), (0, 1, 2))
-    placed = _combine.program(False, 1, ((1.0, ((0, 1.0),)),), (-1, -4))
+    placed = _combine.program(False, 1, ((1.0, ((0, 1.0),)),), (0, -3))
     x = torch.zeros(3)
-    with pytest.raises(ValueError, match="place -4, but 2 stacks"):
-        _combine.combine_rows([(placed, 0, x.data_ptr())], 3, 1, x.data_ptr(), x.data_ptr())
+    with pytest.raises(ValueError, match="place -3, but 2 stacks"):
+        _combine.combine_rows([(placed, x.data_ptr())], 3, 1, x.data_ptr(), x.data_ptr())
     with pytest.raises(ValueError, match="has no places"):
-        _combine.combine_rows([(plain, x.data_ptr(), x.data_ptr())], 3, 1, x.data_ptr())
+        _combine.combine_rows([(plain, x.data_ptr())], 3, 1, x.data_ptr())
     with pytest.raises(ValueError, match="an address is 0"):
-        _combine.combine_rows([(placed, 0, x.data_ptr())], 3, 1, 0, 0, 0)
+        _combine.combine_rows([(placed, x.data_ptr())], 3, 1, 0, 0, 0)
+    with pytest.raises(ValueError, match="an address is 0"):
+        _combine.combine_rows([(placed, 0)], 3, 1, *[x.data_ptr()] * 3)
     with pytest.raises(TypeError, match="a row is None or a tuple"):
-        _combine.combine_rows([(placed, 0)], 3, 1, x.data_ptr())  # type: ignore[list-item]
+        _combine.combine_rows([(placed,)], 3, 1, x.data_ptr())  # type: ignore[list-item]
     with pytest.raises(TypeError, match="expected a list of rows"):
         _combine.combine_rows((), 3, 1)  # type: ignore[arg-type]
     _combine.combine_rows([], 3, 1)
-    _combine.combine_rows([(placed, 0, 0)], 0, 1)
+    _combine.combine_rows([(placed, 0)], 0, 1)
 
 
 # Runs

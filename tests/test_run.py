@@ -68,8 +68,8 @@ def test_a_run_writes_to_nothing_that_its_caller_owns(solver: Solver, prediction
     x = run.begin(watch(start()))
     while not run.is_done:
         x = watch(run.step(watch(network(watch(run.model_input(x)), 0.0)), x))
-    for tensor, copy in owned:
-        assert torch.equal(tensor, copy)
+    for tensor, kept in owned:
+        assert torch.equal(tensor, kept)
 
 
 @every_solver

@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 class Memory:
-    """What a row holds: its slots, and its sample as a part of a block, the samples of rows that were moved together."""
+    """What a row holds: its slots, and its sample, in a block with those of the rows that were moved with it."""
 
     __slots__ = ("block", "index", "numbers", "slots")
 
