@@ -458,7 +458,19 @@ def test_infinity_is_passed_on_where_nobody_looks_for_it() -> None:
     assert not run(work()).isfinite().all()
 
 
+def ending(error: BaseException) -> Callable[[Tensor], Any]:
+    def model(x: Tensor) -> Any:
+        raise error
+
+    return model
+
+
 BROKEN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "has no more": (
+        ending(StopIteration()),
+        "the model failed with (StopIteration|RuntimeError: coroutine raised Stop)",
+    ),
+    "is cancelled": (ending(asyncio.CancelledError()), "the model failed with CancelledError"),
     "raises": (failing, "the model failed with ArithmeticError: my own fault"),
     "wrong shape": (lambda x: x[:, :0], r"the model failed with ValueError: outputs has shape \(2, 0, 2, 3\)"),
     "a row too few": (
@@ -500,7 +512,17 @@ def test_a_model_that_fails_fails_the_rows_of_that_step_and_the_batcher_lives_on
     for number, error in enumerate(errors, 1):
         assert isinstance(error, RequestFailed)
         assert re.search(rf"^request {number} \({number}\): .*{message}", str(error))
-        assert isinstance(error.__cause__, Exception)
+        assert isinstance(error.__cause__, BaseException)
+
+
+def test_a_model_that_leaves_the_program_only_leaves_its_step() -> None:
+    async def work() -> None:
+        async with batcher(Model(lambda made: sys.exit("enough") if len(made.batches) == 1 else None)) as served:
+            with pytest.raises(RequestFailed, match="the model failed with SystemExit: enough"):
+                await served.generate(ask())
+            await served.generate(ask())
+
+    run(work())
 
 
 def test_an_async_model_may_be_slow_for_a_cancelled_request() -> None:
@@ -645,6 +667,15 @@ def test_a_function_may_say_which_shapes_the_model_takes() -> None:
             await served.generate(ask(shape=(3,)))
             with pytest.raises(ValueError, match=r"the model takes no samples of shape \(4,\)\."):
                 await served.generate(ask(shape=(4,)))
+
+    run(work())
+
+
+def test_what_is_no_request_is_refused() -> None:
+    async def work() -> None:
+        async with batcher() as served:
+            with pytest.raises(TypeError, match="request is a dict: expected a Request"):
+                await served.generate({"sampler": "Euler"})  # type: ignore[arg-type]
 
     run(work())
 

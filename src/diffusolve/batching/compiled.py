@@ -1,7 +1,7 @@
 """Rows in the processor's memory, moved by the compiled module: all of them in one call, each in one pass over memory.
 
-A row's sample and slots stand one after the other in a tensor of its own. In the same pass the next samples are written,
-scaled, into the batch that the network is to see next, if the same rows are asked for again.
+A row's sample and slots stand one after the other in a tensor of its own. In the same pass the next samples, scaled,
+are written into the batch that the network is to see next, if the same rows are asked for again.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ class Row:
     def sample(self) -> Array:
         """The current sample, without the batch's dimension: float32 also where the network sees half precision.
 
-        It is a part of the batch's memory and not to be written to. Raises as :attr:`stage` does.
+        It is a part of the batch's memory: not to be written to, and something else after the next step. Raises as
+        :attr:`stage` does.
         """
         if self.has_left:
             raise LookupError(f"{self} has left its batch: {self._why_left()}")

@@ -8,10 +8,9 @@ import inspect
 import time
 from bisect import insort
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ class _Stepped:
     """What a step did to its jobs."""
 
     jobs: dict[Row | None, _Job] = field(default_factory=dict)
-    failed: list[tuple[_Job, str, Exception | None]] = field(default_factory=list)
+    failed: list[tuple[_Job, str, BaseException | None]] = field(default_factory=list)
     previews: list[tuple[_Job, Preview]] = field(default_factory=list)
     done: list[_Job] = field(default_factory=list)
 
@@ -274,6 +273,8 @@ class ContinuousBatcher:
     async def _take(self, request: Request, previews: asyncio.Queue[Preview | None] | None) -> _Job:
         """The job of `request`, which waits for its first step."""
         self._check_open()
+        if not isinstance(request, Request):
+            raise TypeError(f"request is a {type(request).__name__}: expected a Request.")
         begun = time.monotonic()
         free = self.max_active - len(self._active)
         if len(self._waiting) + self._planning >= self.max_queue + free:
@@ -367,7 +368,7 @@ class ContinuousBatcher:
         timeout = job.request.timeout
         self._end(job, "timed_out", RequestTimeout(f"{job} took longer than its timeout of {timeout:g} seconds."))
 
-    def _fail(self, job: _Job, reason: str, cause: Exception | None) -> None:
+    def _fail(self, job: _Job, reason: str, cause: BaseException | None) -> None:
         error = RequestFailed(f"{job}: {reason}")
         error.__cause__ = cause
         self._end(job, "failed", error)
@@ -445,28 +446,42 @@ class ContinuousBatcher:
 
         If it is cancelled, the thread may still be at work on their rows, which therefore stay where they are.
         """
-        assert self._loop is not None
-        in_thread = partial(self._loop.run_in_executor, self._thread)
         self._stepping, stepped = jobs, _Stepped()
         try:
-            asked = await in_thread(self._ask, jobs, stepped)
+            asked = await self._in_thread(self._ask, jobs, stepped)
             if asked is not None:
                 inputs, outputs = asked
                 if inspect.isawaitable(outputs):
-                    outputs = await outputs
-                    await in_thread(self._advance, inputs, outputs, stepped)
+                    outputs = await _awaited(outputs)
+                    await self._in_thread(self._advance, inputs, outputs, stepped)
                 self._steps += 1
                 self._rows += len(inputs)
                 self._occupancy.observe(len(inputs))
                 self._rate(just_now=True)
         except Exception as error:
-            reason = f"the model failed with {type(error).__name__}: {error}"
-            stepped.failed += [(job, reason, error) for job in jobs]  # those who failed before have their own reason
+            cause = error.__cause__ if isinstance(error, _ModelEnded) and error.__cause__ is not None else error
+            reason = f"the model failed with {type(cause).__name__}: {cause}"
+            stepped.failed += [(job, reason, cause) for job in jobs]  # those who failed before have their own reason
         self._stepping = ()
         self._tell(stepped)
         for job in jobs:
             if job.outcome is not None:
                 self._leave(job)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` returns, called in the batcher's thread; whatever it raises is an Exception here."""
+
+        def call() -> Any:
+            try:
+                return function(*arguments), None
+            except BaseException as error:  # StopIteration and SystemExit do not pass from a thread to a task
+                return None, error
+
+        assert self._loop is not None
+        returned, error = await self._loop.run_in_executor(self._thread, call)
+        if error is not None:
+            raise _ModelEnded from error
+        return returned
 
     def _ask(self, jobs: list[_Job], stepped: _Stepped) -> tuple[Inputs, Any] | None:
         """In the thread: let those join who are new, and ask the model about all. A plain one is advanced as well."""
@@ -552,6 +567,23 @@ class ContinuousBatcher:
         while self._recent and self._recent[0] < now - RATE_WINDOW:
             self._recent.popleft()
         return len(self._recent) / RATE_WINDOW
+
+
+class _ModelEnded(Exception):
+    """The model ended with an exception, the cause, which may be one that tasks and threads take for their own."""
+
+
+async def _awaited(outputs: Awaitable[Any]) -> Any:
+    """What `outputs` become; if their own task is cancelled, that is not to cancel this one."""
+    task = asyncio.ensure_future(outputs)
+    try:
+        await asyncio.wait({task})
+    finally:
+        task.cancel()
+    try:
+        return task.result()
+    except BaseException as error:
+        raise _ModelEnded from error
 
 
 def _evaluation(row: Row) -> str:
