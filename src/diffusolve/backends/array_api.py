@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from diffusolve.arrays import Array
@@ -43,9 +43,9 @@ class ArrayBackend:
             return lambda registers: self.zeros(next(iter(registers.values())))
         return lambda registers: self.combine([registers[source] for source in sources], coefficients)
 
-    def scaled(self, source: str, factor: float) -> Combine:
-        """``factor * source`` in the precision of the source."""
-        return lambda registers: self.cast(self.widen(registers[source]) * factor, registers[source])
+    def scaled(self, factor: float) -> Callable[[Array], Array]:
+        """The function that multiplies by `factor`, in the precision of what it is given."""
+        return lambda x: self.cast(self.widen(x) * factor, x)
 
     def update(
         self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()

@@ -134,7 +134,7 @@ class Run:
         if self.position >= len(stages):
             raise self._is_over()
         stage = stages[self.position]
-        return x if stage.scale is None else stage.scale({stage.sample: x})
+        return x if stage.scale is None else stage.scale(x)
 
     def data(self, output: Array, x: Array) -> Array:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
@@ -263,7 +263,7 @@ def _check_donated(x: Array, output: Array) -> None:
 class BoundStage(NamedTuple):
     """A stage for one backend; what it does needs the registers only. `convert` makes data predictions to transform."""
 
-    scale: Combine | None
+    scale: Callable[[Array], Array] | None
     sample: str
     data: str
     convert: Combine | None
@@ -289,7 +289,7 @@ def _bound_stages(plan: Plan, transforms: bool, limit: float, donated: bool, bac
         foreign = noises | {stage.data} if transforms else noises
         bound.append(
             BoundStage(
-                None if stage.scale == 1.0 else backend.scaled(stage.sample, stage.scale),
+                None if stage.scale == 1.0 else backend.scaled(stage.scale),
                 stage.sample,
                 stage.data,
                 backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)) if transforms else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 
 import torch
@@ -91,11 +91,14 @@ class TorchBackend:
         wide, multiply = self._wide, torch.mul
         if self.plain is None:
             return lambda registers: multiply(wide(registers[source]), factor)
-        with torch.inference_mode(False):
-            constant = torch.tensor(factor, dtype=self.plain)
+        constant = self._constant(factor)
         if spent:
             return lambda registers: registers[source].mul_(constant)
         return lambda registers: multiply(registers[source], constant)
+
+    def _constant(self, factor: float) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.tensor(factor, dtype=self.plain)
 
     def _added(self, source: str, other: Combine, factor: float) -> Combine:
         """``source + factor * other``."""
@@ -104,11 +107,13 @@ class TorchBackend:
             return lambda registers: add(wide(registers[source]), other(registers), alpha=factor)
         return lambda registers: add(registers[source], other(registers), alpha=factor)
 
-    def scaled(self, source: str, factor: float) -> Combine:
-        """``factor * source`` in the precision of the source."""
-        if self.plain is not None:
-            return self._scaled(source, factor, False)
-        return lambda registers: torch.mul(registers[source], factor)  # one rounding, in half precision too
+    def scaled(self, factor: float) -> Callable[[Tensor], Tensor]:
+        """The function that multiplies by `factor`, in the precision of what it is given."""
+        multiply = torch.mul
+        if self.plain is None:
+            return lambda x: multiply(x, factor)  # one rounding, in half precision too
+        constant = self._constant(factor)
+        return lambda x: multiply(x, constant)
 
     def update(
         self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
