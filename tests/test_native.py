@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from diffusolve.backends import Clip, Run, backend_of
 from diffusolve.backends.program import Instruction
@@ -314,6 +315,19 @@ def test_derivatives_and_vmap_see_every_operation() -> None:
     with torch.autograd.forward_ad.dual_level():
         dual = whole(torch.autograd.forward_ad.make_dual(x, tangent))
         torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, derivative)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tracers_see_every_operation(dtype: torch.dtype) -> None:
+    plan, x = plan_of(unipc), start(dtype)
+
+    def whole(x: Tensor) -> Tensor:
+        return walk(Run(plan), x)
+
+    other = x * 0.5
+    for traced in (make_fx(whole)(x), torch.jit.trace(whole, (x,), check_trace=False)):
+        torch.testing.assert_close(traced(other), whole(other))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 5), (1, 4, 8, 6), (2, 4, 6, 8)], ids=str)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import UpdateRegisters
@@ -20,11 +21,18 @@ from diffusolve.backends.program import Instruction, inputs_of, is_simple
 from diffusolve.backends.torch_eager import TorchBackend
 from diffusolve.plan import OUTPUT, UNGUIDED
 
-__all__ = ["LARGE", "MOST_ARRAYS", "NativeBackend", "in_order", "is_watched"]
+__all__ = ["LARGE", "MOST_ARRAYS", "NativeBackend", "in_order", "is_transformed", "is_watched"]
 
 Source = TypeVar("Source")
 
-is_compiling, is_watched = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+is_transformed = torch._C._are_functorch_transforms_active
+_modes, _tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+
+
+def is_watched() -> bool:
+    """Whether something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
+    return is_transformed() or _modes() > 0 or _tracer() is not None or is_dynamo_compiling()
+
 
 LARGE = 1 << 20
 """Arrays with this many elements are shared out to threads."""
@@ -64,9 +72,8 @@ class NativeBackend(TorchBackend):
             and x.is_contiguous()
             and output.is_contiguous()
             and not (x.requires_grad or output.requires_grad)
-            and not is_watched()
             and forward_ad._current_level < 0
-            and not is_compiling()
+            and not is_watched()
         )
 
     def update(

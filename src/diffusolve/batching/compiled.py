@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.backends import Transform, _combine
-from diffusolve.backends.native import LARGE, MOST_ARRAYS, in_order, is_watched
+from diffusolve.backends.native import LARGE, MOST_ARRAYS, in_order, is_transformed, is_watched
 from diffusolve.batching.lanes import ENDS, Lanes, traits_of, what_transforms
 from diffusolve.batching.layout import (
     NEXT_PLACE,
@@ -151,7 +151,7 @@ class CompiledLanes(Lanes):
             and outputs.shape == inputs.x.shape
             and outputs.is_cpu
             and outputs.is_contiguous()
-            and not is_watched()
+            and not is_transformed()
         ):
             return outputs
         checked: Tensor = super()._checked(inputs, outputs, what)
@@ -159,7 +159,7 @@ class CompiledLanes(Lanes):
 
     def take(self, outputs: Tensor) -> Tensor:
         outputs = outputs.detach()
-        if type(outputs) is not Tensor or is_watched():
+        if type(outputs) is not Tensor or is_transformed():
             raise TypeError(f"outputs is a {type(outputs).__name__}: expected a plain tensor, outside torch.func.")
         return (outputs if outputs.dtype is self.wide else outputs.to(self.wide)).contiguous()
 
