@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 """Free-threaded interpreters have no stable ABI."""
 
-WINDOWS = sysconfig.get_platform().startswith("win")
+WINDOWS, LINUX = (sysconfig.get_platform().startswith(system) for system in ("win", "linux"))
 
 OPTIMISED = ["/O2"] if WINDOWS else ["-O3", "-std=c11", "-pthread", "-fno-math-errno", "-fno-trapping-math"]
 
@@ -17,12 +17,11 @@ def extension(name: str) -> Extension:
     return Extension(
         name,
         [f"src/{name.replace('.', '/')}.c"],
+        depends=["src/diffusolve/backends/_combine_avx2.h"],
         define_macros=[("Py_LIMITED_API", "0x030A0000")] if LIMITED else [],
         py_limited_api=LIMITED,
-        extra_compile_args=["/O2"]
-        if WINDOWS
-        else ["-O3", "-std=c11", "-pthread", "-fno-math-errno", "-fno-trapping-math"],
-        extra_link_args=[] if WINDOWS else ["-pthread"],
+        extra_compile_args=OPTIMISED,
+        extra_link_args=[] if WINDOWS else ["-pthread", *(["-ldl"] if LINUX else [])],
         optional=True,  # without a compiler PyTorch and NumPy do the work, in more time
     )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +82,74 @@ def test_large_arrays_are_shared_out_to_threads(threads: int) -> None:
         np.testing.assert_allclose(got.double().numpy(), wanted, atol=1e-5)
 
 
+HALVES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@given(st.data(), st.sampled_from([*SIZES, 64, 65, 200]), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_arrays_of_all_precisions_are_summed_up_in_single_precision(
+    data: st.DataObject, size: int, inputs: int
+) -> None:
+    """What one output makes of half-precision numbers, others read before it is rounded."""
+    dtypes = st.sampled_from([*HALVES])
+    arrays = [torch.randn(size).to(data.draw(dtypes)) for _ in range(inputs)]
+    outputs, made = [], []
+    for index in range(data.draw(st.integers(1, 3))):
+        limit = data.draw(st.sampled_from([float("inf"), 1.0]))
+        terms = st.tuples(st.integers(0, inputs + index - 1), coefficients)
+        outputs.append((limit, tuple(data.draw(st.lists(terms, min_size=1, max_size=2 if limit == 1.0 else 9)))))
+        made.append(torch.full((size,), torch.nan, dtype=data.draw(dtypes)))
+    kinds = bytes(HALVES[array.dtype] for array in (*arrays, *made))
+    program = _combine.program(False, inputs, tuple(outputs), None, kinds)
+    _combine.combine(program, size, 1, *(array.data_ptr() for array in (*arrays, *made)))
+    wanted = expected(outputs, arrays)
+    largest = max((float(np.abs(sums).max(initial=1)) for sums in wanted), default=1.0)
+    for got, sums in zip(made, wanted, strict=True):
+        rounding = torch.finfo(got.dtype).eps / 2 if got.dtype != torch.float32 else 0.0
+        np.testing.assert_allclose(got.double().numpy(), sums, rtol=rounding, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_arrays_larger_than_any_cache_are_no_exception(dtype: torch.dtype) -> None:
+    size = (1 << 22) + 77
+    arrays = [torch.randn(size).to(dtype) for _ in range(2)]
+    outputs = ((float("inf"), ((0, 0.5), (1, -1.5))), (1.0, ((2, 1.0),)))
+    program = _combine.program(False, 2, outputs, None, bytes([HALVES[dtype]] * 4))
+    for offset in (0, 3):  # also where they do not begin at a multiple of what a processor writes at once
+        made = [torch.empty(size + offset, dtype=dtype)[offset:] for _ in outputs]
+        for threads in (1, 3):
+            _combine.combine(program, size, threads, *(array.data_ptr() for array in (*arrays, *made)))
+            wanted = expected(outputs, arrays)
+            for got, sums in zip(made, wanted, strict=True):
+                np.testing.assert_allclose(got.double().numpy(), sums, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_clipped_sums_keep_what_large_terms_leave() -> None:
+    """Where a data prediction is made of noise at a vanishing signal: 1e9 x - 1e9 output."""
+    x = torch.randn(1000, dtype=torch.float64)
+    data = torch.rand(1000, dtype=torch.float64) - 0.5
+    p, q = 123456789.123, -1.7e8 / 3
+    sample, output = x.float(), (-(p * x.float().double() - data) / q).float()
+    exact = p * sample.double() + q * output.double()
+    made = torch.empty_like(sample)
+    for terms in (((0, p), (1, q)), ((1, q), (0, p))):
+        run_program(((50.0, terms),), [sample, output], [made])
+        torch.testing.assert_close(made.double(), exact.clamp(-50, 50), rtol=3e-7, atol=1e-6)
+
+
+def test_clipped_sums_take_infinity() -> None:
+    x, y = (
+        torch.tensor([torch.inf, 1.0, -torch.inf, torch.inf, 0.0]),
+        torch.tensor([1.0, -torch.inf, 5.0, torch.inf, 0.0]),
+    )
+    made = torch.empty_like(x)
+    run_program(((2.0, ((0, 1.0), (1, 0.3))),), [x, y], [made])
+    assert made.tolist() == [2.0, -2.0, -2.0, 2.0, 0.0]
+    run_program(((2.0, ((0, -0.1), (1, 0.3))),), [x, y], [made])
+    assert made[3].isnan()
+    assert made[[0, 1, 2, 4]].tolist() == [-2.0, -2.0, 2.0, 0.0]
+
+
 def test_an_output_may_take_the_place_of_an_input() -> None:
     x, y = torch.randn(3000), torch.randn(3000)
     wanted = 0.5 * x.double() - 2 * y.double()
@@ -95,6 +167,46 @@ def test_the_same_numbers_give_the_same_bits_wherever_they_stand() -> None:
         part = torch.empty(end - begin)
         run_program(outputs, [array[begin:end] for array in (x, y, z)], [part])
         assert torch.equal(part, whole[begin:end])
+
+
+def test_other_processors_make_the_same_numbers(tmp_path: Path) -> None:
+    """The module without what is for x86 only, and with threads of its own."""
+    compiler = shutil.which("cc")
+    source = Path(_combine.__file__).with_name("_combine.c")
+    if compiler is None or not source.exists():
+        pytest.skip("there is no compiler, or no source beside the module")
+    include, made = sysconfig.get_path("include"), tmp_path / "_combine.so"
+    command = [compiler, "-shared", "-fPIC", "-O2", "-std=c11", "-pthread", "-DPORTABLE", f"-I{include}", str(source)]
+    subprocess.run([*command, "-o", str(made), "-ldl"], check=True, timeout=120)
+    spec = importlib.util.spec_from_file_location("_combine", made)
+    assert spec is not None
+    assert spec.loader is not None
+    portable = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(portable)
+    infinite, generator = float("inf"), torch.Generator().manual_seed(0)
+    sums = (
+        (infinite, tuple((i % 4, 0.3 - 0.1 * i) for i in range(8))),
+        (1.0, ((0, 0.7), (4, -0.4))),
+        (infinite, ((5, 1.1),)),
+    )
+    for dtypes in (
+        [torch.float32] * 7,
+        [torch.float64] * 7,
+        [torch.float16, torch.bfloat16, torch.float32] * 2 + [torch.bfloat16],
+    ):
+        double = torch.float64 in dtypes
+        kinds = bytes(HALVES.get(dtype, 0) for dtype in dtypes)
+        for size in (5, 1030, (1 << 17) + 3):
+            arrays = [torch.randn(size, generator=generator).to(dtype) for dtype in dtypes[:4]]
+            results = []
+            for module, threads in ((_combine, 1), (portable, 1), (portable, 4)):
+                into = [torch.empty(size, dtype=dtype) for dtype in dtypes[4:]]
+                program = module.program(double, 4, sums, None, kinds)
+                module.combine(program, size, threads, *(array.data_ptr() for array in (*arrays, *into)))
+                results.append(into)
+            for wanted, *others in zip(*results, strict=True):
+                for other in others:
+                    torch.testing.assert_close(other, wanted)
 
 
 def test_clipping_leaves_nan_alone() -> None:

@@ -934,4 +934,4 @@ def test_every_one_of_20000_requests_ends_exactly_once_and_memory_stays_flat() -
     assert counted["completed"] > 0.7 * count
     assert left == set()
     # Between the second and the last point 16,000 requests were served; what each left behind would be seen.
-    assert max(blocks[2:]) - min(blocks[1:]) < 4000
+    assert max(blocks[2:]) - min(blocks[1:]) < 8000

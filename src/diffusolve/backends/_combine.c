@@ -9,6 +9,7 @@ precision.
 Rows are many programs in one call: batching/compiled.py. Their arrays have one length, and a program knows the place of
 each of its arrays in its row. */
 
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>
@@ -16,16 +17,18 @@ each of its arrays in its row. */
 #include <string.h>
 
 #ifndef _WIN32
+#include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #endif
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(PORTABLE)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
 
-enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 17 };
+enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64 };
 
 enum { WIDE, BFLOAT16, FLOAT16 }; /* the kinds of arrays; wide ones are of the program's precision */
 
@@ -33,20 +36,25 @@ typedef struct {
     Py_ssize_t terms;
     int *source;
     double *coefficient, limit;
+    float *single; /* the coefficients in single precision */
+    double lost;   /* see below */
+    int is_read;         /* by a later output */
 } Output;
 
 typedef struct {
     int is_double;
     Py_ssize_t inputs, outputs;
     Output *output;
-    char *kind;  /* of inputs, then outputs; NULL if all are wide */
-    int *place; /* of inputs, then outputs; NULL in programs that are not for rows */
+    int has_narrow, is_clipped; /* some array, some output */
+    char *kind;        /* of inputs, then outputs */
+    char *source_kind; /* the same as sources: what an output was before it was narrowed */
+    int *place;        /* of inputs, then outputs; NULL in programs that are not for rows */
 } Program;
 
 typedef struct {
     const Program *program;
     char *const *arrays; /* inputs, then outputs */
-    Py_ssize_t begin, end;
+    Py_ssize_t count;    /* numbers in one array */
 } Task;
 
 /* The arrays of a row: places from 0 are slots, one after the other in its own memory; -1 - k is its part of stack k. */
@@ -57,10 +65,9 @@ typedef struct {
 
 typedef struct {
     const Row *row;
-    Py_ssize_t count; /* numbers in one array */
+    Py_ssize_t count; /* numbers in one array of a row */
     char *const *stack;
-    Py_ssize_t begin, end; /* among the numbers of all rows */
-} Share;
+} Rows;
 
 /* r[i] = c[0] * x[0][i] + ... + c[k - 1] * x[k - 1][i], for k up to AT_ONCE; r may be one of the x.
 
@@ -68,7 +75,7 @@ The last term is the largest. l is what its coefficient lost when it was rounded
 it is; it is added first, and little but the roundings of the sum itself is left. A single term may have l = 0. */
 #define TINY 0x1p-60
 
-#define DEFINE_COMBINE(NAME, REAL)                                                                                     \
+#define DEFINE_COMBINE(NAME, REAL, COEFFICIENT)                                                                                     \
     FOR_EACH_PROCESSOR static void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, REAL l, Py_ssize_t n) {  \
         const REAL *a = x[0], *b = x[k > 1 ? 1 : 0], *d = x[k > 2 ? 2 : 0], *e = x[k > 3 ? 3 : 0],                     \
                    *f = x[k > 4 ? 4 : 0], *g = x[k > 5 ? 5 : 0];                                                       \
@@ -115,13 +122,6 @@ it is; it is added first, and little but the roundings of the sum itself is left
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    static REAL NAME##_lost(double coefficient, REAL *rounded, Py_ssize_t terms) {                                     \
-        if (terms == 1 && (double)*rounded == coefficient) return 0;                                                   \
-        if (fabs((double)*rounded) > fabs(coefficient)) *rounded = (REAL)nextafterf((float)*rounded, 0);               \
-        REAL lost = (REAL)(coefficient - (double)*rounded);                                                            \
-        return lost != 0 ? lost : *rounded * (REAL)TINY; /* since 0 times infinity is none */                          \
-    }                                                                                                                  \
-                                                                                                                       \
     /* All outputs of a program for n numbers of the arrays (inputs, then outputs). */                                 \
     static void NAME##_block(const Program *program, REAL *const *array, Py_ssize_t n) {                               \
         for (Py_ssize_t o = 0; o < program->outputs; o++) {                                                            \
@@ -134,19 +134,18 @@ it is; it is added first, and little but the roundings of the sum itself is left
                     NAME(sum, k, x, c, c[k - 1] * (REAL)TINY, n);                                                      \
                     x[0] = sum, c[0] = 1, k = 1;                                                                       \
                 }                                                                                                      \
-                x[k] = array[output->source[t]], c[k++] = (REAL)output->coefficient[t];                                \
+                x[k] = array[output->source[t]], c[k++] = output->COEFFICIENT[t];                                      \
             }                                                                                                          \
             if (output->limit < INFINITY) {                                                                            \
                 NAME##_clipped(r, k, x, output->coefficient, output->limit, n);                                        \
             } else {                                                                                                   \
-                REAL lost = NAME##_lost(output->coefficient[output->terms - 1], &c[k - 1], output->terms);             \
-                NAME(r, k, x, c, lost, n);                                                                             \
+                NAME(r, k, x, c, (REAL)output->lost, n);                                                               \
             }                                                                                                          \
         }                                                                                                              \
     }
 
-DEFINE_COMBINE(combine_float, float)
-DEFINE_COMBINE(combine_double, double)
+DEFINE_COMBINE(combine_float, float, single)
+DEFINE_COMBINE(combine_double, double, coefficient)
 
 static inline float as_float(uint32_t bits) {
     float value;
@@ -194,31 +193,31 @@ FOR_EACH_PROCESSOR static void narrow(uint16_t *r, const float *x, int kind, Py_
     }
 }
 
-static void run_double(const Task *task) {
+static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     double *block[MOST_ARRAYS];
-    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
+    for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (double *)task->arrays[i] + at;
-        combine_double_block(program, block, task->end - at < BLOCK ? task->end - at : BLOCK);
+        combine_double_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
 
-static void run_float(const Task *task) {
+static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     float *block[MOST_ARRAYS];
-    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
+    for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (float *)task->arrays[i] + at;
-        combine_float_block(program, block, task->end - at < BLOCK ? task->end - at : BLOCK);
+        combine_float_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
 
 /* The same where some arrays are of half precision. */
-static void run_narrow(const Task *task) {
+static void run_narrow(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
     float *block[MOST_ARRAYS], widened[MOST_NARROW][BLOCK];
-    for (Py_ssize_t at = task->begin; at < task->end; at += BLOCK) {
-        Py_ssize_t n = task->end - at < BLOCK ? task->end - at : BLOCK, used = 0;
+    for (Py_ssize_t at = begin; at < end; at += BLOCK) {
+        Py_ssize_t n = end - at < BLOCK ? end - at : BLOCK, used = 0;
         for (Py_ssize_t i = 0; i < arrays; i++) {
             block[i] = program->kind[i] == WIDE ? (float *)task->arrays[i] + at : widened[used++];
             if (program->kind[i] != WIDE && i < inputs)
@@ -230,121 +229,161 @@ static void run_narrow(const Task *task) {
     }
 }
 
-static void *run_task(void *argument) {
-    const Task *task = argument;
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PORTABLE)
+#include "_combine_avx2.h"
+#endif
+
+static void run_task(const void *work, Py_ssize_t begin, Py_ssize_t end) {
+    const Task *task = work;
     const Program *program = task->program;
-    (program->is_double ? run_double : program->kind ? run_narrow : run_float)(task);
-    return NULL;
-}
-
-static void run_tasks(const Program *program, char *const *arrays, Py_ssize_t count, Py_ssize_t threads) {
-    Py_ssize_t most = count / LEAST_PER_THREAD;
-    threads = threads < most ? threads : most;
-#ifdef _WIN32
-    threads = 1;
-#else
-    if (threads > 1) {
-        Task task[MOST_THREADS];
-        pthread_t thread[MOST_THREADS];
-        int started[MOST_THREADS];
-        threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-        for (Py_ssize_t i = 0; i < threads; i++) {
-            task[i] = (Task){program, arrays, count / threads * i, i + 1 < threads ? count / threads * (i + 1) : count};
-            started[i] = i > 0 && pthread_create(&thread[i], NULL, run_task, &task[i]) == 0;
-        }
-        for (Py_ssize_t i = 0; i < threads; i++)
-            if (!started[i]) run_task(&task[i]);
-        for (Py_ssize_t i = 0; i < threads; i++)
-            if (started[i]) pthread_join(thread[i], NULL);
+#ifdef AVX2
+    if (!program->is_double && (program->has_narrow || program->is_clipped || task->count >= BYPASSING) && has_avx2()) {
+        run_avx2(task, begin, end);
         return;
     }
 #endif
-    run_task(&(Task){program, arrays, 0, count});
+    (program->is_double ? run_double : program->has_narrow ? run_narrow : run_float)(task, begin, end);
 }
 
-/* The part of some rows' numbers that one thread works on. */
-static void *run_share(void *argument) {
-    const Share *share = argument;
-    for (Py_ssize_t at = share->begin; at < share->end;) {
-        Py_ssize_t index = at / share->count, first = index * share->count, end = first + share->count;
-        const Row *row = &share->row[index];
-        end = end < share->end ? end : share->end;
-        if (row->program) {
-            const Program *program = row->program;
-            char *arrays[MOST_ARRAYS];
-            size_t size = (size_t)share->count * (program->is_double ? sizeof(double) : sizeof(float));
-            for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
-                int place = program->place[i];
-                arrays[i] = place >= 0 ? row->slots + place * size : share->stack[-1 - place] + index * size;
+/* A part of the numbers of all rows. */
+static void run_rows(const void *work, Py_ssize_t begin, Py_ssize_t end) {
+    const Rows *rows = work;
+    for (Py_ssize_t at = begin, next; at < end; at = next) {
+        const Py_ssize_t index = at / rows->count, first = index * rows->count;
+        const Row *row = &rows->row[index];
+        next = first + rows->count < end ? first + rows->count : end;
+        if (!row->program) continue;
+        const Program *program = row->program;
+        char *arrays[MOST_ARRAYS];
+        const size_t size = (size_t)rows->count * (program->is_double ? sizeof(double) : sizeof(float));
+        for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) {
+            const int place = program->place[i];
+            arrays[i] = place >= 0 ? row->slots + place * size : rows->stack[-1 - place] + index * size;
+        }
+        run_task(&(Task){program, arrays, rows->count}, at - first, next - first);
+    }
+}
+
+/* Does the part of some work that lies between two numbers. */
+typedef void (*DoPart)(const void *work, Py_ssize_t begin, Py_ssize_t end);
+
+#ifdef _WIN32
+
+static void share_out(DoPart do_part, const void *work, Py_ssize_t count, Py_ssize_t threads) { do_part(work, 0, count); }
+
+static void find_workers(void) {}
+
+#else
+
+typedef struct {
+    DoPart do_part;
+    const void *work;
+    Py_ssize_t count, parts;
+    _Atomic Py_ssize_t taken;
+} Team;
+
+static void take_parts(void *argument) {
+    Team *team = argument;
+    for (Py_ssize_t i; (i = atomic_fetch_add(&team->taken, 1)) < team->parts;) {
+        const Py_ssize_t size = team->count / team->parts / ALIGNED * ALIGNED;
+        team->do_part(team->work, i * size, i + 1 < team->parts ? (i + 1) * size : team->count);
+    }
+}
+
+static void *run_thread(void *team) { return take_parts(team), NULL; }
+
+/* Has a function called by so many of the threads that PyTorch works with; NULL where its OpenMP library is not GNU's or
+like it. */
+static void (*with_workers)(void (*)(void *), void *, unsigned threads, unsigned flags);
+
+static void forget_workers(void) { with_workers = NULL; } /* which a forked process does not have */
+
+static void find_workers(void) {
+#ifndef PORTABLE
+    *(void **)&with_workers = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+#endif
+    pthread_atfork(NULL, NULL, forget_workers);
+}
+
+/* Do work of `count` numbers with up to so many threads: PyTorch's, which are there already and would get in the way of
+others, else new ones. */
+static void share_out(DoPart do_part, const void *work, Py_ssize_t count, Py_ssize_t threads) {
+    Team team = {do_part, work, count, count / LEAST_PER_THREAD < threads ? count / LEAST_PER_THREAD : threads, 0};
+    pthread_t thread[MOST_THREADS];
+    Py_ssize_t started = 0;
+    if (team.parts < 2) {
+        do_part(work, 0, count);
+    } else if (with_workers) {
+        with_workers(take_parts, &team, (unsigned)threads, 0);
+    } else {
+        while (started < MOST_THREADS && started < team.parts - 1)
+            if (pthread_create(&thread[started++], NULL, run_thread, &team)) {
+                started--;
+                break;
             }
-            run_task(&(Task){program, arrays, at - first, end - first});
-        }
-        at = end;
+        take_parts(&team);
+        for (Py_ssize_t i = 0; i < started; i++) pthread_join(thread[i], NULL);
     }
-    return NULL;
 }
 
-static void run_shares(const Row *row, Py_ssize_t rows, Py_ssize_t count, char *const *stack, Py_ssize_t threads) {
-    Py_ssize_t total = rows * count, most = total / LEAST_PER_THREAD;
-    threads = threads < most ? threads : most;
-#ifdef _WIN32
-    threads = 1;
-#else
-    if (threads > 1) {
-        Share share[MOST_THREADS];
-        pthread_t thread[MOST_THREADS];
-        int started[MOST_THREADS];
-        threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-        for (Py_ssize_t i = 0; i < threads; i++) {
-            Py_ssize_t end = i + 1 < threads ? total / threads * (i + 1) : total;
-            share[i] = (Share){row, count, stack, total / threads * i, end};
-            started[i] = i > 0 && pthread_create(&thread[i], NULL, run_share, &share[i]) == 0;
-        }
-        for (Py_ssize_t i = 0; i < threads; i++)
-            if (!started[i]) run_share(&share[i]);
-        for (Py_ssize_t i = 0; i < threads; i++)
-            if (started[i]) pthread_join(thread[i], NULL);
-        return;
-    }
 #endif
-    run_share(&(Share){row, count, stack, 0, total});
-}
 
 static void free_program(Program *program) {
     for (Py_ssize_t o = 0; program->output && o < program->outputs; o++) {
         PyMem_Free(program->output[o].source);
         PyMem_Free(program->output[o].coefficient);
+        PyMem_Free(program->output[o].single);
     }
     PyMem_Free(program->output);
     PyMem_Free(program->kind);
+    PyMem_Free(program->source_kind);
     PyMem_Free(program->place);
     PyMem_Free(program);
 }
 
 static void destroy(PyObject *capsule) { free_program(PyCapsule_GetPointer(capsule, "diffusolve.program")); }
 
-static int read_output(Output *output, PyObject *given, Py_ssize_t sources) {
+/* Round the last coefficient towards zero and note what it lost. */
+static void round_last(Output *output, int is_double) {
+    double exact = output->coefficient[output->terms - 1], rounded = exact;
+    if (!is_double) {
+        float *last = &output->single[output->terms - 1];
+        if (fabs(*last) > fabs(exact)) *last = nextafterf(*last, 0);
+        rounded = *last;
+    }
+    output->lost = exact - rounded;
+    if (output->lost == 0 && output->terms > 1) output->lost = rounded * TINY; /* since 0 times infinity is none */
+}
+
+static int read_output(Program *program, Py_ssize_t index, PyObject *given) {
     PyObject *terms;
+    Output *output = &program->output[index];
+    Py_ssize_t sources = program->inputs + index;
     if (!PyArg_ParseTuple(given, "dO!", &output->limit, &PyTuple_Type, &terms)) return -1;
     output->terms = PyTuple_Size(terms);
     if (output->terms < 1) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an output has no terms.");
         return -1;
     }
+    program->is_clipped |= output->limit < INFINITY;
     if (output->limit < INFINITY && output->terms > 2) {
         PyErr_Format(PyExc_ValueError, "an output of %zd terms cannot be clipped: at most 2.", output->terms);
         return -1;
     }
     output->source = PyMem_Calloc(output->terms, sizeof(int));
     output->coefficient = PyMem_Calloc(output->terms, sizeof(double));
-    if (!output->source || !output->coefficient) return PyErr_NoMemory(), -1;
+    output->single = PyMem_Calloc(output->terms, sizeof(float));
+    if (!output->source || !output->coefficient || !output->single) return PyErr_NoMemory(), -1;
     for (Py_ssize_t t = 0; t < output->terms; t++) {
         if (!PyArg_ParseTuple(PyTuple_GetItem(terms, t), "id", &output->source[t], &output->coefficient[t])) return -1;
         if (output->source[t] < 0 || output->source[t] >= sources) {
             PyErr_Format(PyExc_ValueError, "source %d is not one of %zd.", output->source[t], sources);
             return -1;
         }
+        output->single[t] = (float)output->coefficient[t];
+        if (output->source[t] >= program->inputs) program->output[output->source[t] - program->inputs].is_read = 1;
     }
+    round_last(output, program->is_double);
     return 0;
 }
 
@@ -381,10 +420,9 @@ static int read_kinds(Program *program, const char *kinds, Py_ssize_t given) {
                      given, narrow, count, MOST_NARROW);
         return -1;
     }
-    if (!narrow) return 0;
-    program->kind = PyMem_Calloc(count, 1);
-    if (!program->kind) return PyErr_NoMemory(), -1;
+    program->has_narrow = narrow > 0;
     memcpy(program->kind, kinds, count);
+    memcpy(program->source_kind, kinds, program->inputs);
     return 0;
 }
 
@@ -412,9 +450,11 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
     program->inputs = inputs;
     program->outputs = count;
     program->output = PyMem_Calloc(count ? count : 1, sizeof(Output));
-    if (!program->output) return free_program(program), PyErr_NoMemory();
+    program->kind = PyMem_Calloc(inputs + count + 1, 1);
+    program->source_kind = PyMem_Calloc(inputs + count + 1, 1);
+    if (!program->output || !program->kind || !program->source_kind) return free_program(program), PyErr_NoMemory();
     for (Py_ssize_t o = 0; o < count; o++)
-        if (read_output(&program->output[o], PyTuple_GetItem(outputs, o), inputs + o) < 0)
+        if (read_output(program, o, PyTuple_GetItem(outputs, o)) < 0)
             return free_program(program), NULL;
     if (places != Py_None && read_places(program, places) < 0) return free_program(program), NULL;
     if (given && read_kinds(program, kinds, given) < 0) return free_program(program), NULL;
@@ -444,11 +484,12 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
             return NULL;
         }
     }
+    const Task task = {program, arrays, count};
     if (count < LEAST_PER_THREAD) {
-        run_tasks(program, arrays, count, 1);
+        run_task(&task, 0, count);
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        run_tasks(program, arrays, count, threads);
+        share_out(run_task, &task, count, threads);
         Py_END_ALLOW_THREADS;
     }
     Py_RETURN_NONE;
@@ -510,11 +551,12 @@ static PyObject *combine_rows(PyObject *module, PyObject *const *arguments, Py_s
     if (!row) return PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < rows; i++)
         if (read_row(&row[i], PyList_GetItem(arguments[0], i), stacks) < 0) return PyMem_Free(row), NULL;
+    const Rows all = {row, count, stack};
     if (rows * count < LEAST_PER_THREAD) {
-        run_shares(row, rows, count, stack, 1);
+        run_rows(&all, 0, rows * count);
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        run_shares(row, rows, count, stack, threads);
+        share_out(run_rows, &all, rows * count, threads);
         Py_END_ALLOW_THREADS;
     }
     PyMem_Free(row);
@@ -528,7 +570,10 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int start(PyObject *module) { return find_workers(), 0; }
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, start},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

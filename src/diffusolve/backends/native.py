@@ -34,7 +34,7 @@ def is_watched() -> bool:
     return is_transformed() or _modes() > 0 or _tracer() is not None or is_dynamo_compiling()
 
 
-LARGE = 1 << 20
+LARGE = 1 << 16
 """Arrays with this many elements are shared out to threads."""
 
 MOST_ARRAYS, MOST_NARROW = 60, 12

@@ -1,0 +1,166 @@
+/* The same for sums in single precision on x86 processors with AVX2: 64 numbers of each array at a time, whose sums stay in
+registers; numbers of half precision are widened and narrowed on the way. */
+
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define INLINE_AVX2 AVX2 __attribute__((always_inline)) static inline
+
+enum { CHUNK = 64, BYPASSING = 1 << 22 }; /* arrays with so many numbers are written past the caches */
+
+/* S for each of the eight registers that a chunk fills. */
+#define EACH(S) S(0) S(1) S(2) S(3) S(4) S(5) S(6) S(7)
+
+/* CALL with `kind` as a constant. */
+#define OF_KIND(kind, CALL)                                                                                            \
+    switch (kind) {                                                                                                    \
+    case WIDE: CALL(WIDE); break;                                                                                      \
+    case BFLOAT16: CALL(BFLOAT16); break;                                                                              \
+    default: CALL(FLOAT16);                                                                                            \
+    }
+
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+INLINE_AVX2 __m256 widened(const char *x, int kind, int v) {
+    if (kind == WIDE) return _mm256_loadu_ps((const float *)x + 8 * v);
+    const __m128i half = _mm_loadu_si128((const __m128i *)x + v);
+    if (kind == FLOAT16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* To the nearest, in the middle to the even one. */
+INLINE_AVX2 __m128i narrowed(__m256 x, int kind) {
+    if (kind == FLOAT16) return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+    const __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+
+/* sum = c * x, or (c + lost) * x if lost is not 0. */
+INLINE_AVX2 void multiply(__m256 *sum, const char *x, int kind, float coefficient, float lost) {
+    const __m256 c = _mm256_set1_ps(coefficient), l = _mm256_set1_ps(lost);
+#define MULTIPLY(v) sum[v] = _mm256_mul_ps(c, widened(x, kind, v));
+#define MULTIPLY_LOST(v) sum[v] = _mm256_fmadd_ps(l, widened(x, kind, v), sum[v]);
+    EACH(MULTIPLY)
+    if (lost != 0) {
+        EACH(MULTIPLY_LOST)
+    }
+}
+
+/* sum += c * x */
+INLINE_AVX2 void add(__m256 *sum, const char *x, int kind, float coefficient) {
+    const __m256 c = _mm256_set1_ps(coefficient);
+#define ADD(v) sum[v] = _mm256_fmadd_ps(c, widened(x, kind, v), sum[v]);
+    EACH(ADD)
+}
+
+/* sum += (c + lost) * x */
+INLINE_AVX2 void add_last(__m256 *sum, const char *x, int kind, float coefficient, float lost) {
+    const __m256 c = _mm256_set1_ps(coefficient), l = _mm256_set1_ps(lost);
+#define ADD_LAST(v)                                                                                                    \
+    {                                                                                                                  \
+        const __m256 b = widened(x, kind, v);                                                                          \
+        sum[v] = _mm256_fmadd_ps(c, b, _mm256_fmadd_ps(l, b, sum[v]));                                                 \
+    }
+    EACH(ADD_LAST)
+}
+
+/* sum = p * a + q * b as if in double precision, since both terms may be large and their sum small: Kahan's algorithm
+(Jeannerod, Louvet & Muller 2013, algorithm 1). What overflows is infinite. */
+INLINE_AVX2 void add_exactly(__m256 *sum, const char *a, int a_kind, double p, const char *b, int b_kind, double q) {
+    const __m256 p_high = _mm256_set1_ps((float)p), p_low = _mm256_set1_ps((float)(p - (float)p)),
+                 q_high = _mm256_set1_ps((float)q), q_low = _mm256_set1_ps((float)(q - (float)q));
+#define ADD_EXACTLY(v)                                                                                                 \
+    {                                                                                                                  \
+        const __m256 x = widened(a, a_kind, v), y = widened(b, b_kind, v), product = _mm256_mul_ps(p_high, x);         \
+        const __m256 total = _mm256_fmadd_ps(q_high, y, product);                                                      \
+        __m256 lost = _mm256_fmsub_ps(p_high, x, product);                                                             \
+        lost = _mm256_fmadd_ps(q_low, y, _mm256_fmadd_ps(p_low, x, lost));                                             \
+        const __m256 exact = _mm256_add_ps(total, lost);                                                               \
+        sum[v] = _mm256_blendv_ps(exact, total, _mm256_cmp_ps(exact, exact, _CMP_UNORD_Q));                            \
+    }
+    EACH(ADD_EXACTLY)
+}
+
+/* NaN stays what it is. */
+INLINE_AVX2 void clip(__m256 *sum, float limit) {
+    const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
+#define CLIP(v) sum[v] = _mm256_min_ps(high, _mm256_max_ps(low, sum[v]));
+    EACH(CLIP)
+}
+
+INLINE_AVX2 void store(const __m256 *sum, char *r, int kind, int bypass) {
+#define STORE_WIDE(v) _mm256_storeu_ps((float *)r + 8 * v, sum[v]);
+#define STREAM_WIDE(v) _mm256_stream_ps((float *)r + 8 * v, sum[v]);
+#define STORE_NARROW(v) _mm_storeu_si128((__m128i *)r + v, narrowed(sum[v], kind));
+#define STREAM_NARROW(v) _mm_stream_si128((__m128i *)r + v, narrowed(sum[v], kind));
+    if (kind == WIDE && bypass) {
+        EACH(STREAM_WIDE)
+    } else if (kind == WIDE) {
+        EACH(STORE_WIDE)
+    } else if (bypass) {
+        EACH(STREAM_NARROW)
+    } else {
+        EACH(STORE_NARROW)
+    }
+}
+
+/* One output from the parts of its sources, of these kinds: to `r`, and to `made` if that is given. */
+AVX2 static void combine_chunk(const Output *output, const char *const *part, const char *kind, char *r, int r_kind,
+                               float *made, int bypass) {
+    const int *source = output->source;
+    const double *c = output->coefficient;
+    const float *single = output->single, lost = output->lost;
+    const Py_ssize_t last = output->terms - 1;
+    __m256 sum[8];
+#define FIRST_TERM(KIND) multiply(sum, part[source[0]], KIND, single[0], last ? 0 : lost)
+#define TERM(KIND) add(sum, part[source[t]], KIND, single[t])
+#define LAST_TERM(KIND) add_last(sum, part[source[last]], KIND, single[last], lost)
+    if (last > 0 && output->limit < INFINITY) {
+        const int first = kind[source[0]], second = kind[source[1]];
+#define BOTH(KIND) add_exactly(sum, part[source[0]], KIND, c[0], part[source[1]], KIND, c[1])
+        if (first == second) OF_KIND(first, BOTH)
+        else add_exactly(sum, part[source[0]], first, c[0], part[source[1]], second, c[1]);
+    } else {
+        OF_KIND(kind[source[0]], FIRST_TERM)
+        for (Py_ssize_t t = 1; t < last; t++) OF_KIND(kind[source[t]], TERM)
+        if (last > 0) OF_KIND(kind[source[last]], LAST_TERM)
+    }
+    if (output->limit < INFINITY) clip(sum, (float)output->limit);
+    if (made) store(sum, (char *)made, WIDE, 0);
+#define RESULT(KIND) store(sum, r, KIND, bypass)
+    OF_KIND(r_kind, RESULT)
+}
+
+AVX2 static void run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
+    const Program *program = task->program;
+    const Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
+    float made[MOST_ARRAYS][CHUNK], padded[MOST_ARRAYS][CHUNK];
+    const char *part[MOST_ARRAYS];
+    char *result[MOST_ARRAYS];
+    size_t size[MOST_ARRAYS];
+    int bypass = task->count >= BYPASSING;
+    for (Py_ssize_t i = 0; i < arrays; i++) {
+        size[i] = program->kind[i] == WIDE ? sizeof(float) : sizeof(uint16_t);
+        result[i] = task->arrays[i] + begin * size[i];
+        part[i] = i < inputs ? result[i] : (char *)made[i - inputs];
+        if (i >= inputs && (uintptr_t)result[i] % 32) bypass = 0;
+    }
+    for (Py_ssize_t at = begin; at < end; at += CHUNK) {
+        const Py_ssize_t n = end - at < CHUNK ? end - at : CHUNK;
+        for (Py_ssize_t i = 0; n < CHUNK && i < inputs; i++) part[i] = memcpy(memset(padded[i], 0, sizeof *padded), part[i], n * size[i]);
+        for (Py_ssize_t o = 0; o < program->outputs; o++) {
+            char *r = n < CHUNK ? (char *)padded[inputs + o] : result[inputs + o];
+            combine_chunk(&program->output[o], part, program->source_kind, r, program->kind[inputs + o],
+                          program->output[o].is_read ? made[o] : NULL, bypass && n == CHUNK);
+            if (n < CHUNK) memcpy(result[inputs + o], r, n * size[inputs + o]);
+        }
+        for (Py_ssize_t i = 0; i < inputs; i++) part[i] += CHUNK * size[i];
+        for (Py_ssize_t i = inputs; i < arrays; i++) result[i] += CHUNK * size[i];
+    }
+    if (bypass) _mm_sfence();
+}
