@@ -236,7 +236,7 @@ def test_calls_that_cannot_be_are_refused() -> None:
     program = _combine.program(False, 1, ((1.0, ((0, 1.0),)),))
     with pytest.raises(TypeError, match="1 addresses: expected 2"):
         _combine.combine(program, 3, 1, 1234)
-    with pytest.raises(ValueError, match="an address is 0"):
+    with pytest.raises(ValueError, match="the address of input 0 is 0"):
         _combine.combine(program, 3, 1, 0, 0)
     with pytest.raises((ValueError, TypeError)):
         _combine.combine(object(), 3, 1, 0, 0)

@@ -3,7 +3,7 @@
 A program is made once: for each output its terms (source, coefficient), the largest last, where a source is one of the
 inputs or an output before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough
 to stay in the fastest cache, so that each input is read from memory once and each output written once. An output may be
-one of the inputs that no later output reads. Arrays of half precision are widened block by block, and summed up in single
+one of the inputs that no later output reads, or have no array at all and be there for later outputs only. Arrays of half precision are widened block by block, and summed up in single
 precision.
 
 Rows are many programs in one call: batching/compiled.py. Their arrays have one length, and a program knows the place of
@@ -28,7 +28,7 @@ each of its arrays in its row. */
 #define FOR_EACH_PROCESSOR
 #endif
 
-enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64 };
+enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_PASSING = 4, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64, LARGE = 1 << 22 };
 
 enum { WIDE, BFLOAT16, FLOAT16 }; /* the kinds of arrays; wide ones are of the program's precision */
 
@@ -37,7 +37,7 @@ typedef struct {
     int *source;
     double *coefficient, limit;
     float *single; /* the coefficients in single precision */
-    double lost;   /* see below */
+    double lost;   /* what the last one lost by that: see below */
     int is_read;         /* by a later output */
 } Output;
 
@@ -45,7 +45,7 @@ typedef struct {
     int is_double;
     Py_ssize_t inputs, outputs;
     Output *output;
-    int has_narrow, is_clipped; /* some array, some output */
+    int has_narrow;
     char *kind;        /* of inputs, then outputs */
     char *source_kind; /* the same as sources: what an output was before it was narrowed */
     int *place;        /* of inputs, then outputs; NULL in programs that are not for rows */
@@ -68,6 +68,16 @@ typedef struct {
     Py_ssize_t count; /* numbers in one array of a row */
     char *const *stack;
 } Rows;
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PORTABLE)
+#include "_combine_avx2.h"
+#else
+
+static int clipped_avx2(float *r, float *const *x, const Output *output, Py_ssize_t n) { return 0; }
+
+static int run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) { return 0; }
+
+#endif
 
 /* r[i] = c[0] * x[0][i] + ... + c[k - 1] * x[k - 1][i], for k up to AT_ONCE; r may be one of the x.
 
@@ -112,12 +122,12 @@ it is; it is added first, and little but the roundings of the sum itself is left
     }                                                                                                                  \
                                                                                                                        \
     /* The same for one or two terms, in double precision, since they may be large and their sum small; and clipped. */\
-    FOR_EACH_PROCESSOR static void NAME##_clipped(REAL *r, Py_ssize_t k, REAL *const *x, const double *c, double limit, \
-                                                  Py_ssize_t n) {                                                      \
-        const REAL *a = x[0], *b = x[k - 1];                                                                           \
-        const double p = k > 1 ? c[0] : 0, q = c[k - 1];                                                               \
+    FOR_EACH_PROCESSOR static void NAME##_clipped(REAL *r, REAL *const *x, const Output *output, Py_ssize_t n) {       \
+        const REAL *a = x[0], *b = x[output->terms - 1];                                                               \
+        const double p = output->terms > 1 ? output->coefficient[0] : 0, q = output->coefficient[output->terms - 1];   \
+        const double limit = output->limit;                                                                            \
         _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {                                                      \
-            double sum = k > 1 ? p * a[i] + q * b[i] : q * b[i];                                                       \
+            const double sum = output->terms > 1 ? p * a[i] + q * b[i] : q * b[i];                                     \
             r[i] = (REAL)(sum < -limit ? -limit : sum > limit ? limit : sum); /* NaN stays what it is */               \
         }                                                                                                              \
     }                                                                                                                  \
@@ -137,7 +147,8 @@ it is; it is added first, and little but the roundings of the sum itself is left
                 x[k] = array[output->source[t]], c[k++] = output->COEFFICIENT[t];                                      \
             }                                                                                                          \
             if (output->limit < INFINITY) {                                                                            \
-                NAME##_clipped(r, k, x, output->coefficient, output->limit, n);                                        \
+                if (sizeof(REAL) != sizeof(float) || !clipped_avx2((float *)r, (float *const *)x, output, n))          \
+                    NAME##_clipped(r, x, output, n);                                                                   \
             } else {                                                                                                   \
                 NAME(r, k, x, c, (REAL)output->lost, n);                                                               \
             }                                                                                                          \
@@ -195,18 +206,20 @@ FOR_EACH_PROCESSOR static void narrow(uint16_t *r, const float *x, int kind, Py_
 
 static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
-    double *block[MOST_ARRAYS];
+    double *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
-        for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (double *)task->arrays[i] + at;
+        for (Py_ssize_t i = 0, used = 0; i < program->inputs + program->outputs; i++)
+            block[i] = task->arrays[i] ? (double *)task->arrays[i] + at : passing[used++];
         combine_double_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
 
 static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
-    float *block[MOST_ARRAYS];
+    float *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
-        for (Py_ssize_t i = 0; i < program->inputs + program->outputs; i++) block[i] = (float *)task->arrays[i] + at;
+        for (Py_ssize_t i = 0, used = 0; i < program->inputs + program->outputs; i++)
+            block[i] = task->arrays[i] ? (float *)task->arrays[i] + at : passing[used++];
         combine_float_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
@@ -215,33 +228,26 @@ static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
 static void run_narrow(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
-    float *block[MOST_ARRAYS], widened[MOST_NARROW][BLOCK];
+    float *block[MOST_ARRAYS], widened[MOST_NARROW + MOST_PASSING][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         Py_ssize_t n = end - at < BLOCK ? end - at : BLOCK, used = 0;
         for (Py_ssize_t i = 0; i < arrays; i++) {
-            block[i] = program->kind[i] == WIDE ? (float *)task->arrays[i] + at : widened[used++];
+            const int in_place = program->kind[i] == WIDE && task->arrays[i];
+            block[i] = in_place ? (float *)task->arrays[i] + at : widened[used++];
             if (program->kind[i] != WIDE && i < inputs)
                 widen(block[i], (uint16_t *)task->arrays[i] + at, program->kind[i], n);
         }
         combine_float_block(program, block, n);
         for (Py_ssize_t i = inputs; i < arrays; i++)
-            if (program->kind[i] != WIDE) narrow((uint16_t *)task->arrays[i] + at, block[i], program->kind[i], n);
+            if (program->kind[i] != WIDE && task->arrays[i])
+                narrow((uint16_t *)task->arrays[i] + at, block[i], program->kind[i], n);
     }
 }
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(PORTABLE)
-#include "_combine_avx2.h"
-#endif
 
 static void run_task(const void *work, Py_ssize_t begin, Py_ssize_t end) {
     const Task *task = work;
     const Program *program = task->program;
-#ifdef AVX2
-    if (!program->is_double && (program->has_narrow || program->is_clipped || task->count >= BYPASSING) && has_avx2()) {
-        run_avx2(task, begin, end);
-        return;
-    }
-#endif
+    if (!program->is_double && (program->has_narrow || task->count >= LARGE) && run_avx2(task, begin, end)) return;
     (program->is_double ? run_double : program->has_narrow ? run_narrow : run_float)(task, begin, end);
 }
 
@@ -343,16 +349,13 @@ static void free_program(Program *program) {
 
 static void destroy(PyObject *capsule) { free_program(PyCapsule_GetPointer(capsule, "diffusolve.program")); }
 
-/* Round the last coefficient towards zero and note what it lost. */
+/* Round the last coefficient to the precision of the sums, towards zero, and note what it lost. */
 static void round_last(Output *output, int is_double) {
-    double exact = output->coefficient[output->terms - 1], rounded = exact;
-    if (!is_double) {
-        float *last = &output->single[output->terms - 1];
-        if (fabs(*last) > fabs(exact)) *last = nextafterf(*last, 0);
-        rounded = *last;
-    }
-    output->lost = exact - rounded;
-    if (output->lost == 0 && output->terms > 1) output->lost = rounded * TINY; /* since 0 times infinity is none */
+    const double exact = output->coefficient[output->terms - 1];
+    float *single = &output->single[output->terms - 1];
+    if (fabs(*single) > fabs(exact)) *single = nextafterf(*single, 0);
+    output->lost = is_double ? 0 : exact - *single;
+    if (output->lost == 0 && output->terms > 1) output->lost = exact * TINY; /* since 0 times infinity is none */
 }
 
 static int read_output(Program *program, Py_ssize_t index, PyObject *given) {
@@ -365,7 +368,6 @@ static int read_output(Program *program, Py_ssize_t index, PyObject *given) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an output has no terms.");
         return -1;
     }
-    program->is_clipped |= output->limit < INFINITY;
     if (output->limit < INFINITY && output->terms > 2) {
         PyErr_Format(PyExc_ValueError, "an output of %zd terms cannot be clipped: at most 2.", output->terms);
         return -1;
@@ -465,7 +467,7 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
 
 PyDoc_STRVAR(combine_doc, "combine(program, count, threads, *addresses)\n--\n\n"
                           "Run a program on arrays of `count` numbers, the addresses of its inputs and then of its "
-                          "outputs given. Nothing is checked that only the arrays could tell.");
+                          "outputs given, 0 for an output that is there for others only. Nothing is checked that only the arrays could tell.");
 
 static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_t given) {
     if (given < 3) return PyErr_Format(PyExc_TypeError, "expected a program, a count, threads and addresses.");
@@ -476,14 +478,19 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
     if (given - 3 != program->inputs + program->outputs)
         return PyErr_Format(PyExc_TypeError, "%zd addresses: expected %zd.", given - 3,
                             program->inputs + program->outputs);
+    if (count <= 0) Py_RETURN_NONE;
     char *arrays[MOST_ARRAYS];
+    Py_ssize_t passing = 0;
     for (Py_ssize_t i = 0; i < given - 3; i++) {
         arrays[i] = PyLong_AsVoidPtr(arguments[i + 3]);
-        if (!arrays[i] && count > 0) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an address is 0.");
-            return NULL;
+        if (!arrays[i]) {
+            if (PyErr_Occurred()) return NULL;
+            if (i < program->inputs) return PyErr_Format(PyExc_ValueError, "the address of input %zd is 0.", i);
+            passing++;
         }
     }
+    if (passing > MOST_PASSING)
+        return PyErr_Format(PyExc_ValueError, "%zd outputs have no address: at most %d may.", passing, MOST_PASSING);
     const Task task = {program, arrays, count};
     if (count < LEAST_PER_THREAD) {
         run_task(&task, 0, count);

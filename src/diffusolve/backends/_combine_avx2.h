@@ -1,12 +1,12 @@
-/* The same for sums in single precision on x86 processors with AVX2: 64 numbers of each array at a time, whose sums stay in
-registers; numbers of half precision are widened and narrowed on the way. */
+/* Sums of single precision on x86 processors with AVX2: 64 numbers of each array at a time, whose sums stay in registers,
+with numbers of half precision widened and narrowed on the way. What is here does nothing and returns 0 on others. */
 
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE_AVX2 AVX2 __attribute__((always_inline)) static inline
 
-enum { CHUNK = 64, BYPASSING = 1 << 22 }; /* arrays with so many numbers are written past the caches */
+enum { CHUNK = 64 };
 
 /* S for each of the eight registers that a chunk fills. */
 #define EACH(S) S(0) S(1) S(2) S(3) S(4) S(5) S(6) S(7)
@@ -20,7 +20,9 @@ enum { CHUNK = 64, BYPASSING = 1 << 22 }; /* arrays with so many numbers are wri
     }
 
 static int has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    static int known = -1; /* threads may find it out at once */
+    if (known < 0) known = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return known;
 }
 
 INLINE_AVX2 __m256 widened(const char *x, int kind, int v) {
@@ -69,8 +71,8 @@ INLINE_AVX2 void add_last(__m256 *sum, const char *x, int kind, float coefficien
     EACH(ADD_LAST)
 }
 
-/* sum = p * a + q * b as if in double precision, since both terms may be large and their sum small: Kahan's algorithm
-(Jeannerod, Louvet & Muller 2013, algorithm 1). What overflows is infinite. */
+/* sum = p * a + q * b as if in double precision: Kahan's algorithm (Jeannerod, Louvet & Muller 2013, algorithm
+1). What overflows is infinite. */
 INLINE_AVX2 void add_exactly(__m256 *sum, const char *a, int a_kind, double p, const char *b, int b_kind, double q) {
     const __m256 p_high = _mm256_set1_ps((float)p), p_low = _mm256_set1_ps((float)(p - (float)p)),
                  q_high = _mm256_set1_ps((float)q), q_low = _mm256_set1_ps((float)(q - (float)q));
@@ -109,7 +111,7 @@ INLINE_AVX2 void store(const __m256 *sum, char *r, int kind, int bypass) {
     }
 }
 
-/* One output from the parts of its sources, of these kinds: to `r`, and to `made` if that is given. */
+/* One output from the parts of its sources, of these kinds: to `r` and to `made` if they are given. */
 AVX2 static void combine_chunk(const Output *output, const char *const *part, const char *kind, char *r, int r_kind,
                                float *made, int bypass) {
     const int *source = output->source;
@@ -133,34 +135,61 @@ AVX2 static void combine_chunk(const Output *output, const char *const *part, co
     if (output->limit < INFINITY) clip(sum, (float)output->limit);
     if (made) store(sum, (char *)made, WIDE, 0);
 #define RESULT(KIND) store(sum, r, KIND, bypass)
-    OF_KIND(r_kind, RESULT)
+    if (r) OF_KIND(r_kind, RESULT)
 }
 
-AVX2 static void run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
+AVX2 static int run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     const Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
     float made[MOST_ARRAYS][CHUNK], padded[MOST_ARRAYS][CHUNK];
     const char *part[MOST_ARRAYS];
     char *result[MOST_ARRAYS];
     size_t size[MOST_ARRAYS];
-    int bypass = task->count >= BYPASSING;
+    int bypass = task->count >= LARGE; /* large arrays are written past the caches */
+    if (!has_avx2()) return 0;
     for (Py_ssize_t i = 0; i < arrays; i++) {
         size[i] = program->kind[i] == WIDE ? sizeof(float) : sizeof(uint16_t);
-        result[i] = task->arrays[i] + begin * size[i];
+        result[i] = task->arrays[i] ? task->arrays[i] + begin * size[i] : NULL;
         part[i] = i < inputs ? result[i] : (char *)made[i - inputs];
         if (i >= inputs && (uintptr_t)result[i] % 32) bypass = 0;
     }
     for (Py_ssize_t at = begin; at < end; at += CHUNK) {
         const Py_ssize_t n = end - at < CHUNK ? end - at : CHUNK;
-        for (Py_ssize_t i = 0; n < CHUNK && i < inputs; i++) part[i] = memcpy(memset(padded[i], 0, sizeof *padded), part[i], n * size[i]);
+        for (Py_ssize_t i = 0; n < CHUNK && i < inputs; i++)
+            part[i] = memcpy(memset(padded[i], 0, sizeof *padded), part[i], n * size[i]);
         for (Py_ssize_t o = 0; o < program->outputs; o++) {
-            char *r = n < CHUNK ? (char *)padded[inputs + o] : result[inputs + o];
-            combine_chunk(&program->output[o], part, program->source_kind, r, program->kind[inputs + o],
-                          program->output[o].is_read ? made[o] : NULL, bypass && n == CHUNK);
-            if (n < CHUNK) memcpy(result[inputs + o], r, n * size[inputs + o]);
+            const Output *output = &program->output[o];
+            char *r = result[inputs + o], *all_of_r = r && n < CHUNK ? (char *)padded[inputs + o] : r;
+            combine_chunk(output, part, program->source_kind, all_of_r, program->kind[inputs + o],
+                          output->is_read ? made[o] : NULL, bypass && n == CHUNK);
+            if (r && n < CHUNK) memcpy(r, all_of_r, n * size[inputs + o]);
+            if (r) result[inputs + o] = r + CHUNK * size[inputs + o];
         }
         for (Py_ssize_t i = 0; i < inputs; i++) part[i] += CHUNK * size[i];
-        for (Py_ssize_t i = inputs; i < arrays; i++) result[i] += CHUNK * size[i];
     }
     if (bypass) _mm_sfence();
+    return 1;
+}
+
+/* One or two terms of no half precision, clipped; two as in add_exactly. */
+AVX2 static int clipped_avx2(float *r, float *const *x, const Output *output, Py_ssize_t n) {
+    const float *a = x[0], *b = x[output->terms - 1], limit = (float)output->limit;
+    const double *c = output->coefficient;
+    if (!has_avx2()) return 0;
+    if (output->terms == 1) {
+        const float q = (float)c[0];
+        _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {
+            const float sum = q * a[i];
+            r[i] = sum < -limit ? -limit : sum > limit ? limit : sum;
+        }
+        return 1;
+    }
+    const float p = (float)c[0], p_low = (float)(c[0] - p), q = (float)c[1], q_low = (float)(c[1] - q);
+    _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {
+        const float product = p * a[i], total = fmaf(q, b[i], product);
+        const float lost = fmaf(q_low, b[i], fmaf(p_low, a[i], fmaf(p, a[i], -product)));
+        const float rounded = total + lost, sum = rounded != rounded ? total : rounded;
+        r[i] = sum < -limit ? -limit : sum > limit ? limit : sum;
+    }
+    return 1;
 }

@@ -40,6 +40,9 @@ LARGE = 1 << 16
 MOST_ARRAYS, MOST_NARROW = 60, 12
 """Stages with more inputs and outputs, or more of half precision, are left to PyTorch."""
 
+MOST_PASSING = 4
+"""So many outputs that are read in their stage only need no memory."""
+
 
 KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
 """What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
@@ -106,8 +109,13 @@ class NativeBackend(TorchBackend):
         kinds = bytes(KINDS[dtype] for dtype in dtypes)
         program = _combine.program(self.sums is torch.float64, len(inputs), outputs, None, kinds)
         held = dict(zip((*inputs, *names), dtypes, strict=True))
+        passing = {made.register for made in instructions if made.passing}
+        if len(passing) > MOST_PASSING:
+            passing = set()
         made_of = [
-            (name, next((spent for spent in made.spent if held[spent] is dtype), None), dtype)
+            (name, next((spent for spent in made.spent if held[spent] is dtype and spent not in passing), None), dtype)
+            if name not in passing
+            else (name, None, None)
             for made, (name, dtype) in zip(instructions, targets, strict=True)
         ]
         checked = [(name, self.sample) for name in inputs if name in foreign]
@@ -121,6 +129,10 @@ class NativeBackend(TorchBackend):
                     return leave(registers)
             addresses = [*map(address, read(registers))]
             for register, spent, dtype in made_of:
+                if dtype is None:
+                    registers[register] = like  # nothing reads it
+                    addresses.append(0)
+                    continue
                 if spent is not None:
                     made = registers[spent]
                 else:

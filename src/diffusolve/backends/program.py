@@ -18,7 +18,7 @@ ROUNDING = 1e-15
 class Instruction(NamedTuple):
     """``register = sum of coefficient * source``, clipped to plus and minus `limit`.
 
-    The arrays of the sources `spent` are not needed any more.
+    The arrays of the sources `spent` are not needed any more. What is `passing` is read in its stage only.
     """
 
     register: str
@@ -26,6 +26,7 @@ class Instruction(NamedTuple):
     coefficients: tuple[float, ...]
     spent: tuple[str, ...] = ()
     limit: float = inf
+    passing: bool = False
 
 
 class ProgramStage(NamedTuple):
@@ -81,7 +82,8 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: 
         frees = tuple(register for register in update.frees if converts or register != stage.data)
         following = plan.next_sample(index)
         dead = {OUTPUT, UNGUIDED, *frees} - noises if donated else own & set(frees)
-        spending = tuple(_spending(instructions, dead))
+        passing = set(frees) - {stage.data} if convert_always else set(frees)
+        spending = tuple(made._replace(passing=made.register in passing) for made in _spending(instructions, dead))
         stages.append(ProgramStage(stage, converts, update.noises, spending, frees, following))
     simple = all(is_simple(stage.instructions) for stage in stages)
     return Program(plan.opening.noises, opening, tuple(stages), simple)

@@ -12,6 +12,7 @@ import diffusolve
 from diffusolve import k_diffusion
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.bench.allocator import keep_freed_memory
 from diffusolve.cli.bench.floor import MANY_ELEMENTS, bytes_per_element, copy_loop, floor_seconds
 from diffusolve.cli.bench.loops import (
     SIGMA_MAX,
@@ -104,6 +105,7 @@ def measure(settings: Settings) -> Result:
     samplers = [name for name in CATALOG if settings.wants(name)]
     their_classes, their_functions = diffusers(), k_diffusion_sampling()
     title = "Microseconds of an evaluation beside the network"
+    keep_freed_memory()
     tables = []
 
     def add(name: str, what: str, peer: str | None, figures: Iterator[Figure]) -> None:
