@@ -104,7 +104,9 @@ def test_the_numpy_program_runs_every_solver(name: str, schedule: str, predicts:
 def test_without_noise_the_samples_have_the_datas_mean_and_standard_deviation(
     program: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "plan.json").write_text(sampler("DPM++ 2M").plan(noise_schedule("sd15"), "epsilon", 40).to_json(2))
+    (tmp_path / "plan.json").write_text(
+        sampler("DPM++ 2M Karras").plan(noise_schedule("sd15"), "epsilon", 40).to_json(2)
+    )
     done = run_program(program, tmp_path / "plan.json")
     found = re.fullmatch(r"mean (\S+), standard deviation (\S+)\n", done.stdout)
     assert found is not None, done

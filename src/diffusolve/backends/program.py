@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import NamedTuple
@@ -56,14 +57,15 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: 
     A data prediction is computed where a later stage needs it, or everywhere if `convert_always` or clipped; elsewhere
     the updates take it apart into sample and output, so that a step is one combination of these. What is only
     remembered (it is neither a sample nor transformed or clipped) is kept up to a factor that saves its first term the
-    multiplication, and spent where it is read last. So are samples and outputs that are `donated`.
+    multiplication, and spent where it is read last. So are samples and outputs that are `donated`. What waits for one
+    sum alone is added up at once (:func:`_add_up_early`).
     """
     samples = {plan.result, *(stage.sample for stage in plan.stages)}
     written = {write.register for stage in plan.stages for write in stage.update.writes}
     own = written - samples if convert_always else (written - samples) | {stage.data for stage in plan.stages}
     noises = {noise.register for stage in plan.stages for noise in stage.update.noises}
     factors: dict[str, float] = {}
-    stages = []
+    drafts = []
     opening = tuple(_instruction(write, {}) for write in plan.opening.writes)
     for index, stage in enumerate(plan.stages):
         update = stage.update
@@ -79,14 +81,102 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: 
             if made.sources == (OUTPUT,) and not converts:
                 copies[write.register] = made.coefficients[0]
             instructions.append(made)
-        frees = tuple(register for register in update.frees if converts or register != stage.data)
-        following = plan.next_sample(index)
-        dead = {OUTPUT, UNGUIDED, *frees} - noises if donated else own & set(frees)
-        passing = set(frees) - {stage.data} if convert_always else set(frees)
-        spending = tuple(made._replace(passing=made.register in passing) for made in _spending(instructions, dead))
-        stages.append(ProgramStage(stage, converts, update.noises, spending, frees, following))
+        frees = {register for register in update.frees if converts or register != stage.data}
+        drafts.append(_Draft(stage, converts, instructions, frees, plan.next_sample(index)))
+    if not donated:  # what is donated has room for the parts
+        own |= _add_up_early(drafts, samples)
+    stages = []
+    for draft in drafts:
+        stage = draft.stage
+        _put_in(draft, {stage.data} if convert_always else set())
+        dead = {OUTPUT, UNGUIDED, *draft.frees} - noises if donated else own & draft.frees
+        passing = draft.frees - {stage.data} if convert_always else draft.frees
+        instructions = tuple(
+            made._replace(passing=made.register in passing) for made in _spending(draft.instructions, dead)
+        )
+        frees = tuple(sorted(draft.frees))
+        stages.append(ProgramStage(stage, draft.converts, stage.update.noises, instructions, frees, draft.next_sample))
     simple = all(is_simple(stage.instructions) for stage in stages)
     return Program(plan.opening.noises, opening, tuple(stages), simple)
+
+
+@dataclass
+class _Draft:
+    """A stage being compiled."""
+
+    stage: Stage
+    converts: bool
+    instructions: list[Instruction]
+    frees: set[str]
+    next_sample: str
+
+
+def _add_up_early(drafts: Sequence[_Draft], samples: Set[str]) -> set[str]:
+    """Add up what only one later sum reads, once a part of it would be written to wait for that; the sums' names.
+
+    UniPC then remembers for its corrector one array instead of the corrected sample and a data prediction. `samples`
+    wait as they are: they are large against the rest, and rounding a sum with one costs as much precision as a step.
+    """
+    uses: dict[str, list[tuple[int, int]]] = {}
+    for at, draft in enumerate(drafts):
+        for place, made in enumerate(draft.instructions):
+            for source in made.sources:
+                uses.setdefault(source, []).append((at, place))
+    sums: set[str] = set()
+    there: set[str] = set()
+    for at, draft in enumerate(drafts):
+        written = {made.register for made in draft.instructions}
+        noises = {noise.register for noise in draft.stage.update.noises}
+        there |= {*written, *noises} - samples
+        waiting: dict[tuple[int, int], list[str]] = {}
+        for register in sorted(there):
+            later = [use for use in uses.get(register, ()) if use[0] > at]
+            if len(later) == 1:
+                waiting.setdefault(later[0], []).append(register)
+        for (then, place), parts in waiting.items():
+            target = drafts[then].instructions[place]
+            if len(parts) < 2 or not written & {*parts} or target.limit < inf:
+                continue
+            name = f"sum{len(sums)}"
+            sums.add(name)
+            terms = dict(zip(target.sources, target.coefficients, strict=True))
+            early = Instruction(name, tuple(parts), tuple(terms.pop(part) for part in parts))
+            draft.instructions.insert(-1, early)
+            drafts[then].instructions[place] = target._replace(
+                sources=(name, *terms), coefficients=(1.0, *terms.values())
+            )
+            drafts[then].frees -= {*parts}
+            drafts[then].frees.add(name)
+            draft.frees |= {*parts}
+            uses[name] = [(then, place)]
+            there.add(name)
+            for part in parts:
+                uses[part] = [use for use in uses[part] if use[0] <= at]
+    return sums
+
+
+def _put_in(draft: _Draft, needed: Set[str]) -> None:
+    """Read short sums that are not `needed` and do not outlive the stage from their own terms."""
+    short: dict[str, dict[str, float]] = {}
+    instructions = []
+    for made in draft.instructions:
+        terms: dict[str, float] = {}
+        for source, c in zip(made.sources, made.coefficients, strict=True):
+            for original, factor in short.get(source, {source: 1.0}).items():
+                before = terms.get(original, 0.0)
+                terms[original] = _without_rounding(before + c * factor, before)
+        terms = {source: c for source, c in terms.items() if c} or terms
+        passing = made.register in draft.frees and made.register not in needed
+        if passing and len(terms) <= 2 and made.limit == inf:
+            short[made.register] = terms
+        else:
+            instructions.append(made._replace(sources=tuple(terms), coefficients=tuple(terms.values())))
+    draft.instructions = instructions
+    draft.frees -= short.keys()
+
+
+def _without_rounding(total: float, part: float) -> float:
+    return total if abs(total) > ROUNDING * abs(part) else 0.0
 
 
 def is_simple(instructions: Sequence[Instruction]) -> bool:
@@ -119,8 +209,8 @@ def _folded(write: Write, stage: Stage, factors: Mapping[str, float]) -> Instruc
     data = terms.pop(stage.data, 0.0)
     if data:
         direct, through_data = terms.pop(stage.sample, 0.0), data * stage.a
-        total = direct + through_data
-        if abs(total) > ROUNDING * abs(direct):
+        total = _without_rounding(direct + through_data, direct)
+        if total:
             terms = {stage.sample: total, **terms}
         if stage.b:
             terms[OUTPUT] = terms.get(OUTPUT, 0.0) + data * stage.b

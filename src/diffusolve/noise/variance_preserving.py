@@ -45,16 +45,19 @@ class SignalTable(NoiseSchedule):
         last = self.num_train_timesteps - 1
         check_range("timestep", t, 0, last)
         low = np.floor(t).astype(np.intp)
+        weight, at = t - low, np.asarray(self._sigmas[low])
+        if not np.any(weight):
+            return at
         high = np.minimum(low + 1, last)
-        weight = t - low
         # Where sigma is infinite at the upper end (zero terminal SNR) alpha is interpolated instead, and a whole
         # timestep takes its table entry as it is.
         with np.errstate(invalid="ignore"):
             between = np.exp((1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high])
-            alpha = (1 - weight) / np.hypot(1.0, self._sigmas[low])
-            vanishing = np.sqrt(np.maximum(1 - alpha**2, 0)) / np.where(alpha > 0, alpha, 1.0)
-        between = np.where(np.isinf(self._sigmas[high]), vanishing, between)
-        return np.where(weight == 0, self._sigmas[low], between)
+            if np.isinf(self._sigmas[-1]):
+                alpha = (1 - weight) / np.hypot(1.0, at)
+                vanishing = np.sqrt(np.maximum(1 - alpha**2, 0)) / np.where(alpha > 0, alpha, 1.0)
+                between = np.where(np.isinf(self._sigmas[high]), vanishing, between)
+        return np.where(weight == 0, at, between)
 
     def timestep(self, sigma: npt.ArrayLike) -> Array:
         s = np.asarray(sigma, np.float64)

@@ -6,16 +6,14 @@ import time
 
 import torch
 
+from diffusolve.backends.program import compile_plan, inputs_of
 from diffusolve.cli.bench.timing import Loop, threads
-from diffusolve.plan import OUTPUT, Plan, Stage
+from diffusolve.plan import OUTPUT, Plan
 
 __all__ = ["MANY_ELEMENTS", "bytes_per_element", "copy_loop", "floor_seconds"]
 
 RING = 4
 """How many buffers are copied in a circle: about as many as a step has arrays, so that caches help as much."""
-
-ROUNDING = 1e-12
-"""A coefficient this small against its parts is their rounding error."""
 
 MANY_ELEMENTS = 1 << 20
 """Arrays of more elements are copied once around the circle, others twenty times, as often as a run has steps."""
@@ -25,8 +23,9 @@ def bytes_per_element(plan: Plan, *, sample: int, output: int, shown: int, kept:
     """How many bytes an evaluation must read and write for each element of the sample, on average over the plan.
 
     Read are the sample, the network's output where anything depends on it, and what is remembered or drawn and is in a
-    term; written are the next sample and what is remembered on. What is computed and used within a step costs nothing.
-    The input of the network is an array of its own, read from the sample, where it differs from that.
+    term; written are the next sample and what is remembered on, added up where only one later sum reads it. What is
+    computed and used within a step costs nothing. The input of the network is an array of its own, read from the
+    sample, where it differs from that.
 
     Args:
         plan: whose terms say what is read.
@@ -35,35 +34,16 @@ def bytes_per_element(plan: Plan, *, sample: int, output: int, shown: int, kept:
         shown: of the network's input.
         kept: of what is remembered between steps; such sums are kept in float32.
     """
-    samples = {plan.initial, plan.result, *(stage.sample for stage in plan.stages)}
+    noises = {noise.register for stage in plan.stages for noise in stage.update.noises}
+    as_samples = {plan.initial, plan.result, *(stage.sample for stage in plan.stages), *noises}
     total = 0
-    for stage in plan.stages:
-        reads, writes = _reads_and_writes(stage)
-        if stage.scale != 1.0 or shown != sample:
+    for stage in compile_plan(plan, False).stages:
+        if stage.plan_stage.scale != 1.0 or shown != sample:
             total += sample + shown
-        noises = {noise.register for noise in stage.update.noises}
-        for register in (*reads, *writes):
-            total += output if register == OUTPUT else sample if register in samples | noises else kept
+        written = [made.register for made in stage.instructions if not made.passing]
+        for register in (*inputs_of(stage.instructions), *written):
+            total += output if register == OUTPUT else sample if register in as_samples else kept
     return total / plan.nfe
-
-
-def _reads_and_writes(stage: Stage) -> tuple[set[str], set[str]]:
-    """The arrays that a stage must read, and those that outlive it."""
-    frees, of_data = set(stage.update.frees), ((stage.sample, stage.a), (OUTPUT, stage.b))
-    writes = {stage.data} - frees
-    reads = {source for source, factor in of_data if factor} if writes else set()
-    written: set[str] = set()
-    for write in stage.update.writes:
-        terms = {source: c for source, c in write.terms if source not in (stage.data, *written)}
-        through_data = dict(write.terms).get(stage.data, 0.0)
-        for source, factor in of_data:
-            part = through_data * factor
-            total = terms.pop(source, 0.0) + part
-            if abs(total) > ROUNDING * abs(part):  # the slope (x - data) / sigma is the output alone
-                terms[source] = total
-        reads |= terms.keys()
-        written.add(write.register)
-    return reads, writes | (written - frees)
 
 
 def copy_loop(like: torch.Tensor, count: int) -> Loop:
