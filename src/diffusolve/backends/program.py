@@ -87,16 +87,11 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: 
         own |= _add_up_early(drafts, samples)
     stages = []
     for draft in drafts:
-        stage = draft.stage
-        _put_in(draft, {stage.data} if convert_always else set())
+        needed = {draft.stage.data} if convert_always else set()
+        _put_in(draft, needed)
         dead = {OUTPUT, UNGUIDED, *draft.frees} - noises if donated else own & draft.frees
-        passing = draft.frees - {stage.data} if convert_always else draft.frees
-        instructions = tuple(
-            made._replace(passing=made.register in passing) for made in _spending(draft.instructions, dead)
-        )
-        frees = tuple(sorted(draft.frees))
-        stages.append(ProgramStage(stage, draft.converts, stage.update.noises, instructions, frees, draft.next_sample))
-    simple = all(is_simple(stage.instructions) for stage in stages)
+        stages.append(_finished(draft, dead, draft.frees - needed))
+    simple = all(is_simple(made.instructions) for made in stages)
     return Program(plan.opening.noises, opening, tuple(stages), simple)
 
 
@@ -173,6 +168,14 @@ def _put_in(draft: _Draft, needed: Set[str]) -> None:
             instructions.append(made._replace(sources=tuple(terms), coefficients=tuple(terms.values())))
     draft.instructions = instructions
     draft.frees -= short.keys()
+
+
+def _finished(draft: _Draft, dead: Set[str], passing: Set[str]) -> ProgramStage:
+    """The stage; what it makes of `passing` is read in it only, and the arrays of `dead` may be written to."""
+    spending = _spending(draft.instructions, dead)
+    instructions = tuple(made._replace(passing=made.register in passing) for made in spending)
+    noises, frees = draft.stage.update.noises, tuple(sorted(draft.frees))
+    return ProgramStage(draft.stage, draft.converts, noises, instructions, frees, draft.next_sample)
 
 
 def _without_rounding(total: float, part: float) -> float:

@@ -146,7 +146,7 @@ class TorchBackend:
         """For each timestep a tensor of shape (batch,) on the device of `like`; int64 if all are whole Python ints."""
         whole = all(isinstance(timestep, int) for timestep in timesteps)
         dtype = torch.int64 if whole else torch.promote_types(like.dtype, torch.float32)
-        table = torch.tensor(timesteps, dtype=dtype).to(like.device)
+        table = torch.tensor(timesteps, dtype=dtype).to(like.device, non_blocking=like.is_cuda)
         return [row.expand(like.shape[0]) for row in table]
 
     def error_ratio(self, low: Tensor, high: Tensor, previous: Tensor, rtol: float, atol: float) -> float:

@@ -110,7 +110,8 @@ def follow(
         ends: the progress bar moves on when as many evaluations are done.
     """
     like, extra = x, extra_args or {}
-    asked = torch.tensor(plan.timesteps, dtype=x.dtype).to(x.device)[:, None].expand(-1, len(x)).contiguous().unbind()
+    levels = torch.tensor(plan.timesteps, dtype=x.dtype).to(x.device, non_blocking=x.is_cuda)
+    asked = levels[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
     x = run.begin(backend_of(x).widen(x))
     widened = x.dtype is not like.dtype

@@ -53,7 +53,7 @@ def counter_normal(keys: Sequence[npt.NDArray[np.uint32]], draw: int, like: Arra
         return made.astype(like.dtype, copy=False)
     import torch
 
-    return torch.from_numpy(made).to(like.device, like.dtype)
+    return torch.from_numpy(made).to(like.device, like.dtype, non_blocking=like.is_cuda)
 
 
 def _threads(like: Array) -> int:

@@ -125,7 +125,9 @@ def _draw_torch(like: Any, generator: Any) -> Any:
     import torch
 
     device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(
+        like.device, non_blocking=like.is_cuda
+    )
 
 
 def _draw_array(like: Array, generator: np.random.Generator) -> Array:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.generation import moved
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels, ramp_asked_for
@@ -114,7 +115,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
                 places among ``scheduler.timesteps`` are taken for the training timesteps, as there.
         """
         if timesteps.is_floating_point():
-            own = self.timesteps.to(timesteps.device)
+            own = moved(self.timesteps, timesteps.device)
             timesteps = (own[None, :] == timesteps.reshape(-1, 1)).to(torch.uint8).argmax(dim=1)
         return super().get_velocity(sample, noise, timesteps)
 

@@ -18,7 +18,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.solvers import Solver
 
-__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
+__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "moved"]
 
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
@@ -69,6 +69,11 @@ def check_options_of(solver: Solver, steps: int) -> None:
     schedule = VarianceExploding(0.1, 10.0)
     points = (Point(1.0, 1.0, 1.0),) * steps + (Point(0.0, 1.0, 0.5),)  # which no option depends on
     next(solver(Grid(points, schedule, schedule.space), Combination({"x0": 1.0})))
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`, without waiting for it: CUDA has read memory that is not pinned before a copy returns."""
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 class Noise:
@@ -137,6 +142,16 @@ class Generation:
         self.run: Run | None = None
         self.owner: object = None
         self.origin = b""
+        self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def levels_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Timesteps and sigmas as tensors on `device`, copied to an accelerator once."""
+        if device in self._levels:
+            return self._levels[device]
+        levels = moved(torch.from_numpy(self.prepared.timesteps), device), moved(self.sigmas, device)
+        if device.type != "cpu" and type(levels[1]) is Tensor:  # no fake tensors
+            self._levels[device] = levels
+        return levels
 
     @property
     def is_done(self) -> bool:
@@ -149,7 +164,7 @@ class Generation:
         return self.run is not None and not self.run.registers.keys() <= {self.run.stage.sample}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = vars(self).copy()
+        state = {**vars(self), "_levels": {}}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = run = self.run.again(self.run._draw_noise)
             run.position, run._registers = self.run.position, self.run.registers.copy()

@@ -21,7 +21,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
-from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
+from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, moved
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.remembered import Remembered
@@ -389,25 +389,26 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """(alpha, sigma) at training timesteps, shape (batch, 1, ...), as `like`."""
         table = self.alphas_cumprod
         if table.device != like.device:
-            self.alphas_cumprod = table = table.to(like.device)
-        power = table.to(like.dtype)[timesteps.to(like.device)]
+            self.alphas_cumprod = table = moved(table, like.device)
+        power = table.to(like.dtype)[moved(timesteps, like.device)]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
         """The run's sigma, or before `set_timesteps` the training table's, at `timesteps`; shape (batch, 1, ...)."""
         generation, _ = self._runs.of(timesteps)
-        timesteps = timesteps.to(like.device).reshape(-1)
+        timesteps = moved(timesteps, like.device).reshape(-1)
         if generation is None:
-            power = self._tables.alphas_cumprod.to(like.device)[timesteps.long()]
+            power = moved(self._tables.alphas_cumprod, like.device)[timesteps.long()]
             sigma = ((1 - power) / power) ** 0.5
-        elif generation.begin_index is not None:
-            index = generation.begin_index if generation.step_index is None else generation.step_index
-            sigma = generation.sigmas[index].expand(len(timesteps)).to(like.device)
         else:
-            own = torch.from_numpy(generation.prepared.timesteps).to(like.device)
-            places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
-            sigma = generation.sigmas.to(like.device)[places]
+            own, sigmas = generation.levels_on(like.device)
+            if generation.begin_index is not None:
+                index = generation.begin_index if generation.step_index is None else generation.step_index
+                sigma = sigmas[index].expand(len(timesteps))
+            else:
+                places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
+                sigma = sigmas[places]
         return sigma.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
     def _result(self, previous: Tensor, return_dict: bool) -> SchedulerOutput | tuple[Tensor, ...]:
