@@ -285,7 +285,8 @@ def test_dpm_adaptive_does_the_same_but_for_asking_again_after_a_rejected_step(
         for key in a:
             assert type(a[key]) is type(b[key]), key
             # The error is a difference of nearly equal samples, and the steps follow from it.
-            assert difference(a[key], b[key]) <= (0.02 if key in ("error", "h") else 2e-3), key
+            within = 0.02 if key in ("error", "h") else 2e-3
+            assert difference(a[key], b[key]) <= within or (key == "error" and max(a[key], b[key]) < 1e-4), key
     assert torch.equal(mine.generator, reference.generator)
 
 

@@ -7,6 +7,7 @@ and everything is left to :mod:`diffusolve.backends.torch_eager`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
@@ -78,6 +79,19 @@ class NativeBackend(TorchBackend):
             and forward_ad._current_level < 0
             and not is_watched()
         )
+
+    def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+        """See :meth:`TorchBackend.combine`."""
+        first, dtype = sources[0], self.sums
+        alike = all(_is_plain(source, dtype) and source.shape == first.shape for source in sources)
+        if not (alike and self.takes(first, first)) or len(sources) >= MOST_ARRAYS:
+            return super().combine(sources, coefficients)
+        made, count = torch.empty_like(first), first.numel()
+        terms = tuple(in_order(range(len(sources)), coefficients))
+        program = _combine.program(dtype is torch.float64, len(sources), ((inf, terms),))
+        addresses = (array.data_ptr() for array in (*sources, made))
+        _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
+        return made
 
     def update(
         self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()

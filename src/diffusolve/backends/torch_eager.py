@@ -146,14 +146,16 @@ class TorchBackend:
         """For each timestep a tensor of shape (batch,) on the device of `like`; int64 if all are whole Python ints."""
         whole = all(isinstance(timestep, int) for timestep in timesteps)
         dtype = torch.int64 if whole else torch.promote_types(like.dtype, torch.float32)
+        if len(timesteps) == 1:
+            return [torch.full((like.shape[0],), timesteps[0], dtype=dtype, device=like.device)]
         table = torch.tensor(timesteps, dtype=dtype).to(like.device, non_blocking=like.is_cuda)
         return [row.expand(like.shape[0]) for row in table]
 
     def error_ratio(self, low: Tensor, high: Tensor, previous: Tensor, rtol: float, atol: float) -> float:
         """See :class:`diffusolve.solvers.ErrorRatio`."""
         low, high, previous = low.detach(), high.detach(), previous.detach()
-        scale = torch.clamp(rtol * torch.maximum(low.abs(), previous.abs()), min=atol)
-        return float(((low - high) / scale).square().mean().sqrt())
+        scale = torch.maximum(low.abs(), previous.abs()).mul_(rtol).clamp_(min=atol)
+        return float(torch.linalg.vector_norm((low - high).div_(scale))) / max(1, low.numel()) ** 0.5
 
     def is_floating(self, x: Tensor) -> bool:
         """Whether `x` holds floating point numbers."""

@@ -83,7 +83,8 @@ def check_sigma(values: Array, sigma_max: float) -> None:
 
     A relative 0.1 % above it passes: published lists of sigmas are rounded.
     """
-    if np.any(values > sigma_max * 1.001) or not np.all(values >= 0.0):
+    inside = (values >= 0.0) & (values <= sigma_max * 1.001)  # False for NaN
+    if not (bool(inside) if inside.ndim == 0 else np.all(inside)):
         check_range("sigma", values, 0.0, sigma_max)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["Combination"]
 
 ROUNDING = 1e-15
@@ -9,11 +11,14 @@ ROUNDING = 1e-15
 
 
 class Combination:
-    """A sum of registers times floats. Behaves like a tensor under +, -, * and / by a float."""
+    """A sum of registers times floats. Behaves like a tensor under +, -, * and / by a float.
+
+    Registers are names, or what else can be the key of a dictionary.
+    """
 
     __slots__ = ("terms",)
 
-    def __init__(self, terms: dict[str, float]) -> None:
+    def __init__(self, terms: dict[Any, float]) -> None:
         self.terms = terms
 
     def __add__(self, other: Combination) -> Combination:
