@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 
@@ -155,7 +156,8 @@ class TorchBackend:
         """See :class:`diffusolve.solvers.ErrorRatio`."""
         low, high, previous = low.detach(), high.detach(), previous.detach()
         scale = torch.maximum(low.abs(), previous.abs()).mul_(rtol).clamp_(min=atol)
-        return float(torch.linalg.vector_norm((low - high).div_(scale))) / max(1, low.numel()) ** 0.5
+        norm = float(torch.linalg.vector_norm((low - high).div_(scale)))
+        return norm / math.sqrt(max(1, low.numel()))
 
     def is_floating(self, x: Tensor) -> bool:
         """Whether `x` holds floating point numbers."""

@@ -1,7 +1,7 @@
 """Running a solver on real arrays without a plan, for solvers that look at the data.
 
-Between requests a solver still works with symbols: linear combinations of arrays, which are computed when a request needs
-them, in one pass. They live as long as a combination reads them.
+Between requests a solver still works with symbols: linear combinations of arrays, which are computed when a request
+needs them, in one pass. Arrays live as long as a combination reads them.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def run_directly(
         if isinstance(request, Keep):
             return _symbol(computed(request.x))
         if isinstance(request, ErrorRatio):
-            compared = map(computed, (request.low, request.high, request.previous))
-            return backend.error_ratio(*compared, request.rtol, request.atol)
+            low, high, previous = map(computed, (request.low, request.high, request.previous))
+            return backend.error_ratio(low, high, previous, request.rtol, request.atol)
         if isinstance(request, StepEnded):
             return None if on_step is None else on_step(request._replace(x=computed(request.x)))
         raise TypeError(f"{solver.name} yielded {request!r}, which is no request.")
