@@ -223,6 +223,7 @@ def test_clipping_leaves_nan_alone() -> None:
         (((1.0, ((2, 1.0),)),), 2, "source 2 is not one of 2"),
         (((1.0, ((-1, 1.0),)),), 2, "source -1"),
         (((1.0, ()),), 2, "no terms"),
+        (((1.0, ((0, 0.0), (1, 1.0))),), 2, "has the coefficient 0"),
         (((1.0, ((0, 1.0), (1, 1.0), (0, 1.0))),), 2, "3 terms cannot be clipped"),
         (((1.0, ((0, 1.0),)),) * 40, 40, "40 inputs and 40 outputs"),
     ],

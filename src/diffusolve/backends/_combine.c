@@ -38,6 +38,7 @@ typedef struct {
     double *coefficient, limit;
     float *single; /* the coefficients in single precision */
     double lost;   /* what the last one lost by that: see below */
+    float ratio, ratio_lost; /* of two terms to be clipped: the second coefficient divided by the first, likewise */
     int is_read;         /* by a later output */
 } Output;
 
@@ -349,13 +350,20 @@ static void free_program(Program *program) {
 
 static void destroy(PyObject *capsule) { free_program(PyCapsule_GetPointer(capsule, "diffusolve.program")); }
 
-/* Round the last coefficient to the precision of the sums, towards zero, and note what it lost. */
-static void round_last(Output *output, int is_double) {
-    const double exact = output->coefficient[output->terms - 1];
-    float *single = &output->single[output->terms - 1];
-    if (fabs(*single) > fabs(exact)) *single = nextafterf(*single, 0);
-    output->lost = is_double ? 0 : exact - *single;
-    if (output->lost == 0 && output->terms > 1) output->lost = exact * TINY; /* since 0 times infinity is none */
+/* Round towards zero, and tell what is lost. */
+static double round_to_single(double exact, float *rounded) {
+    *rounded = (float)exact;
+    if (fabs(*rounded) > fabs(exact)) *rounded = nextafterf(*rounded, 0);
+    const double lost = exact - *rounded;
+    return lost != 0 ? lost : exact * TINY; /* since 0 times infinity is none */
+}
+
+static void round_coefficients(Output *output, int is_double) {
+    const Py_ssize_t last = output->terms - 1;
+    const double *c = output->coefficient;
+    const double lost = round_to_single(c[last], &output->single[last]);
+    output->lost = last == 0 && (is_double || output->single[0] == c[0]) ? 0 : is_double ? c[last] * TINY : lost;
+    if (last == 1) output->ratio_lost = (float)round_to_single(c[1] / c[0], &output->ratio);
 }
 
 static int read_output(Program *program, Py_ssize_t index, PyObject *given) {
@@ -385,7 +393,11 @@ static int read_output(Program *program, Py_ssize_t index, PyObject *given) {
         output->single[t] = (float)output->coefficient[t];
         if (output->source[t] >= program->inputs) program->output[output->source[t] - program->inputs].is_read = 1;
     }
-    round_last(output, program->is_double);
+    if (output->limit < INFINITY && output->terms == 2 && output->coefficient[0] == 0) {
+        PyErr_SetString(PyExc_ValueError, "the first term of an output that is clipped has the coefficient 0.");
+        return -1;
+    }
+    round_coefficients(output, program->is_double);
     return 0;
 }
 

@@ -71,21 +71,17 @@ INLINE_AVX2 void add_last(__m256 *sum, const char *x, int kind, float coefficien
     EACH(ADD_LAST)
 }
 
-/* sum = p * a + q * b as if in double precision: Kahan's algorithm (Jeannerod, Louvet & Muller 2013, algorithm
-1). What overflows is infinite. */
-INLINE_AVX2 void add_exactly(__m256 *sum, const char *a, int a_kind, double p, const char *b, int b_kind, double q) {
-    const __m256 p_high = _mm256_set1_ps((float)p), p_low = _mm256_set1_ps((float)(p - (float)p)),
-                 q_high = _mm256_set1_ps((float)q), q_low = _mm256_set1_ps((float)(q - (float)q));
-#define ADD_EXACTLY(v)                                                                                                 \
+/* sum = c * (a + (ratio + lost) * b): what two terms that may be large leave when they nearly cancel is rounded where it
+is small, by the fused multiplication. */
+INLINE_AVX2 void add_two(__m256 *sum, const char *a, int a_kind, const char *b, int b_kind, const Output *output) {
+    const __m256 c = _mm256_set1_ps((float)output->coefficient[0]), r = _mm256_set1_ps(output->ratio),
+                 l = _mm256_set1_ps(output->ratio_lost);
+#define ADD_TWO(v)                                                                                                     \
     {                                                                                                                  \
-        const __m256 x = widened(a, a_kind, v), y = widened(b, b_kind, v), product = _mm256_mul_ps(p_high, x);         \
-        const __m256 total = _mm256_fmadd_ps(q_high, y, product);                                                      \
-        __m256 lost = _mm256_fmsub_ps(p_high, x, product);                                                             \
-        lost = _mm256_fmadd_ps(q_low, y, _mm256_fmadd_ps(p_low, x, lost));                                             \
-        const __m256 exact = _mm256_add_ps(total, lost);                                                               \
-        sum[v] = _mm256_blendv_ps(exact, total, _mm256_cmp_ps(exact, exact, _CMP_UNORD_Q));                            \
+        const __m256 x = widened(a, a_kind, v), y = widened(b, b_kind, v);                                             \
+        sum[v] = _mm256_mul_ps(c, _mm256_fmadd_ps(l, y, _mm256_fmadd_ps(r, y, x)));                                    \
     }
-    EACH(ADD_EXACTLY)
+    EACH(ADD_TWO)
 }
 
 /* NaN stays what it is. */
@@ -115,7 +111,6 @@ INLINE_AVX2 void store(const __m256 *sum, char *r, int kind, int bypass) {
 AVX2 static void combine_chunk(const Output *output, const char *const *part, const char *kind, char *r, int r_kind,
                                float *made, int bypass) {
     const int *source = output->source;
-    const double *c = output->coefficient;
     const float *single = output->single, lost = output->lost;
     const Py_ssize_t last = output->terms - 1;
     __m256 sum[8];
@@ -124,9 +119,9 @@ AVX2 static void combine_chunk(const Output *output, const char *const *part, co
 #define LAST_TERM(KIND) add_last(sum, part[source[last]], KIND, single[last], lost)
     if (last > 0 && output->limit < INFINITY) {
         const int first = kind[source[0]], second = kind[source[1]];
-#define BOTH(KIND) add_exactly(sum, part[source[0]], KIND, c[0], part[source[1]], KIND, c[1])
+#define BOTH(KIND) add_two(sum, part[source[0]], KIND, part[source[1]], KIND, output)
         if (first == second) OF_KIND(first, BOTH)
-        else add_exactly(sum, part[source[0]], first, c[0], part[source[1]], second, c[1]);
+        else add_two(sum, part[source[0]], first, part[source[1]], second, output);
     } else {
         OF_KIND(kind[source[0]], FIRST_TERM)
         for (Py_ssize_t t = 1; t < last; t++) OF_KIND(kind[source[t]], TERM)
@@ -171,25 +166,14 @@ AVX2 static int run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     return 1;
 }
 
-/* One or two terms of no half precision, clipped; two as in add_exactly. */
+/* One or two terms of no half precision, clipped; two as in add_two. */
 AVX2 static int clipped_avx2(float *r, float *const *x, const Output *output, Py_ssize_t n) {
-    const float *a = x[0], *b = x[output->terms - 1], limit = (float)output->limit;
-    const double *c = output->coefficient;
+    const float *a = x[0], *b = x[output->terms - 1], limit = (float)output->limit, c = (float)output->coefficient[0];
+    const float ratio = output->ratio, lost = output->ratio_lost;
     if (!has_avx2()) return 0;
-    if (output->terms == 1) {
-        const float q = (float)c[0];
-        _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {
-            const float sum = q * a[i];
-            r[i] = sum < -limit ? -limit : sum > limit ? limit : sum;
-        }
-        return 1;
-    }
-    const float p = (float)c[0], p_low = (float)(c[0] - p), q = (float)c[1], q_low = (float)(c[1] - q);
     _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {
-        const float product = p * a[i], total = fmaf(q, b[i], product);
-        const float lost = fmaf(q_low, b[i], fmaf(p_low, a[i], fmaf(p, a[i], -product)));
-        const float rounded = total + lost, sum = rounded != rounded ? total : rounded;
-        r[i] = sum < -limit ? -limit : sum > limit ? limit : sum;
+        const float sum = c * (output->terms > 1 ? fmaf(lost, b[i], fmaf(ratio, b[i], a[i])) : a[i]);
+        r[i] = sum < -limit ? -limit : sum > limit ? limit : sum; /* NaN stays what it is */
     }
     return 1;
 }

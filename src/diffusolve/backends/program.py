@@ -72,7 +72,9 @@ def compile_plan(plan: Plan, convert_always: bool, limit: float = inf, donated: 
         converts = convert_always or limit < inf or stage.data not in update.frees
         instructions = []
         if converts:
-            data = Instruction(stage.data, (stage.sample, OUTPUT), (stage.a, stage.b), limit=limit)
+            terms = [(source, c) for source, c in ((stage.sample, stage.a), (OUTPUT, stage.b)) if c]
+            sources, coefficients = zip(*terms, strict=True)
+            data = Instruction(stage.data, sources, coefficients, limit=limit)
             instructions.append(data if convert_always or limit < inf else _up_to_factor(data, factors))
         copies: dict[str, float] = {}
         for write in update.writes:

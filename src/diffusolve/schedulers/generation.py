@@ -88,9 +88,13 @@ class Noise:
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
         if self.given is not None:
             return self.given
-        if self.dtype is not None and like.dtype != self.dtype:
-            like = torch.empty_like(like, dtype=self.dtype)
-        noise: Tensor = draw_normal_with(self.generator, like)
+        noise: Tensor
+        if self.generator is None:
+            noise = torch.randn(like.shape, dtype=self.dtype or like.dtype, device=like.device)
+        elif self.dtype is None or self.dtype is like.dtype:
+            noise = draw_normal_with(self.generator, like)
+        else:
+            noise = draw_normal_with(self.generator, torch.empty_like(like, dtype=self.dtype))
         return noise if self.deviation is None else self.deviation * noise
 
     @contextmanager
