@@ -7,15 +7,18 @@ between which ends they run, and how the timesteps are rounded.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve import spacing
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, SignalTable, Space
-from diffusolve.spacing import BetaSigmas, Exponential, Karras, Leading, Linspace, Trailing
-from diffusolve.spacing.by_sigma import RampSpacing
+from diffusolve.spacing import Leading, Linspace, Trailing
+
+if TYPE_CHECKING:
+    from diffusolve.spacing.by_sigma import RampSpacing
 
 __all__ = ["RAMPS", "Levels", "check_exclusive", "grid_through", "ramp", "ramp_asked_for", "timestep_levels"]
 
@@ -23,13 +26,13 @@ Array = npt.NDArray[np.float64]
 
 TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
 
-RAMPS: dict[str, RampSpacing] = {
-    "use_karras_sigmas": Karras(),
-    "use_exponential_sigmas": Exponential(),
-    "use_beta_sigmas": BetaSigmas(),
-    "use_lu_lambdas": Exponential(),
+RAMPS = {
+    "use_karras_sigmas": "Karras",
+    "use_exponential_sigmas": "Exponential",
+    "use_beta_sigmas": "BetaSigmas",
+    "use_lu_lambdas": "Exponential",
 }
-"""Configuration key -> the curve that it asks for. At most one may be set."""
+"""Configuration key -> the curve in :mod:`diffusolve.spacing` that it asks for. At most one may be set."""
 
 
 class Levels(NamedTuple):
@@ -93,7 +96,8 @@ def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] =
 
 def ramp(key: str, steps: int, low: float, high: float, noise_schedule: SignalTable) -> Array:
     """The `steps` sigmas from `high` to `low` along the curve that configuration key `key` names."""
-    sigmas = RAMPS[key].ramp(np.linspace(0.0, 1.0, steps), low, high, noise_schedule.space)
+    curve: RampSpacing = getattr(spacing, RAMPS[key])()
+    sigmas = curve.ramp(np.linspace(0.0, 1.0, steps), low, high, noise_schedule.space)
     if steps > 1:
         sigmas[-1] = low  # to the bit, so that a step from there to sigma_min is none
     return sigmas

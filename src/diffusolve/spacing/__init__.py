@@ -2,81 +2,63 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import partial
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from diffusolve.errors import check_options, unknown_name
-from diffusolve.spacing.align_your_steps import ALIGN_YOUR_STEPS, AlignYourSteps
-from diffusolve.spacing.base import FINAL_SIGMAS, Spacing
-from diffusolve.spacing.by_sigma import (
-    BetaSigmas,
-    Exponential,
-    Karras,
-    KLOptimal,
-    LinearQuadratic,
-    Polyexponential,
-    Sigmas,
-    UniformLogSNR,
-)
-from diffusolve.spacing.by_timestep import Beta, Leading, Linspace, Simple, Timesteps, Trailing
-from diffusolve.spacing.discard import DiscardPenultimate
+if TYPE_CHECKING:
+    from diffusolve.spacing.align_your_steps import ALIGN_YOUR_STEPS as ALIGN_YOUR_STEPS
+    from diffusolve.spacing.align_your_steps import AlignYourSteps as AlignYourSteps
+    from diffusolve.spacing.base import FINAL_SIGMAS as FINAL_SIGMAS
+    from diffusolve.spacing.base import Spacing as Spacing
+    from diffusolve.spacing.by_sigma import BetaSigmas as BetaSigmas
+    from diffusolve.spacing.by_sigma import Exponential as Exponential
+    from diffusolve.spacing.by_sigma import Karras as Karras
+    from diffusolve.spacing.by_sigma import KLOptimal as KLOptimal
+    from diffusolve.spacing.by_sigma import LinearQuadratic as LinearQuadratic
+    from diffusolve.spacing.by_sigma import Polyexponential as Polyexponential
+    from diffusolve.spacing.by_sigma import Sigmas as Sigmas
+    from diffusolve.spacing.by_sigma import UniformLogSNR as UniformLogSNR
+    from diffusolve.spacing.by_timestep import Beta as Beta
+    from diffusolve.spacing.by_timestep import Leading as Leading
+    from diffusolve.spacing.by_timestep import Linspace as Linspace
+    from diffusolve.spacing.by_timestep import Simple as Simple
+    from diffusolve.spacing.by_timestep import Timesteps as Timesteps
+    from diffusolve.spacing.by_timestep import Trailing as Trailing
+    from diffusolve.spacing.discard import DiscardPenultimate as DiscardPenultimate
+    from diffusolve.spacing.names import SPACINGS as SPACINGS
+    from diffusolve.spacing.names import spacing as spacing
 
-__all__ = [
-    "ALIGN_YOUR_STEPS",
-    "FINAL_SIGMAS",
-    "SPACINGS",
-    "AlignYourSteps",
-    "Beta",
-    "BetaSigmas",
-    "DiscardPenultimate",
-    "Exponential",
-    "KLOptimal",
-    "Karras",
-    "Leading",
-    "LinearQuadratic",
-    "Linspace",
-    "Polyexponential",
-    "Sigmas",
-    "Simple",
-    "Spacing",
-    "Timesteps",
-    "Trailing",
-    "UniformLogSNR",
-    "spacing",
-]
-
-SPACINGS: dict[str, Callable[..., Spacing]] = {
-    "linspace": Linspace,
-    "leading": Leading,
-    "trailing": Trailing,
-    "sgm_uniform": partial(Linspace, to_first=False),
-    "karras": Karras,
-    "exponential": Exponential,
-    "polyexponential": Polyexponential,
-    "beta": Beta,
-    "beta_sigmas": BetaSigmas,
-    "uniform_log_snr": UniformLogSNR,
-    "uniform": Linspace,
-    "normal": Linspace,
-    "simple": Simple,
-    "ddim_uniform": partial(Leading, steps_offset=1),
-    "kl_optimal": KLOptimal,
-    "align_your_steps": AlignYourSteps,
-    "linear_quadratic": LinearQuadratic,
+# Attribute -> module, imported when first asked for: a scheduler class needs few of them.
+_HOME = {
+    "ALIGN_YOUR_STEPS": "align_your_steps",
+    "AlignYourSteps": "align_your_steps",
+    "FINAL_SIGMAS": "base",
+    "Spacing": "base",
+    "BetaSigmas": "by_sigma",
+    "Exponential": "by_sigma",
+    "KLOptimal": "by_sigma",
+    "Karras": "by_sigma",
+    "LinearQuadratic": "by_sigma",
+    "Polyexponential": "by_sigma",
+    "Sigmas": "by_sigma",
+    "UniformLogSNR": "by_sigma",
+    "Beta": "by_timestep",
+    "Leading": "by_timestep",
+    "Linspace": "by_timestep",
+    "Simple": "by_timestep",
+    "Timesteps": "by_timestep",
+    "Trailing": "by_timestep",
+    "DiscardPenultimate": "discard",
+    "SPACINGS": "names",
+    "spacing": "names",
 }
-"""Name -> constructor."""
+
+__all__ = sorted(_HOME)
 
 
-def spacing(name: str, **options: object) -> Spacing:
-    """The spacing called `name` (see :data:`SPACINGS`), for example ``spacing("karras", rho=5)``.
-
-    Raises:
-        UnknownNameError: no such spacing or option; the nearest names are offered.
-    """
-    try:
-        make = SPACINGS[name.casefold().replace(" ", "_").replace("-", "_")]
-    except KeyError:
-        raise unknown_name("spacing", name, SPACINGS) from None
-    check_options(name, options, inspect.signature(make).parameters)
-    return make(**options)
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
