@@ -7,6 +7,7 @@ and everything is left to :mod:`diffusolve.backends.torch_eager`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from math import inf
 from operator import itemgetter
 from typing import TypeVar
@@ -45,6 +46,8 @@ MOST_PASSING = 4
 """So many outputs that are read in their stage only need no memory."""
 
 
+HALF = (torch.bfloat16, torch.float16)
+
 KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
 """What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
 
@@ -59,6 +62,7 @@ class NativeBackend(TorchBackend):
     def __init__(self, sample: torch.dtype, output: torch.dtype) -> None:
         self.sample, self.output = sample, output
         self.sums = torch.promote_types(torch.promote_types(sample, output), torch.float32)
+        self._narrow = HALF if self.sums is torch.float32 else ()
         super().__init__(self.sums if sample is output is self.sums else None)
 
     def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
@@ -101,9 +105,8 @@ class NativeBackend(TorchBackend):
         names = [made.register for made in instructions]
         inputs = sorted(inputs_of(instructions), key=lambda name: name in foreign)
         empty = not all(made.sources for made in instructions)
-        dtypes = [self._dtype(name, samples, foreign) for name in (*inputs, *names)]
-        narrow = sum(KINDS[dtype] > 0 for dtype in dtypes)
-        targets = list(zip(names, dtypes[len(inputs) :], strict=True))
+        held = {name: self._dtype(name, samples) for name in (*inputs, *names)}
+        targets = [(name, held[name]) for name in names]
 
         def leave(registers: dict[str, Tensor]) -> None:
             eager(registers)
@@ -113,16 +116,29 @@ class NativeBackend(TorchBackend):
 
         if self.plain and is_simple(instructions) and not any(name in foreign for name in inputs):
             return eager
-        if empty or inputs[0] in foreign or len(dtypes) > MOST_ARRAYS or narrow > MOST_NARROW:
+        if empty or inputs[0] in foreign or len(inputs) + len(names) > MOST_ARRAYS:
             return leave
         place = {name: index for index, name in enumerate((*inputs, *names))}
         outputs = tuple(
             (made.limit, tuple((place[source], c) for source, c in in_order(made.sources, made.coefficients)))
             for made in instructions
         )
-        kinds = bytes(KINDS[dtype] for dtype in dtypes)
-        program = _combine.program(self.sums is torch.float64, len(inputs), outputs, None, kinds)
-        held = dict(zip((*inputs, *names), dtypes, strict=True))
+
+        @cache
+        def program_for(*given: torch.dtype) -> object | None:
+            """For foreign arrays of these precisions; None if the compiled module cannot read them."""
+            dtypes = [*held.values()]
+            dtypes[len(inputs) - len(given) : len(inputs)] = given
+            narrow = sum(dtype in HALF for dtype in dtypes)
+            if narrow > MOST_NARROW or not all(dtype is self.sums or dtype in self._narrow for dtype in dtypes):
+                return None
+            kinds = bytes(KINDS[dtype] for dtype in dtypes)
+            return _combine.program(self.sums is torch.float64, len(inputs), outputs, None, kinds)
+
+        strangers = [name for name in inputs if name in foreign]
+        usual = program_for(*(self.sample for _ in strangers))
+        if usual is None:
+            return leave
         passing = {made.register for made in instructions if made.passing}
         if len(passing) > MOST_PASSING:
             passing = set()
@@ -132,14 +148,15 @@ class NativeBackend(TorchBackend):
             else (name, None, None)
             for made, (name, dtype) in zip(instructions, targets, strict=True)
         ]
-        checked = [(name, self.sample) for name in inputs if name in foreign]
         combine, empty_like, address, first = _combine.combine, torch.empty_like, Tensor.data_ptr, inputs[0]
         read = itemgetter(*inputs) if len(inputs) > 1 else lambda registers: (registers[first],)
 
         def update(registers: dict[str, Tensor]) -> None:
-            like = registers[first]
-            for name, expected in checked:
-                if registers[name].shape != like.shape or not _is_plain(registers[name], expected):
+            like, program = registers[first], usual
+            if strangers:
+                given = [registers[name] for name in strangers]
+                program = program_for(*(x.dtype for x in given))
+                if program is None or not all(_is_plain(x, x.dtype) and x.shape == like.shape for x in given):
                     return leave(registers)
             addresses = [*map(address, read(registers))]
             for register, spent, dtype in made_of:
@@ -159,11 +176,11 @@ class NativeBackend(TorchBackend):
 
         return update
 
-    def _dtype(self, register: str, samples: Collection[str], foreign: Collection[str]) -> torch.dtype:
-        """What `register` holds: of half precision are only samples, outputs and noise."""
+    def _dtype(self, register: str, samples: Collection[str]) -> torch.dtype:
+        """What a register of the run's own holds: of half precision are only samples and outputs."""
         if register in (OUTPUT, UNGUIDED):
             return self.output
-        return self.sample if register in samples or register in foreign else self.sums
+        return self.sample if register in samples else self.sums
 
 
 def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
