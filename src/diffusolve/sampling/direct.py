@@ -49,7 +49,9 @@ def run_directly(
     like, wide = x, backend.widen(x)
 
     def computed(value: Any) -> Array:
-        """The array that a combination stands for, from now on as that."""
+        """The array that a combination stands for, from now on as that; one that a solver has put in is returned."""
+        if not isinstance(value, Combination):
+            return value
         terms = [(held.array, c) for held, c in value.terms.items() if c != 0.0]
         if len(terms) == 1 and terms[0][1] == 1.0:
             return terms[0][0]
