@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import diffusolve
-from diffusolve.cli.bench.loops import configured, fixed_noise, noise_and_output, without_drawing
+from diffusolve.cli.bench.loops import configured, fixed_noise, without_drawing
 from diffusolve.cli.bench.machine import machine
 from diffusolve.cli.bench.peers import attempted, diffusers, missing, quiet
 from diffusolve.cli.bench.result import Figure, Goal, Result, Table
@@ -99,7 +100,6 @@ def extra_memory(scheduler: Any, shape: Sequence[int], steps: int, drawing: bool
         steps: of the run.
         drawing: whether noise is drawn.
     """
-    output = noise_and_output(tuple(shape), torch.float32)[1]
     scheduler.set_timesteps(steps)
 
     def run() -> Tensor:
@@ -108,7 +108,9 @@ def extra_memory(scheduler: Any, shape: Sequence[int], steps: int, drawing: bool
             shown = scheduler.scale_model_input(sample, timestep)
             with record_function(NETWORK):
                 del shown  # whatever the network does with it
+            output = torch.ones(tuple(shape))  # a tensor of its own each time: who keeps it keeps memory
             sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
+            del output
         return sample
 
     if drawing:
@@ -117,7 +119,7 @@ def extra_memory(scheduler: Any, shape: Sequence[int], steps: int, drawing: bool
         with without_drawing():
             fixed_noise(tuple(shape), torch.float32)  # made before it counts
             events = _profiled(run)
-    unit = output.numel() * output.element_size()
+    unit = math.prod(shape) * torch.float32.itemsize
     live, most, while_network = 0, 0, 0
     for event in sorted(events, key=lambda event: event["ts"]):
         if event["name"] == NETWORK:
@@ -125,7 +127,7 @@ def extra_memory(scheduler: Any, shape: Sequence[int], steps: int, drawing: bool
         else:
             live += event["args"]["Bytes"]
             most = max(most, live)
-    return Memory(*(round(most_bytes / unit - 1, 2) for most_bytes in (most, while_network)))
+    return Memory(peak=round(most / unit - 2, 2), kept=round(while_network / unit - 1, 2))
 
 
 def _profiled(run: Any) -> list[dict[str, Any]]:
