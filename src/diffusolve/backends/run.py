@@ -130,7 +130,8 @@ class Run:
         stages = self._stages
         if not stages:
             stages = self._bind(x)
-            self._backend = self._shape = None  # an input may be of another shape than samples, doubled for guidance
+            if self._registers:  # of samples, whose shape an input need not have: it may be doubled for guidance
+                self._backend = self._shape = None
         if self.position >= len(stages):
             raise self._is_over()
         stage = stages[self.position]
