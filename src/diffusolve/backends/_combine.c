@@ -3,8 +3,9 @@
 A program is made once: for each output its terms (source, coefficient), the largest last, where a source is one of the
 inputs or an output before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough
 to stay in the fastest cache, so that each input is read from memory once and each output written once. An output may be
-one of the inputs that no later output reads, or have no array at all and be there for later outputs only. Arrays of half precision are widened block by block, and summed up in single
-precision.
+one of the inputs that no later output reads, or have no array at all and be there for later outputs only. Arrays of half
+precision are widened block by block, and summed up in single precision. What processors with AVX2 do better stands in
+_combine_avx2.h.
 
 Rows are many programs in one call: batching/compiled.py. Their arrays have one length, and a program knows the place of
 each of its arrays in its row. */
@@ -28,7 +29,9 @@ each of its arrays in its row. */
 #define FOR_EACH_PROCESSOR
 #endif
 
-enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_PASSING = 4, MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64, LARGE = 1 << 22 };
+enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_PASSING = 4 };
+
+enum { MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64 /* begin of a part */, LARGE = 1 << 22 };
 
 enum { WIDE, BFLOAT16, FLOAT16 }; /* the kinds of arrays; wide ones are of the program's precision */
 
@@ -36,10 +39,10 @@ typedef struct {
     Py_ssize_t terms;
     int *source;
     double *coefficient, limit;
-    float *single; /* the coefficients in single precision */
-    double lost;   /* what the last one lost by that: see below */
+    float *single;           /* the coefficients in single precision */
+    double lost;             /* what the last one lost by that: see below */
     float ratio, ratio_lost; /* of two terms to be clipped: the second coefficient divided by the first, likewise */
-    int is_read;         /* by a later output */
+    int is_read;             /* by a later output */
 } Output;
 
 typedef struct {
@@ -86,7 +89,7 @@ The last term is the largest. l is what its coefficient lost when it was rounded
 it is; it is added first, and little but the roundings of the sum itself is left. A single term may have l = 0. */
 #define TINY 0x1p-60
 
-#define DEFINE_COMBINE(NAME, REAL, COEFFICIENT)                                                                                     \
+#define DEFINE_COMBINE(NAME, REAL, COEFFICIENT)                                                                        \
     FOR_EACH_PROCESSOR static void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, REAL l, Py_ssize_t n) {  \
         const REAL *a = x[0], *b = x[k > 1 ? 1 : 0], *d = x[k > 2 ? 2 : 0], *e = x[k > 3 ? 3 : 0],                     \
                    *f = x[k > 4 ? 4 : 0], *g = x[k > 5 ? 5 : 0];                                                       \
@@ -479,7 +482,8 @@ static PyObject *make_program(PyObject *module, PyObject *arguments) {
 
 PyDoc_STRVAR(combine_doc, "combine(program, count, threads, *addresses)\n--\n\n"
                           "Run a program on arrays of `count` numbers, the addresses of its inputs and then of its "
-                          "outputs given, 0 for an output that is there for others only. Nothing is checked that only the arrays could tell.");
+                          "outputs given, 0 for an output that is there for others only. Nothing is checked that "
+                          "only the arrays could tell.");
 
 static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_t given) {
     if (given < 3) return PyErr_Format(PyExc_TypeError, "expected a program, a count, threads and addresses.");
