@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "array_like", "concatenate", "is_torch", "namespace", "to_numpy"]
+__all__ = ["Array", "array_like", "concatenate", "is_torch", "moved", "namespace", "to_numpy"]
 
 Array: TypeAlias = Any
 """A torch tensor, or an array of a library with the Python array API (NumPy, JAX, CuPy)."""
@@ -48,6 +48,11 @@ def concatenate(arrays: Sequence[Array]) -> Array:
     """`arrays` joined along their first dimension."""
     xp = namespace(arrays[0])
     return xp.cat(arrays) if is_torch(arrays[0]) else xp.concat(arrays)
+
+
+def moved(x: Array, device: Any) -> Array:
+    """A torch tensor on `device`, without waiting for it: CUDA has read unpinned memory when a copy returns."""
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def to_numpy(x: Array) -> npt.NDArray[Any]:

@@ -20,7 +20,7 @@ from torch.compiler import is_dynamo_compiling
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import UpdateRegisters
 from diffusolve.backends.program import Instruction, inputs_of, is_simple
-from diffusolve.backends.torch_eager import TorchBackend
+from diffusolve.backends.torch_eager import HALF, TorchBackend
 from diffusolve.plan import OUTPUT, UNGUIDED
 
 __all__ = ["LARGE", "MOST_ARRAYS", "NativeBackend", "in_order", "is_transformed", "is_watched"]
@@ -44,9 +44,6 @@ MOST_ARRAYS, MOST_NARROW = 60, 12
 
 MOST_PASSING = 4
 """So many outputs that are read in their stage only need no memory."""
-
-
-HALF = (torch.bfloat16, torch.float16)
 
 KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
 """What the compiled module calls arrays; those of kind 0 have the precision of the sums."""

@@ -146,9 +146,7 @@ def _add_up_early(drafts: Sequence[_Draft], samples: Set[str]) -> set[str]:
             drafts[then].frees.add(name)
             draft.frees |= {*parts}
             uses[name] = [(then, place)]
-            there.add(name)
-            for part in parts:
-                uses[part] = [use for use in uses[part] if use[0] <= at]
+            there = (there | {name}) - {*parts}
     return sums
 
 

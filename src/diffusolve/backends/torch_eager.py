@@ -9,6 +9,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from diffusolve.arrays import moved
 from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
 from diffusolve.backends.program import Instruction
 from diffusolve.plan import OUTPUT, UNGUIDED
@@ -149,7 +150,7 @@ class TorchBackend:
         dtype = torch.int64 if whole else torch.promote_types(like.dtype, torch.float32)
         if len(timesteps) == 1:
             return [torch.full((like.shape[0],), timesteps[0], dtype=dtype, device=like.device)]
-        table = torch.tensor(timesteps, dtype=dtype).to(like.device, non_blocking=like.is_cuda)
+        table = moved(torch.tensor(timesteps, dtype=dtype), like.device)
         return [row.expand(like.shape[0]) for row in table]
 
     def error_ratio(self, low: Tensor, high: Tensor, previous: Tensor, rtol: float, atol: float) -> float:

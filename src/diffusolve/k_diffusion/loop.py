@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm, trange
 
+from diffusolve.arrays import moved
 from diffusolve.backends import Run, backend_of
 from diffusolve.k_diffusion.noise import BrownianTreeNoiseSampler
 from diffusolve.noise import Grid, VarianceExploding
@@ -110,7 +111,7 @@ def follow(
         ends: the progress bar moves on when as many evaluations are done.
     """
     like, extra = x, extra_args or {}
-    levels = torch.tensor(plan.timesteps, dtype=x.dtype).to(x.device, non_blocking=x.is_cuda)
+    levels = moved(torch.tensor(plan.timesteps, dtype=x.dtype), x.device)
     asked = levels[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
     x = run.begin(backend_of(x).widen(x))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.arrays import Array, is_torch
+from diffusolve.arrays import Array, is_torch, moved
 
 compiled: Any = None
 with suppress(ImportError):  # installed without a compiler
@@ -53,7 +53,7 @@ def counter_normal(keys: Sequence[npt.NDArray[np.uint32]], draw: int, like: Arra
         return made.astype(like.dtype, copy=False)
     import torch
 
-    return torch.from_numpy(made).to(like.device, like.dtype, non_blocking=like.is_cuda)
+    return moved(torch.from_numpy(made), like.device).to(like.dtype)
 
 
 def _threads(like: Array) -> int:

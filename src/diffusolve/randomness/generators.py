@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from diffusolve.arrays import Array, concatenate, is_torch
+from diffusolve.arrays import Array, concatenate, is_torch, moved
 from diffusolve.randomness.counter import CounterNoise, counter_normal
 
 __all__ = ["NoiseLike", "draw_normal", "draw_normal_with", "noise_source"]
@@ -114,8 +114,8 @@ def _wrong_count(given: int, like: Array) -> ValueError:
 
 def _draw(like: Array, generator: Any) -> Array:
     """Standard normal noise like `like`, from one generator or from one per row."""
-    draw = _draw_torch if is_torch(like) else _draw_array
-    if not isinstance(generator, Sequence):
+    draw: Callable[[Any, Any], Any] = _draw_torch if is_torch(like) else _draw_array
+    if generator is None or not isinstance(generator, Sequence):
         return draw(like, generator)
     return concatenate([draw(like[i : i + 1], one) for i, one in enumerate(generator)])
 
@@ -124,10 +124,9 @@ def _draw_torch(like: Any, generator: Any) -> Any:
     """A generator draws on its own device, and the noise then moves: equal seeds give equal noise on any device."""
     import torch
 
-    device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(
-        like.device, non_blocking=like.is_cuda
-    )
+    if generator is None:
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device)
+    return moved(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device), like.device)
 
 
 def _draw_array(like: Array, generator: np.random.Generator) -> Array:

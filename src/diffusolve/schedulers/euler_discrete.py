@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.generation import moved
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.sigma_space import SigmaScheduler
 from diffusolve.schedulers.spacing import Levels, ramp_asked_for

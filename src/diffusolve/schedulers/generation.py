@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusolve.arrays import moved
 from diffusolve.backends import Run
 from diffusolve.noise import Grid, Point, VarianceExploding
 from diffusolve.plan import Combination, Plan, plan_for
@@ -18,7 +19,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.solvers import Solver
 
-__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "moved"]
+__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
 
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
@@ -71,11 +72,6 @@ def check_options_of(solver: Solver, steps: int) -> None:
     next(solver(Grid(points, schedule, schedule.space), Combination({"x0": 1.0})))
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`, without waiting for it: CUDA has read memory that is not pinned before a copy returns."""
-    return x.to(device, non_blocking=device.type == "cuda")
-
-
 class Noise:
     """Draws the noise of the step under way."""
 
@@ -88,13 +84,9 @@ class Noise:
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
         if self.given is not None:
             return self.given
-        noise: Tensor
-        if self.generator is None:
-            noise = torch.randn(like.shape, dtype=self.dtype or like.dtype, device=like.device)
-        elif self.dtype is None or self.dtype is like.dtype:
-            noise = draw_normal_with(self.generator, like)
-        else:
-            noise = draw_normal_with(self.generator, torch.empty_like(like, dtype=self.dtype))
+        if self.dtype is not None and like.dtype is not self.dtype:
+            like = torch.empty_like(like, dtype=self.dtype)
+        noise: Tensor = draw_normal_with(self.generator, like)
         return noise if self.deviation is None else self.deviation * noise
 
     @contextmanager

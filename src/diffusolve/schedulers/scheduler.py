@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
@@ -21,7 +22,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
-from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, moved
+from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
 from diffusolve.schedulers.remembered import Remembered
@@ -399,7 +400,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         generation, _ = self._runs.of(timesteps)
         timesteps = moved(timesteps, like.device).reshape(-1)
         if generation is None:
-            power = moved(self._tables.alphas_cumprod, like.device)[timesteps.long()]
+            power: Tensor = moved(self._tables.alphas_cumprod, like.device)[timesteps.long()]
             sigma = ((1 - power) / power) ** 0.5
         else:
             own, sigmas = generation.levels_on(like.device)

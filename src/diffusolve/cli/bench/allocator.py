@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from functools import cache
 
 __all__ = ["keep_freed_memory"]
 
@@ -14,6 +15,7 @@ KEPT, LARGEST_KEPT = 1 << 30, 1 << 25
 """Bytes that may lie free in the end, and of the largest array that is ever kept, the most that glibc takes."""
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Tell glibc to give nothing back to the system; whether it does.
 

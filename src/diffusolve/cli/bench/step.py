@@ -89,6 +89,10 @@ class Case(NamedTuple):
     drawing: bool = False
 
 
+MakeCase = Callable[[str, Shape, torch.dtype], Case]
+"""Makes the case of a row's name and a kind of array."""
+
+
 def names() -> tuple[str, ...]:
     """What can be measured."""
     return (*CLASSES, *FUNCTIONS, *CATALOG)
@@ -105,57 +109,31 @@ def measure(settings: Settings) -> Result:
     samplers = [name for name in CATALOG if settings.wants(name)]
     their_classes, their_functions = diffusers(), k_diffusion_sampling()
     title = "Microseconds of an evaluation beside the network"
-    keep_freed_memory()
     tables = []
 
-    def add(name: str, what: str, peer: str | None, figures: Iterator[Figure]) -> None:
+    def add(name: str, what: str, peer: str | None, make: MakeCase, rows: Sequence[str], drawing: bool = False) -> None:
         settings.tell(f"step: {what}")
-        if made := tuple(figures):
+        cases = ((row, make(row, *kind)) for row in rows for kind in kinds if not drawing or _is_drawn(row, *kind))
+        if drawing:
+            cases = ((row, case._replace(drawing=True, bytes_an_element=None)) for row, case in cases)
+        if made := tuple(measured(row, case, effort) for row, case in cases):
             tables.append(Table(name, f"{title}: {what}", UNIT, peer, made))
 
     with torch.no_grad(), quiet():
-        add(
-            "classes",
-            "scale_model_input and step of the scheduler classes, no noise drawn",
-            "diffusers" if their_classes else None,
-            (measured(name, class_case(name, *kind), effort) for name in classes for kind in kinds),
-        )
-        drawing = [name for name in classes if _is_stochastic_class(name)]
-        add(
-            "classes-drawing",
-            "the stochastic scheduler classes, noise drawn",
-            "diffusers" if their_classes else None,
-            (
-                measured(name, class_case(name, *kind)._replace(drawing=True, bytes_an_element=None), effort)
-                for name in drawing
-                for kind in kinds
-                if _is_drawn(name, *kind)
-            ),
-        )
-        add(
-            "functions",
-            "the whole of k-diffusion's functions, no noise drawn",
-            "k-diffusion" if their_functions else None,
-            (measured(name, function_case(name, *kind), effort) for name in functions for kind in kinds),
-        )
-        drawing = [name for name in functions if name in PATHS or "ancestral" in name]
-        add(
-            "functions-drawing",
-            "the stochastic ones of k-diffusion's functions, noise drawn",
-            "k-diffusion" if their_functions else None,
-            (
-                measured(name, function_case(name, *kind)._replace(drawing=True, bytes_an_element=None), effort)
-                for name in drawing
-                for kind in kinds
-                if _is_drawn(name, *kind)
-            ),
-        )
-        add(
-            "samplers",
-            "the whole of sample() with every sampler of the catalog, no noise drawn",
-            "diffusers" if their_classes else None,
-            (measured(name, sampler_case(name, *kind), effort) for name in samplers for kind in kinds),
-        )
+        peer = "diffusers" if their_classes else None
+        what = "scale_model_input and step of the scheduler classes, no noise drawn"
+        add("classes", what, peer, class_case, classes)
+        stochastic = [name for name in classes if _is_stochastic_class(name)]
+        what = "the stochastic scheduler classes, noise drawn"
+        add("classes-drawing", what, peer, class_case, stochastic, drawing=True)
+        peer = "k-diffusion" if their_functions else None
+        add("functions", "the whole of k-diffusion's functions, no noise drawn", peer, function_case, functions)
+        stochastic = [name for name in functions if name in PATHS or "ancestral" in name]
+        what = "the stochastic ones of k-diffusion's functions, noise drawn"
+        add("functions-drawing", what, peer, function_case, stochastic, drawing=True)
+        peer = "diffusers" if their_classes else None
+        what = "the whole of sample() with every sampler of the catalog, no noise drawn"
+        add("samplers", what, peer, sampler_case, samplers)
     notes = [] if their_classes else [missing("diffusers")]
     notes += [] if their_functions else [missing("k-diffusion")]
     return Result("step", effort.quick, machine(), tuple(tables), tuple(_goals(tables)), tuple(notes))
@@ -163,6 +141,7 @@ def measure(settings: Settings) -> Result:
 
 def measured(row: str, case: Case, effort: Effort) -> Figure:
     """The figure of a case: seconds of an evaluation here and there, and the floor."""
+    keep_freed_memory()
     elements = torch.Size(case.shape).numel()
     count = 1 if elements <= UNSHARED else torch.get_num_threads()
     column = label(case.shape, case.dtype)
