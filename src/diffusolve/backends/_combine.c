@@ -24,9 +24,16 @@ each of its arrays in its row. */
 #endif
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(PORTABLE)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR
+#endif
+
+/* Into what is compiled for each processor. */
+#ifdef _MSC_VER
+#define INLINE static __forceinline
+#else
+#define INLINE __attribute__((always_inline)) static inline
 #endif
 
 enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_PASSING = 4 };
@@ -90,7 +97,7 @@ it is; it is added first, and little but the roundings of the sum itself is left
 #define TINY 0x1p-60
 
 #define DEFINE_COMBINE(NAME, REAL, COEFFICIENT)                                                                        \
-    FOR_EACH_PROCESSOR static void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, REAL l, Py_ssize_t n) {  \
+    INLINE void NAME(REAL *r, Py_ssize_t k, REAL *const *x, const REAL *c, REAL l, Py_ssize_t n) {                     \
         const REAL *a = x[0], *b = x[k > 1 ? 1 : 0], *d = x[k > 2 ? 2 : 0], *e = x[k > 3 ? 3 : 0],                     \
                    *f = x[k > 4 ? 4 : 0], *g = x[k > 5 ? 5 : 0];                                                       \
         switch (k) {                                                                                                   \
@@ -126,7 +133,7 @@ it is; it is added first, and little but the roundings of the sum itself is left
     }                                                                                                                  \
                                                                                                                        \
     /* The same for one or two terms, in double precision, since they may be large and their sum small; and clipped. */\
-    FOR_EACH_PROCESSOR static void NAME##_clipped(REAL *r, REAL *const *x, const Output *output, Py_ssize_t n) {       \
+    INLINE void NAME##_clipped(REAL *r, REAL *const *x, const Output *output, Py_ssize_t n) {                          \
         const REAL *a = x[0], *b = x[output->terms - 1];                                                               \
         const double p = output->terms > 1 ? output->coefficient[0] : 0, q = output->coefficient[output->terms - 1];   \
         const double limit = output->limit;                                                                            \
@@ -137,11 +144,11 @@ it is; it is added first, and little but the roundings of the sum itself is left
     }                                                                                                                  \
                                                                                                                        \
     /* All outputs of a program for n numbers of the arrays (inputs, then outputs). */                                 \
-    static void NAME##_block(const Program *program, REAL *const *array, Py_ssize_t n) {                               \
+    INLINE void NAME##_block(const Program *program, REAL *const *array, Py_ssize_t n) {                               \
         for (Py_ssize_t o = 0; o < program->outputs; o++) {                                                            \
             const Output *output = &program->output[o];                                                                \
             REAL *r = array[program->inputs + o];                                                                      \
-            REAL *x[AT_ONCE], c[AT_ONCE], sum[BLOCK];                                                                  \
+            REAL *x[AT_ONCE] = {r}, c[AT_ONCE], sum[BLOCK];                                                            \
             Py_ssize_t k = 0;                                                                                          \
             for (Py_ssize_t t = 0; t < output->terms; t++) {                                                           \
                 if (k == AT_ONCE) { /* the sum so far becomes the first of the terms that are left */                  \
@@ -175,7 +182,7 @@ static inline uint32_t as_bits(float value) {
 }
 
 /* Half precision to single, exactly. */
-FOR_EACH_PROCESSOR static void widen(float *r, const uint16_t *x, int kind, Py_ssize_t n) {
+INLINE void widen(float *r, const uint16_t *x, int kind, Py_ssize_t n) {
     if (kind == BFLOAT16) {
         for (Py_ssize_t i = 0; i < n; i++) r[i] = as_float((uint32_t)x[i] << 16);
         return;
@@ -190,7 +197,7 @@ FOR_EACH_PROCESSOR static void widen(float *r, const uint16_t *x, int kind, Py_s
 }
 
 /* Single precision to half, to the nearest, in the middle to the even one. */
-FOR_EACH_PROCESSOR static void narrow(uint16_t *r, const float *x, int kind, Py_ssize_t n) {
+INLINE void narrow(uint16_t *r, const float *x, int kind, Py_ssize_t n) {
     if (kind == BFLOAT16) {
         for (Py_ssize_t i = 0; i < n; i++) {
             uint32_t bits = as_bits(x[i]), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
@@ -208,7 +215,7 @@ FOR_EACH_PROCESSOR static void narrow(uint16_t *r, const float *x, int kind, Py_
     }
 }
 
-static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
+FOR_EACH_PROCESSOR static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     double *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
@@ -218,7 +225,7 @@ static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     }
 }
 
-static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
+FOR_EACH_PROCESSOR static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     float *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
@@ -229,7 +236,7 @@ static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
 }
 
 /* The same where some arrays are of half precision. */
-static void run_narrow(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
+FOR_EACH_PROCESSOR static void run_narrow(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
     float *block[MOST_ARRAYS], widened[MOST_NARROW + MOST_PASSING][BLOCK];
