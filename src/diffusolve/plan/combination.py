@@ -24,13 +24,13 @@ class Combination:
     def __add__(self, other: Combination) -> Combination:
         terms = self.terms.copy()
         for register, coefficient in other.terms.items():
-            terms[register] = _sum(terms.get(register, 0.0), coefficient)
+            terms[register] = _sum(terms[register], coefficient) if register in terms else coefficient
         return Combination(terms)
 
     def __sub__(self, other: Combination) -> Combination:
         terms = self.terms.copy()
         for register, coefficient in other.terms.items():
-            terms[register] = _sum(terms.get(register, 0.0), -coefficient)
+            terms[register] = _sum(terms[register], -coefficient) if register in terms else -coefficient
         return Combination(terms)
 
     def __mul__(self, factor: float) -> Combination:

@@ -119,13 +119,13 @@ class _Tracer:
         return tuple(answer)
 
     def write(self, register: str, value: Combination) -> None:
-        terms = tuple((source, c) for source, c in value.terms.items() if c != 0.0)
-        for source, coefficient in terms:
-            if not isfinite(coefficient):
-                raise SingularPointError(
-                    f"{self.solver} has no finite coefficient of {source} in evaluation {len(self.stages) - 1}, from "
-                    f"sigma {self.stages[-1].point.sigma:g}: its formula is singular there."
-                )
+        terms = tuple([term for term in value.terms.items() if term[1] != 0.0])
+        if not all(map(isfinite, value.terms.values())):
+            source = next(source for source, coefficient in terms if not isfinite(coefficient))
+            raise SingularPointError(
+                f"{self.solver} has no finite coefficient of {source} in evaluation {len(self.stages) - 1}, from sigma "
+                f"{self.stages[-1].point.sigma:g}: its formula is singular there."
+            )
         self.stages[-1].writes.append(Write(register, terms))
 
     def finish(self, value: Combination, grid: Grid) -> Plan:
@@ -158,21 +158,22 @@ def _place(point: Point) -> PlanPoint:
 def _with_lifetimes(stages: list[_Stage], result: str) -> list[Update]:
     """Each stage's update: without writes that nothing reads, and freeing each register after its last use."""
     updates = []
-    needed = {result}
+    needed, outputs = {result}, {OUTPUT, UNGUIDED}
     for stage in reversed(stages):
-        live_after = frozenset(needed)
-        writes = []
+        present = {stage.sample, stage.data} if stage.data else set()
+        after, writes = needed.copy(), []
         for write in reversed(stage.writes):
             if write.register in needed:
                 needed.discard(write.register)
-                needed.update(source for source, _ in write.terms)
+                read = [source for source, _ in write.terms]
+                needed.update(read)
+                present.update(read)
+                present.add(write.register)
                 writes.append(write)
-        noises = tuple(noise for noise in stage.noises if noise.register in needed)
-        present = {source for write in writes for source, _ in write.terms} | {w.register for w in writes}
-        present |= {stage.sample, stage.data} if stage.data else set()
-        frees = tuple(sorted(present - live_after - {OUTPUT, UNGUIDED}))
-        updates.append(Update(noises, tuple(reversed(writes)), frees))
-        needed -= {OUTPUT, UNGUIDED, *(noise.register for noise in noises)}
+        noises = tuple([noise for noise in stage.noises if noise.register in needed])
+        updates.append(Update(noises, tuple(writes[::-1]), tuple(sorted(present - after - outputs))))
+        needed -= outputs
+        needed.difference_update([noise.register for noise in noises])
         if stage.data:
             needed.discard(stage.data)
             needed.add(stage.sample)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import exp, expm1, isinf
 
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.linear_multistep import lagrange_basis
+from diffusolve.solvers.moments import weights_of
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -52,10 +52,9 @@ def exponential_weights(nodes: list[float], end: float) -> list[float]:
     """The integral from 0 to `end` of each Lagrange basis polynomial over `nodes`, times exp(u)."""
     if end == 0.0:
         return [0.0] * len(nodes)
-    # In units of `end`, so that neither the moments nor the polynomials get small with it.
-    moments = _moments(len(nodes), end)
-    bases = lagrange_basis([node / end for node in nodes])
-    return [end * sum(c * m for c, m in zip(basis, moments, strict=True)) for basis in bases]
+    # In units of `end`, so that the moments do not get small with it.
+    weights = weights_of([node / end for node in nodes], _moments(len(nodes), end))
+    return [end * weight for weight in weights]
 
 
 def _moments(count: int, end: float) -> list[float]:

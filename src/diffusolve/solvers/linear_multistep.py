@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from diffusolve.noise import Grid
+from diffusolve.solvers.moments import weights_of
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -37,19 +38,4 @@ def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = 
 def adams_weights(nodes: Sequence[float], end: float) -> list[float]:
     """The integral from ``nodes[0]`` to `end` of each Lagrange basis polynomial over `nodes`."""
     h = end - nodes[0]
-    bases = lagrange_basis([node - nodes[0] for node in nodes])
-    return [sum(c * h ** (k + 1) / (k + 1) for k, c in enumerate(basis)) for basis in bases]
-
-
-def lagrange_basis(nodes: Sequence[float]) -> list[list[float]]:
-    """For each node, the coefficients, lowest first, of the polynomial that is 1 there and 0 at the others."""
-    bases = []
-    for j, at in enumerate(nodes):
-        basis = [1.0]
-        for k, other in enumerate(nodes):
-            if k != j:
-                shifted = [0.0, *basis]
-                scaled = [*(other * c for c in basis), 0.0]
-                basis = [(a - b) / (at - other) for a, b in zip(shifted, scaled, strict=True)]
-        bases.append(basis)
-    return bases
+    return weights_of([node - nodes[0] for node in nodes], [h ** (k + 1) / (k + 1) for k in range(len(nodes))])

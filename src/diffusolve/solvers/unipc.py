@@ -8,6 +8,7 @@ from math import expm1, isinf
 
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.moments import weights_of
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -116,20 +117,4 @@ def _weights(nodes: Sequence[float], k: float, scale: float) -> list[float]:
         right.append(phi * factorial / scale)
         factorial *= n
         phi = phi / k - 1 / factorial
-    return _solve([[node**n for node in nodes] for n in range(len(nodes))], right)
-
-
-def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
-    """Gaussian elimination; the matrices are Vandermonde, small, and their nodes differ."""
-    n = len(right)
-    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
-    for i in range(n):
-        pivot = max(range(i, n), key=lambda row: abs(rows[row][i]))
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        for j in range(i + 1, n):
-            factor = rows[j][i] / rows[i][i]
-            rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
-    solution = [0.0] * n
-    for i in reversed(range(n)):
-        solution[i] = (rows[i][n] - sum(rows[i][j] * solution[j] for j in range(i + 1, n))) / rows[i][i]
-    return solution
+    return weights_of(nodes, right)
