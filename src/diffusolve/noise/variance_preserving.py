@@ -32,20 +32,21 @@ class SignalTable(NoiseSchedule):
         """alpha^2 at each training timestep, shape (num_train_timesteps,)."""
 
     @cached_property
-    def _sigmas(self) -> Array:
+    def training_sigmas(self) -> Array:
+        """sigma / alpha at each training timestep, shape (num_train_timesteps,). Not to be changed."""
         with np.errstate(divide="ignore"):
             return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
 
     @cached_property
     def _log_sigmas(self) -> Array:
-        return np.log(self._sigmas)
+        return np.log(self.training_sigmas)
 
     def sigma(self, timestep: npt.ArrayLike) -> Array:
         t = np.asarray(timestep, np.float64)
         last = self.num_train_timesteps - 1
         check_range("timestep", t, 0, last)
         low = np.floor(t).astype(np.intp)
-        weight, at = t - low, np.asarray(self._sigmas[low])
+        weight, at = t - low, np.asarray(self.training_sigmas[low])
         if not np.any(weight):
             return at
         high = np.minimum(low + 1, last)
@@ -53,10 +54,10 @@ class SignalTable(NoiseSchedule):
         # timestep takes its table entry as it is.
         with np.errstate(invalid="ignore"):
             between = np.exp((1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high])
-            if np.isinf(self._sigmas[-1]):
+            if np.isinf(self.training_sigmas[-1]):
                 alpha = (1 - weight) / np.hypot(1.0, at)
                 vanishing = np.sqrt(np.maximum(1 - alpha**2, 0)) / np.where(alpha > 0, alpha, 1.0)
-                between = np.where(np.isinf(self._sigmas[high]), vanishing, between)
+                between = np.where(np.isinf(self.training_sigmas[high]), vanishing, between)
         return np.where(weight == 0, at, between)
 
     def timestep(self, sigma: npt.ArrayLike) -> Array:
@@ -68,8 +69,8 @@ class SignalTable(NoiseSchedule):
         t = np.asarray(np.interp(log_s, finite, np.arange(len(finite), dtype=np.float64)))
         if len(finite) == len(self._log_sigmas):
             return t
-        beyond = s > self._sigmas[len(finite) - 1]
-        alpha_ratio = np.hypot(1.0, self._sigmas[len(finite) - 1]) / np.hypot(1.0, s)
+        beyond = s > self.training_sigmas[len(finite) - 1]
+        alpha_ratio = np.hypot(1.0, self.training_sigmas[len(finite) - 1]) / np.hypot(1.0, s)
         return np.where(beyond, len(finite) - alpha_ratio, t)
 
     def sigma_at_level(self, level: npt.ArrayLike) -> Array:
@@ -77,11 +78,11 @@ class SignalTable(NoiseSchedule):
 
     @property
     def sigma_min(self) -> float:
-        return float(self._sigmas[0])
+        return float(self.training_sigmas[0])
 
     @property
     def sigma_max(self) -> float:
-        return float(self._sigmas[-1])
+        return float(self.training_sigmas[-1])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from os import urandom
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Prepared:
     Args:
         grid: the points, or what makes them.
         solver: what walks them, for a network with `prediction`.
-        timesteps, sigmas: what users see.
+        timesteps, sigmas: what users see; not all schedulers have sigmas.
     """
 
     def __init__(
@@ -42,13 +43,19 @@ class Prepared:
         solver: Solver,
         prediction: Prediction,
         timesteps: Array,
-        sigmas: Array,
+        sigmas: Array | None = None,
     ) -> None:
         self._grid = grid
         self.solver = solver
         self.prediction = prediction
         self.timesteps = timesteps
-        self.sigmas = sigmas
+        self.sigmas = np.empty(0) if sigmas is None else sigmas
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The timesteps as numbers."""
+        values: list[float] = self.timesteps.tolist()
+        return values
 
     @property
     def grid(self) -> Grid:
@@ -110,7 +117,7 @@ class Generation:
     It does not hold the tensor of its timesteps: that holds it (:class:`~diffusolve.schedulers.runs.Runs`).
 
     Attributes:
-        values: the timesteps as numbers.
+        values: the timesteps as numbers, not to be changed.
         begin_index: the evaluation that `set_begin_index` said the run begins with.
         step_index: the evaluation that comes next; None before the first.
         counts: `step_index` alone says where the run is, since `set_begin_index` contradicted the first timestep.
@@ -118,15 +125,14 @@ class Generation:
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
             begins, and the one that this run has walked with.
         options: with which the run was begun.
-        owner, origin: the key of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and what it has in
-            common with its copies, in other processes too.
+        owner, origin: the key of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and, once it was
+            copied, what it has in common with its copies, in other processes too.
     """
 
     def __init__(self, prepared: Prepared, steps: int, noise: Noise) -> None:
         self.prepared = prepared
         self.steps = steps
-        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
-        self.values: list[float] = prepared.timesteps.tolist()
+        self.values = prepared.values
         self.noise = noise
         self.begin_index: int | None = None
         self.step_index: int | None = None
@@ -139,6 +145,11 @@ class Generation:
         self.owner: object = None
         self.origin = b""
         self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """The noise levels that users see, a tensor of this run's own."""
+        return torch.from_numpy(self.prepared.sigmas.copy())
 
     def levels_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Timesteps and sigmas as tensors on `device`, copied to an accelerator once."""
@@ -160,6 +171,7 @@ class Generation:
         return self.run is not None and not self.run.registers.keys() <= {self.run.stage.sample}
 
     def __getstate__(self) -> dict[str, Any]:
+        self.origin = self.origin or urandom(16)
         state = {**vars(self), "_levels": {}}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = run = self.run.again(self.run._draw_noise)

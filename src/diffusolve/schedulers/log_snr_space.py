@@ -217,7 +217,7 @@ class LogSNRScheduler(Scheduler):
     def _last_timestep(self, config: Mapping[str, Any]) -> int:
         """How many timesteps are left that have at least the signal of ``lambda_min_clipped``."""
         clipped = config.get("lambda_min_clipped", -np.inf)
-        return len(self) - int(torch.sum(self.lambda_t < clipped))
+        return len(self) - int(torch.sum(self.lambda_t < clipped)) if clipped > -np.inf else len(self)
 
 
 def in_single_precision(sigmas: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

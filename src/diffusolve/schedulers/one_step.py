@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
-from diffusolve.noise import Grid, Point
+from diffusolve.noise import Grid, Point, SignalTable, Space
 from diffusolve.plan import trace
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.remembered import Remembered
-from diffusolve.schedulers.timestep_space import TimestepScheduler
+from diffusolve.schedulers.spacing import grid_through
+from diffusolve.schedulers.timestep_space import TimestepScheduler, levels_at
 
 __all__ = ["OneStepScheduler"]
 
@@ -42,9 +44,9 @@ class OneStepScheduler(TimestepScheduler):
         self._steps_made = Remembered(MOST_STEPS)
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        levels = self._levels(steps, timesteps, sigmas)
-        shown = levels.timesteps.astype(np.int64)
-        return Prepared(self._grid(levels), self._solver(len(shown)), self._prediction, shown, levels.sigmas)
+        at = self._chosen(steps, timesteps)
+        grid = partial(_grid, self._tables.noise_schedule, at, self._end_power, self.space)
+        return Prepared(grid, self._solver(len(at)), self._prediction, at.astype(np.int64))
 
     def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
         """A run of the step from `timestep`, and what determines it."""
@@ -79,3 +81,7 @@ class OneStepScheduler(TimestepScheduler):
         previous: Tensor = run.step(model_output, sample)
         self._steps_made[key] = run  # for others like it: done, it changes no more
         return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)
+
+
+def _grid(noise_schedule: SignalTable, timesteps: np.ndarray[Any, Any], end_power: float, space: Space) -> Grid:
+    return grid_through(noise_schedule, levels_at(noise_schedule, timesteps, end_power), space)

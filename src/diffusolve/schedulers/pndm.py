@@ -84,11 +84,10 @@ class PNDMScheduler(TimestepScheduler):
         )
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        levels = self._levels(steps, timesteps, sigmas)
-        begins = [int(begin) for begin in levels.timesteps]
+        begins = [int(begin) for begin in self._chosen(steps, timesteps)]
         asked = self._evaluated(begins)
         grid = self._calls(asked, begins, 0)
-        return Prepared(grid, self._solver(steps), self._prediction, np.array(asked), levels.sigmas)
+        return Prepared(grid, self._solver(steps), self._prediction, np.array(asked))
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         begins = [int(begin) for begin in self._spaced(generation.steps)]

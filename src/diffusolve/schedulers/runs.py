@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from os import urandom
 from threading import RLock
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -61,7 +60,6 @@ class Runs:
         _here.set({**of_others, self._key: begun})
 
     def _begun(self, generation: Generation, timesteps: Tensor) -> Begun:
-        generation.origin = generation.origin or urandom(16)
         generation.owner = self._key
         # PyTorch keeps this object, with its attributes, as long as the memory that it stands for.
         timesteps.untyped_storage()._diffusolve_generation = generation  # type: ignore[attr-defined]
@@ -94,7 +92,9 @@ class Runs:
     def _copy_of(self, foreign: Generation) -> Generation | None:
         """The current run if it is a copy of one of another scheduler."""
         begun = self.current
-        return begun.generation if begun is not None and begun.generation.origin == foreign.origin else None
+        if begun is None or not foreign.origin or begun.generation.origin != foreign.origin:
+            return None
+        return begun.generation
 
     def _begun_since(self, finished: Generation, place: int) -> Generation:
         """The current run, if it comes to `place` now and has the timesteps of a finished one.

@@ -103,7 +103,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def _own_config(self) -> dict[str, Any]:
         """The configuration without the keys that it keeps for other classes."""
-        return {key: self.config[key] for key in config_keys(type(self))}
+        config = self.config
+        return {key: config[key] for key in config_keys(type(self))}
 
     def _follow_configuration(self) -> None:
         """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""
@@ -177,7 +178,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         levels = self._levels(steps, timesteps, sigmas)
         solver = self._solver(len(levels.timesteps))
-        check_options_of(solver, len(levels.timesteps))
+        if solver.options:
+            check_options_of(solver, len(levels.timesteps))
         prepared = Prepared(self._grid(levels), solver, self._prediction, levels.timesteps, levels.sigmas)
         prepared.timesteps = np.array(self._timesteps(levels, prepared)).astype(self.timestep_dtype)
         prepared.sigmas = self._sigmas(levels, prepared).astype(np.float32)

@@ -87,8 +87,7 @@ class SigmaScheduler(Scheduler):
 
     def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The noise level at each training timestep."""
-        schedule = self._tables.noise_schedule
-        return schedule.sigma(np.arange(schedule.num_train_timesteps))
+        return self._tables.noise_schedule.training_sigmas
 
     def _spaced(self, steps: int, count: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """`steps` timesteps out of `count`, or out of the training timesteps."""
@@ -106,5 +105,4 @@ class SigmaScheduler(Scheduler):
 def _all_sigmas(schedule: SignalTable) -> Tensor:
     import torch
 
-    table = schedule.sigma(np.arange(schedule.num_train_timesteps - 1, -1, -1))
-    return torch.from_numpy(np.append(table, 0.0).astype(np.float32))
+    return torch.from_numpy(np.append(schedule.training_sigmas[::-1], 0.0).astype(np.float32))

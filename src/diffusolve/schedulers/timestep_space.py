@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
 
-from diffusolve.noise import Point
+from diffusolve.noise import Point, SignalTable
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, timestep_levels
 
-__all__ = ["TimestepScheduler"]
+__all__ = ["TimestepScheduler", "levels_at"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class TimestepScheduler(Scheduler):
@@ -30,10 +33,13 @@ class TimestepScheduler(Scheduler):
         return 1.0 if self.config["set_alpha_to_one"] else self._tables.noise_schedule.signal[0]
 
     def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
-        return Levels(at, np.append(self._tables.noise_schedule.sigma(at), (1 / self._end_power - 1) ** 0.5))
+        return levels_at(self._tables.noise_schedule, self._chosen(steps, timesteps), self._end_power)
 
-    def _spaced(self, steps: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _chosen(self, steps: int, timesteps: Sequence[float] | None) -> Array:
+        """The timesteps given, or those of `steps` steps."""
+        return np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
+
+    def _spaced(self, steps: int) -> Array:
         """The timesteps of a run, each half of one rounded to the side where diffusers has it.
 
         With some numbers of steps (61, 103, ...) diffusers has one "trailing" timestep more, -1, which is left out.
@@ -53,3 +59,8 @@ class TimestepScheduler(Scheduler):
         """Where samples stand at `timestep`."""
         power = self._tables.noise_schedule.signal[timestep] if timestep >= 0 else self._end_power
         return Point(timestep, sqrt(power), sqrt(1 - power))
+
+
+def levels_at(noise_schedule: SignalTable, timesteps: Array, end_power: float) -> Levels:
+    """The levels at whole `timesteps`, and the end, where alpha^2 is `end_power`."""
+    return Levels(timesteps, np.append(noise_schedule.sigma(timesteps), (1 / end_power - 1) ** 0.5))
