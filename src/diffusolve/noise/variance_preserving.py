@@ -41,6 +41,12 @@ class SignalTable(NoiseSchedule):
     def _log_sigmas(self) -> Array:
         return np.log(self.training_sigmas)
 
+    @cached_property
+    def _finite(self) -> tuple[Array, Array]:
+        """The logarithms of the sigmas, without an infinite last one, and their timesteps."""
+        logs = self._log_sigmas if np.isfinite(self._log_sigmas[-1]) else self._log_sigmas[:-1]
+        return logs, np.arange(len(logs), dtype=np.float64)
+
     def sigma(self, timestep: npt.ArrayLike) -> Array:
         t = np.asarray(timestep, np.float64)
         last = self.num_train_timesteps - 1
@@ -65,9 +71,9 @@ class SignalTable(NoiseSchedule):
         check_sigma(s, self.sigma_max)
         with np.errstate(divide="ignore"):
             log_s = np.log(s)
-        finite = self._log_sigmas if np.isfinite(self._log_sigmas[-1]) else self._log_sigmas[:-1]
-        t = np.asarray(np.interp(log_s, finite, np.arange(len(finite), dtype=np.float64)))
-        if len(finite) == len(self._log_sigmas):
+        finite, at = self._finite
+        t = np.asarray(np.interp(log_s, finite, at))
+        if len(finite) == self.num_train_timesteps:
             return t
         beyond = s > self.training_sigmas[len(finite) - 1]
         alpha_ratio = np.hypot(1.0, self.training_sigmas[len(finite) - 1]) / np.hypot(1.0, s)

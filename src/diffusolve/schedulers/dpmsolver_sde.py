@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.plan import Plan
 from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
@@ -77,7 +79,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         return self._result_with_data(previous, run, model_output, sample, return_dict)
 
     def _noise(self, prepared: Prepared) -> Noise:
-        return PathNoise(prepared, self.config["noise_sampler_seed"])
+        return PathNoise(prepared.plan, self.config["noise_sampler_seed"])
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpmpp_sde.with_options(noise="path", **options)
@@ -95,15 +97,21 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
 class PathNoise(Noise):
     """Noise along a Brownian path, for the very float32 numbers that diffusers asks its path for."""
 
-    def __init__(self, prepared: Prepared, seed: int | Sequence[int] | None) -> None:
+    def __init__(self, plan: Plan, seed: int | Sequence[int] | None) -> None:
         super().__init__(None)
-        sigmas = torch.from_numpy(prepared.grid.sigmas[:-1]).float()
-        self.path = BrownianPath(float(sigmas.min()), float(sigmas.max()), seed)
-        ends = -sigmas.log()
-        middles = ends[:-1] + 0.5 * ends.diff()
-        asked = torch.exp(-ends).tolist(), torch.exp(-middles).tolist()
-        self.asked = {stage.point.sigma: asked[stage.stage][stage.step] for stage in prepared.plan.stages}
+        self.asked = _asked_of_path(plan)
+        sigmas = plan.sigmas[:-1]
+        self.path = BrownianPath(min(sigmas), max(sigmas), seed)
 
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
         noise: Tensor = self.path(like, self.asked[sigma_from], self.asked[sigma_to])
         return noise
+
+
+@lru_cache(maxsize=256)
+def _asked_of_path(plan: Plan) -> dict[float, float]:
+    """Where the path is asked for the noise of each sigma. Not to be changed."""
+    ends = -torch.tensor(plan.sigmas[:-1]).log()
+    middles = ends[:-1] + 0.5 * ends.diff()
+    asked = torch.exp(-ends).tolist(), torch.exp(-middles).tolist()
+    return {stage.point.sigma: asked[stage.stage][stage.step] for stage in plan.stages}
