@@ -129,22 +129,26 @@ class Generation:
             copied, what it has in common with its copies, in other processes too.
     """
 
+    begin_index: int | None = None
+    step_index: int | None = None
+    counts: bool = False
+    custom: bool = False
+    predictor: Any = None
+    predicting: Any = None
+    options: Options = ()
+    run: Run | None = None
+    owner: object = None
+    origin: bytes = b""
+
     def __init__(self, prepared: Prepared, steps: int, noise: Noise) -> None:
         self.prepared = prepared
         self.steps = steps
         self.values = prepared.values
         self.noise = noise
-        self.begin_index: int | None = None
-        self.step_index: int | None = None
-        self.counts = False
-        self.custom = False
-        self.predictor: Any = None
-        self.predicting: Any = None
-        self.options: Options = ()
-        self.run: Run | None = None
-        self.owner: object = None
-        self.origin = b""
-        self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def _levels(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def sigmas(self) -> Tensor:
@@ -172,7 +176,7 @@ class Generation:
 
     def __getstate__(self) -> dict[str, Any]:
         self.origin = self.origin or urandom(16)
-        state = {**vars(self), "_levels": {}}
+        state = {name: value for name, value in vars(self).items() if name != "_levels"}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = run = self.run.again(self.run._draw_noise)
             run.position, run._registers = self.run.position, self.run.registers.copy()

@@ -144,14 +144,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         sigmas: Sequence[float] | None = None,
     ) -> Generation:
         """Begin a run; it is returned."""
-        given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
-        if len(given) == 2:
-            raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
-        if given and num_inference_steps is not None:
-            raise ValueError(f"num_inference_steps and {given[0]} are both given: leave one of them out.")
-        if given:
-            count = len(timesteps if timesteps is not None else sigmas)  # type: ignore[arg-type]
-            num_inference_steps = count
+        if timesteps is not None or sigmas is not None:
+            num_inference_steps = _number_of_steps(num_inference_steps, timesteps, sigmas)
         elif num_inference_steps is None:
             raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
         if num_inference_steps < 1:
@@ -160,7 +154,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             self._follow_configuration()
             prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
         generation = Generation(prepared, int(num_inference_steps), self._noise(prepared))
-        self._runs.begin(generation, torch.from_numpy(prepared.timesteps.copy()).to(device))
+        shown = torch.from_numpy(prepared.timesteps.copy())
+        self._runs.begin(generation, shown if device is None else shown.to(device))
         return generation
 
     def _prepared(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
@@ -441,6 +436,17 @@ def index_of(value: float, values: list[float]) -> int:
         nearest = min(values, key=lambda other: abs(other - value))
         raise ValueError(f"timestep {value:g} is not one of the run's timesteps; the nearest is {nearest:g}.")
     return places[1] if len(places) > 1 else places[0]
+
+
+def _number_of_steps(steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> int:
+    """How many `timesteps` or `sigmas` are given; nothing else may be."""
+    if timesteps is not None and sigmas is not None:
+        raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
+    name, values = ("timesteps", timesteps) if timesteps is not None else ("sigmas", sigmas)
+    if steps is not None:
+        raise ValueError(f"num_inference_steps and {name} are both given: leave one of them out.")
+    assert values is not None
+    return len(values)
 
 
 def _values(given: Any) -> tuple[float, ...] | None:
