@@ -79,6 +79,7 @@ def fresh_import(before: str, statement: str) -> Loop:
     folder = str(Path(diffusolve.__file__).parent.parent)  # so that it imports this package and no other
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is there, as it is for installed packages
 
     def loop() -> float:
         done = subprocess.run(
