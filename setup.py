@@ -17,7 +17,7 @@ def extension(name: str) -> Extension:
     return Extension(
         name,
         [f"src/{name.replace('.', '/')}.c"],
-        depends=["src/diffusolve/backends/_combine_avx2.h"],
+        depends=[f"src/diffusolve/backends/_combine_{part}.h" for part in ("x86", "vectors")],
         define_macros=[("Py_LIMITED_API", "0x030A0000")] if LIMITED else [],
         py_limited_api=LIMITED,
         extra_compile_args=OPTIMISED,

@@ -4,8 +4,8 @@ A program is made once: for each output its terms (source, coefficient), the lar
 inputs or an output before, and the limit that its numbers are clipped to. Arrays are taken block by block, small enough
 to stay in the fastest cache, so that each input is read from memory once and each output written once. An output may be
 one of the inputs that no later output reads, or have no array at all and be there for later outputs only. Arrays of half
-precision are widened block by block, and summed up in single precision. What processors with AVX2 do better stands in
-_combine_avx2.h.
+precision are widened block by block, and summed up in single precision. What x86 processors do better stands in
+_combine_x86.h.
 
 Rows are many programs in one call: batching/compiled.py. Their arrays have one length, and a program knows the place of
 each of its arrays in its row. */
@@ -81,12 +81,12 @@ typedef struct {
 } Rows;
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(PORTABLE)
-#include "_combine_avx2.h"
+#include "_combine_x86.h"
 #else
 
 static int clipped_avx2(float *r, float *const *x, const Output *output, Py_ssize_t n) { return 0; }
 
-static int run_avx2(const Task *task, Py_ssize_t begin, Py_ssize_t end) { return 0; }
+static int run_vectors(const Task *task, Py_ssize_t begin, Py_ssize_t end) { return 0; }
 
 #endif
 
@@ -258,7 +258,7 @@ FOR_EACH_PROCESSOR static void run_narrow(const Task *task, Py_ssize_t begin, Py
 static void run_task(const void *work, Py_ssize_t begin, Py_ssize_t end) {
     const Task *task = work;
     const Program *program = task->program;
-    if (!program->is_double && (program->has_narrow || task->count >= LARGE) && run_avx2(task, begin, end)) return;
+    if (!program->is_double && (program->has_narrow || task->count >= LARGE) && run_vectors(task, begin, end)) return;
     (program->is_double ? run_double : program->has_narrow ? run_narrow : run_float)(task, begin, end);
 }
 
