@@ -169,9 +169,10 @@ class NativeBackend(TorchBackend):
             like, program = registers[first], usual
             if strangers:
                 given = [registers[name] for name in strangers]
-                program = program_for(*(x.dtype for x in given))
-                if program is None or not all(_is_plain(x, x.dtype) and x.shape == like.shape for x in given):
-                    return leave(registers)
+                program, shape = program_for(*[x.dtype for x in given]), like.shape
+                for x in given:
+                    if program is None or x.shape != shape or not _is_plain(x, x.dtype):
+                        return leave(registers)
             addresses = [*map(address, read(registers))]
             for register, spent, dtype in made_of:
                 if dtype is None:

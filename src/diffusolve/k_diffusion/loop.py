@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from math import inf
 from sys import float_info
@@ -145,16 +145,22 @@ class StepNoise:
         self.middles = middles
         self.drawn = 0
 
-    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
-        i, self.drawn = self.drawn, self.drawn + 1
+    @cached_property
+    def intervals(self) -> list[tuple[Tensor, Tensor]]:
+        """The noise levels between which it is drawn, in order."""
+        ends = self.ends.unbind()
         if self.middles is None:
-            return self.draw(self.ends[i], self.ends[i + 1])
-        step, first = i // 2, i % 2 == 0
-        return self.draw(self.ends[step], self.middles[step] if first else self.ends[step + 1])
+            return list(pairwise(ends))
+        steps = zip(pairwise(ends), self.middles.unbind(), strict=False)
+        return [interval for (s, t), middle in steps for interval in ((s, middle), (s, t))]
+
+    def __call__(self, like: object, sigma_from: float, sigma_to: float) -> Tensor:
+        i, self.drawn = self.drawn, self.drawn + 1
+        return self.draw(*self.intervals[i])
 
     def catch_up(self, due: int) -> None:
         while self.drawn < due:
-            self(self.ends, 0.0, 0.0)
+            self(None, 0.0, 0.0)
 
 
 @dataclass
@@ -269,7 +275,12 @@ def _in_time(sigmas: Tensor, r: float) -> tuple[Tensor, Tensor]:
 
 def with_numbers(solver: Solver, **options: float) -> Solver:
     """`solver` with options that may be tensors of shape ()."""
-    return solver.with_options(**{name: float(value) for name, value in options.items()})
+    return _with_options(solver, tuple([(name, float(value)) for name, value in options.items()]))
+
+
+@lru_cache(maxsize=256)
+def _with_options(solver: Solver, options: tuple[tuple[str, float], ...]) -> Solver:
+    return solver.with_options(**dict(options))
 
 
 @lru_cache(maxsize=256)

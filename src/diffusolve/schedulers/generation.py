@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from os import urandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +18,9 @@ from diffusolve.plan import Combination, Plan, plan_for
 from diffusolve.prediction import Prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.solvers import Solver
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
 
@@ -96,16 +98,16 @@ class Noise:
         noise: Tensor = draw_normal_with(self.generator, like)
         return noise if self.deviation is None else self.deviation * noise
 
-    @contextmanager
-    def drawn_from(
-        self, generator: Any, given: Tensor | None = None, deviation: Tensor | None = None
-    ) -> Iterator[None]:
-        """Within, noise is that `given`, or comes from `generator`, times `deviation` if there is one."""
+    def drawn_from(self, generator: Any, given: Tensor | None = None, deviation: Tensor | None = None) -> Self:
+        """In a with statement: noise is that `given`, or comes from `generator`, times `deviation` if there is one."""
         self.generator, self.given, self.deviation = generator, given, deviation
-        try:
-            yield
-        finally:
-            self.generator = self.given = self.deviation = None
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *raised: object) -> None:
+        self.generator = self.given = self.deviation = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "generator": None, "given": None, "deviation": None}  # of a step, which is not copied
