@@ -83,14 +83,16 @@ class NativeBackend(TorchBackend):
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """See :meth:`TorchBackend.combine`."""
-        first, dtype = sources[0], self.sums
-        alike = all(_is_plain(source, dtype) and source.shape == first.shape for source in sources)
-        if not (alike and self.takes(first, first)) or len(sources) >= MOST_ARRAYS:
+        first, dtype, number = sources[0], self.sums, len(sources)
+        if number >= MOST_ARRAYS or is_watched() or forward_ad._current_level >= 0:
             return super().combine(sources, coefficients)
+        shape = first.shape
+        for source in sources:
+            if not _is_plain(source, dtype) or source.shape != shape:
+                return super().combine(sources, coefficients)
         made, count = torch.empty_like(first), first.numel()
-        terms = tuple(in_order(range(len(sources)), coefficients))
-        program = _combine.program(dtype is torch.float64, len(sources), ((inf, terms),))
-        addresses = (array.data_ptr() for array in (*sources, made))
+        program = _combine.program(dtype is torch.float64, number, ((inf, tuple(in_order(range(number), coefficients))),))
+        addresses = map(Tensor.data_ptr, (*sources, made))
         _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
         return made
 

@@ -45,7 +45,10 @@ class TorchBackend:
 
     def specialised(self, x: Tensor, output: Tensor, simple: bool) -> TorchBackend:
         """The fastest backend for tensors like these, and a program that is `simple` or not."""
-        return next((backend for backend in self.faster if backend.suits(x, output, simple)), self)
+        for backend in self.faster:
+            if backend.suits(x, output, simple):
+                return backend
+        return self
 
     def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
         """Whether this is the fastest for tensors like these, and a program that is `simple` or not."""

@@ -132,7 +132,7 @@ class Grid(Sequence[Point]):
 
     def _at(self, sigma: float, beyond: bool) -> Point:
         """The point at `sigma`, by the convention of the grid's space."""
-        alpha, sigma_ = (float(value) for value in self.space.alpha_sigma(sigma))
+        alpha, sigma_ = self.space.scales(sigma)
         own = self.noise_schedule.space
         norm = own.norm(alpha, sigma_)
         own_sigma = sigma_ / norm if own is Space.FLOW else sigma_ / alpha if alpha else math.inf

@@ -7,6 +7,7 @@ what is known about ``x0``; what stays is their ratio. Each space fixes the numb
 from __future__ import annotations
 
 import enum
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,15 @@ class Space(enum.Enum):
         with np.errstate(invalid="ignore"):
             return alpha, np.where(np.isinf(s), 1.0, s * alpha)
 
+    def scales(self, sigma: float) -> tuple[float, float]:
+        """:meth:`alpha_sigma` of one number, in a fraction of the time."""
+        if self is Space.VARIANCE_EXPLODING:
+            return 1.0, sigma
+        if self is Space.FLOW:
+            return 1.0 - sigma, sigma
+        alpha = 1.0 / math.hypot(1.0, sigma)
+        return alpha, sigma * alpha if alpha else 1.0
+
     def sigma_from_log_snr(self, log_snr: npt.ArrayLike) -> Array:
         """The field's sigma where ``log(alpha / sigma)`` is `log_snr`."""
         with np.errstate(over="ignore"):
@@ -70,4 +80,4 @@ class Space(enum.Enum):
             return alpha
         if self is Space.FLOW:
             return alpha + sigma
-        return float(np.hypot(alpha, sigma))
+        return math.hypot(alpha, sigma)
