@@ -77,10 +77,17 @@ def _moments(count: int, end: float) -> list[float]:
 
 def _series(k: int, end: float) -> float:
     """Moment `k` as a power series whose terms have one sign: of exp(end * u), or of exp(-end * (1 - u)) if end < 0."""
-    total, n = 0.0, 0
-    term = 1 / (k + 1) if end < 0 else 1.0
-    while (value := term if end < 0 else term / (k + 1 + n)) > total * 1e-17:
-        total += value
+    total, n = 0.0, k + 1
+    if end < 0:
+        term = 1 / n
+        while term > total * 1e-17:
+            total += term
+            n += 1
+            term *= -end / n
+        return total * exp(end)
+    power = 1.0
+    while power / n > total * 1e-17:
+        total += power / n
         n += 1
-        term *= -end / (k + 1 + n) if end < 0 else end / n
-    return total * exp(min(end, 0.0))
+        power *= end / (n - k - 1)
+    return total
