@@ -123,7 +123,8 @@ AVX2 static int clipped_avx2(float *r, float *const *x, const Output *output, Py
     if (!has_avx2()) return 0;
     _Pragma("GCC ivdep") for (Py_ssize_t i = 0; i < n; i++) {
         const float sum = c * (output->terms > 1 ? fmaf(lost, b[i], fmaf(ratio, b[i], a[i])) : a[i]);
-        r[i] = sum < -limit ? -limit : sum > limit ? limit : sum; /* NaN stays what it is */
+        const float raised = -limit > sum ? -limit : sum; /* in the order of the processor's least and greatest: */
+        r[i] = limit < raised ? limit : raised;           /* NaN stays what it is */
     }
     return 1;
 }
