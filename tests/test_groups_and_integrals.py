@@ -21,6 +21,7 @@ from diffusolve.solvers import deis, dpm_singlestep, dpmpp_multistep, dpmpp_sing
 from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.dpm_multistep import dpm_multistep
+from diffusolve.solvers.moments import weights_of
 from diffusolve.solvers.solver import Solver
 
 SIGMAS = (9.0, 5.0, 3.0, 1.6, 0.9, 0.4, 0.2)
@@ -36,6 +37,17 @@ def reads(solver: Solver, grid: Grid) -> list[int]:
         terms = {source for write in stage.update.writes if write.register[0] == "x" for source, _ in write.terms}
         counts.append(sum(source.startswith(("data", "kept")) for source in terms))
     return counts
+
+
+# Quadrature
+
+
+@pytest.mark.parametrize("nodes", [[0.7], [0.0, -0.4], [2.0, -1.0, 0.5], [0.0, 1.0, 2.0, 4.0, -3.0]], ids=len)
+def test_weights_have_the_moments_asked_for(nodes: list[float]) -> None:
+    moments = [1.0, -2.0, 0.5, 3.0, 0.25][: len(nodes)]
+    weights = weights_of(nodes, moments)
+    found = [sum(weight * node**k for weight, node in zip(weights, nodes, strict=True)) for k in range(len(nodes))]
+    assert found == pytest.approx(moments, rel=1e-12, abs=1e-12)
 
 
 # DEIS

@@ -454,6 +454,18 @@ def test_samples_of_another_shape_in_the_middle_are_refused(shape: tuple[int, ..
         run.step(torch.zeros(shape), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_inputs_of_half_precision_are_scaled_with_one_rounding(dtype: torch.dtype) -> None:
+    x, scale = start(dtype), native.NativeBackend(dtype, dtype).scaled(0.3)
+    wanted = 0.3 * x.double()
+    for made in (scale(x), scale(x.transpose(1, 2)).transpose(1, 2), scale(torch.cat([x, x]))[: len(x)]):
+        assert made.dtype is dtype
+        torch.testing.assert_close(made.double(), wanted, rtol=0.5001 * torch.finfo(dtype).eps, atol=1e-7)
+    learned = x.clone().requires_grad_()
+    scale(learned).sum().backward()
+    assert learned.grad is not None
+
+
 def test_empty_batches_stay_empty() -> None:
     x = torch.empty(0, 4, 8, 8)
     assert walk(Run(plan_of(unipc)), x).shape == x.shape

@@ -342,6 +342,12 @@ def test_whole_timesteps_of_discrete_schedules_are_ints_and_others_are_floats() 
     assert [type(p.timestep) for p in Grid.from_sigmas(FlowMatching(), [1.0, 0.0])] == [float, float]
 
 
+@pytest.mark.parametrize("space", list(Space))
+def test_a_number_has_the_scales_of_an_array_with_it(space: Space) -> None:
+    for sigma in (0.0, 1e-3, 0.5, 1.0, *([80.0, math.inf] if space is Space.VARIANCE_PRESERVING else [])):
+        assert space.scales(sigma) == pytest.approx([float(value) for value in space.alpha_sigma(sigma)], rel=1e-15)
+
+
 @given(noise_schedules, st.floats(0.01, 0.99), st.sampled_from(list(Space)))
 def test_spaces_differ_by_a_scale_only(schedule: NoiseSchedule, position: float, space: Space) -> None:
     sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))

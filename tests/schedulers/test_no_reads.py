@@ -54,6 +54,15 @@ def test_nothing_is_read_when_noise_is_added(name: str) -> None:
         assert scheduler.add_noise(x, torch.empty_like(x), scheduler.timesteps[1:3]).shape == SHAPE
 
 
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_adding_noise_can_be_compiled(name: str) -> None:
+    scheduler = begun(name)
+    clean, noise = torch.randn(2, *SHAPE)
+    compiled = torch.compile(scheduler.add_noise, fullgraph=True, backend="eager")
+    timesteps = scheduler.timesteps[1:3]
+    torch.testing.assert_close(compiled(clean, noise, timesteps), scheduler.add_noise(clean, noise, timesteps))
+
+
 def test_a_read_would_be_noticed() -> None:
     scheduler = begun("EulerDiscreteScheduler")
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -91,7 +91,8 @@ class NativeBackend(TorchBackend):
             if not _is_plain(source, dtype) or source.shape != shape:
                 return super().combine(sources, coefficients)
         made, count = torch.empty_like(first), first.numel()
-        program = _combine.program(dtype is torch.float64, number, ((inf, tuple(in_order(range(number), coefficients))),))
+        terms = tuple(in_order(range(number), coefficients))
+        program = _combine.program(dtype is torch.float64, number, ((inf, terms),))
         addresses = map(Tensor.data_ptr, (*sources, made))
         _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
         return made

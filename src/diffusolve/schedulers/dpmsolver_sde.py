@@ -111,7 +111,7 @@ class PathNoise(Noise):
 @lru_cache(maxsize=256)
 def _asked_of_path(plan: Plan) -> dict[float, float]:
     """Where the path is asked for the noise of each sigma. Not to be changed."""
-    ends = -torch.tensor(plan.sigmas[:-1]).log()
+    ends = -torch.from_numpy(np.array(plan.sigmas[:-1], np.float32)).log()
     middles = ends[:-1] + 0.5 * ends.diff()
     asked = torch.exp(-ends).tolist(), torch.exp(-middles).tolist()
     return {stage.point.sigma: asked[stage.stage][stage.step] for stage in plan.stages}

@@ -106,7 +106,7 @@ class Noise:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.generator = self.given = self.deviation = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -147,15 +147,8 @@ class Generation:
         self.steps = steps
         self.values = prepared.values
         self.noise = noise
-
-    @cached_property
-    def _levels(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
-        return {}
-
-    @cached_property
-    def sigmas(self) -> Tensor:
-        """The noise levels that users see, a tensor of this run's own."""
-        return torch.from_numpy(self.prepared.sigmas.copy())
+        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
+        self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def levels_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Timesteps and sigmas as tensors on `device`, copied to an accelerator once."""
@@ -178,7 +171,7 @@ class Generation:
 
     def __getstate__(self) -> dict[str, Any]:
         self.origin = self.origin or urandom(16)
-        state = {name: value for name, value in vars(self).items() if name != "_levels"}
+        state = {**vars(self), "_levels": {}}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = run = self.run.again(self.run._draw_noise)
             run.position, run._registers = self.run.position, self.run.registers.copy()
