@@ -90,12 +90,8 @@ class NativeBackend(TorchBackend):
         for source in sources:
             if not _is_plain(source, dtype) or source.shape != shape:
                 return super().combine(sources, coefficients)
-        made, count = torch.empty_like(first), first.numel()
         terms = tuple(in_order(range(number), coefficients))
-        program = _combine.program(dtype is torch.float64, number, ((inf, terms),))
-        addresses = map(Tensor.data_ptr, (*sources, made))
-        _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
-        return made
+        return _made(_combine.program(dtype is torch.float64, number, ((inf, terms),)), sources)
 
     def scaled(self, factor: float) -> Callable[[Tensor], Tensor]:
         """See :meth:`TorchBackend.scaled`. PyTorch takes longer with numbers times half-precision tensors."""
@@ -105,12 +101,7 @@ class NativeBackend(TorchBackend):
         program = _combine.program(False, 1, ((inf, ((0, factor),)),), None, bytes(2 * [KINDS[self.sample]]))
 
         def scale(x: Tensor) -> Tensor:
-            if not self.takes(x, x):
-                return multiply(x)
-            made, count = torch.empty_like(x), x.numel()
-            threads = 1 if count < LARGE else torch.get_num_threads()
-            _combine.combine(program, count, threads, x.data_ptr(), made.data_ptr())
-            return made
+            return _made(program, (x,)) if self.takes(x, x) else multiply(x)
 
         return scale
 
@@ -199,6 +190,14 @@ class NativeBackend(TorchBackend):
         if register in (OUTPUT, UNGUIDED):
             return self.output
         return self.sample if register in samples else self.sums
+
+
+def _made(program: object, sources: Sequence[Tensor]) -> Tensor:
+    """What a program with one output makes of `sources`, in their precision."""
+    made, count = torch.empty_like(sources[0]), sources[0].numel()
+    addresses = map(Tensor.data_ptr, (*sources, made))
+    _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
+    return made
 
 
 def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
