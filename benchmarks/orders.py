@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusolve.backends import Run
 from diffusolve.denoisers import GaussianDenoiser
-from diffusolve.noise import Cosine, Grid, Point, Space
+from diffusolve.noise import Cosine, Grid, Point, Scaling
 from diffusolve.plan import Plan, PlanPoint, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
@@ -212,9 +212,9 @@ def started_exactly(solver: Solver, count: int) -> Solver:
 
 
 def grid_for(solver: Solver, steps: int) -> Grid:
-    """The grid of `steps` equal steps in log-SNR, in the space that `solver` needs."""
+    """The grid of `steps` equal steps in log-SNR, in the scaling that `solver` needs."""
     grid = SPACING.grid(SCHEDULE, steps)
-    return grid.in_space(Space.VARIANCE_EXPLODING) if solver.straight else grid
+    return grid.in_scaling(Scaling.VARIANCE_EXPLODING) if solver.straight else grid
 
 
 def error(solver: Solver, steps: int) -> tuple[float, int]:

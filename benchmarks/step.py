@@ -19,14 +19,14 @@ from diffusolve.cli.bench.peers import quiet
 from diffusolve.cli.bench.result import Figure, geometric_mean
 from diffusolve.cli.bench.step import CLASSES, SMALL, STEPS, Case, class_case, measured
 from diffusolve.cli.bench.timing import Effort
-from diffusolve.noise import SD15, Space
+from diffusolve.noise import SD15, Scaling
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import dpmpp_multistep, euler, unipc
 from diffusolve.spacing import Linspace
 
 SHAPES: tuple[Shape, ...] = (SMALL, (1, 16, 128, 128))
 CORE = {
-    "Euler": (Sampler(euler, Linspace(), Space.VARIANCE_EXPLODING), "EulerDiscreteScheduler"),
+    "Euler": (Sampler(euler, Linspace(), Scaling.VARIANCE_EXPLODING), "EulerDiscreteScheduler"),
     "DPM++ 2M": (Sampler(dpmpp_multistep, Linspace(to_first=False, whole=True)), "DPMSolverMultistepScheduler"),
     "UniPC": (Sampler(unipc, Linspace(to_first=False, whole=True)), "UniPCMultistepScheduler"),
 }

@@ -28,7 +28,7 @@ from diffusolve.cli.bench.result import Figure, Goal, Result, Table, at_least, a
 from diffusolve.cli.bench.settings import Settings
 from diffusolve.cli.bench.show import cell, figure, markdown
 from diffusolve.cli.bench.timing import QUICK, Effort, Loop, interleaved, repeated, threads
-from diffusolve.noise import SD15, Space
+from diffusolve.noise import SD15, Scaling
 from diffusolve.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.sampling import Sampler
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
@@ -162,7 +162,7 @@ def test_the_floor_of_samplers_is_that_of_their_formulas() -> None:
     assert bytes_per_element(ddim, sample=4, output=4, shown=4) == 3 * 4
     second = sampler("DPM++ 2M", lower_order_final=True).plan(SD15, "epsilon", 4)
     assert bytes_per_element(second, sample=4, output=4, shown=4) == (4 + 5 + 4 + 3) * 4 / 4
-    euler = Sampler(solvers.euler, space=Space.VARIANCE_EXPLODING).plan(SD15, "epsilon", 4)  # whose input is scaled
+    euler = Sampler(solvers.euler, scaling=Scaling.VARIANCE_EXPLODING).plan(SD15, "epsilon", 4)  # whose input is scaled
     assert bytes_per_element(euler, sample=4, output=4, shown=4) == 5 * 4
     assert bytes_per_element(ddim, sample=4, output=2, shown=2) == (4 + 2 + 4) + (4 + 2)
 

@@ -15,7 +15,7 @@ from diffusolve.backends import Run
 from diffusolve.catalog import CATALOG, sampler
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser, GaussianDenoiser, Predicting
 from diffusolve.denoisers.digits_network import NO_CLASS, load_digits_network
-from diffusolve.noise import SD15, FlowMatching, NoiseSchedule, Space, VarianceExploding
+from diffusolve.noise import SD15, FlowMatching, NoiseSchedule, Scaling, VarianceExploding
 from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler, sample, start
 from diffusolve.solvers import Solver, euler
@@ -210,7 +210,7 @@ def test_a_network_without_guidance_is_told_what_to_do(library: str) -> None:
 
 
 def test_two_rules_for_the_noise_that_is_left_are_refused() -> None:
-    made = Sampler(euler.with_options(cfg_pp=True, unclipped_noise=True), space=Space.VARIANCE_PRESERVING)
+    made = Sampler(euler.with_options(cfg_pp=True, unclipped_noise=True), scaling=Scaling.VARIANCE_PRESERVING)
     with pytest.raises(ValueError, match="cfg_pp and unclipped_noise both say which noise is left"):
         made.plan(SD15, "epsilon", 4)
 

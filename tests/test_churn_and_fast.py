@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusolve.noise import SD15, FlowMatching, Grid, Point, Space, VarianceExploding, VariancePreserving
+from diffusolve.noise import SD15, FlowMatching, Grid, Point, Scaling, VarianceExploding, VariancePreserving
 from diffusolve.plan import Combination, plan_for
 from diffusolve.prediction import EDM, Epsilon, Flow
 from diffusolve.solvers import Evaluate, Keep, Noise, Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, euler, heun
@@ -48,7 +48,11 @@ def seen_by(
 
 
 def straightened(grid: Grid) -> Grid:
-    return grid if grid.space.is_straight else grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha else Space.FLOW)
+    return (
+        grid
+        if grid.scaling.is_straight
+        else grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
+    )
 
 
 @given(plannable_solvers | solvers_off_the_grid, st.sampled_from(sorted(GRIDS)), st.sampled_from([0.0, 0.4, 1.0, 3.0]))
@@ -68,7 +72,7 @@ def test_the_network_is_shown_samples_with_the_signal_and_the_noise_of_their_poi
         assert x.terms.get("x0", 0.0) == pytest.approx(point.alpha, abs=1e-9)
         if not inner:
             assert noise == pytest.approx(point.sigma, rel=1e-7, abs=1e-9)
-        if grid.space is Space.FLOW:
+        if grid.scaling is Scaling.FLOW:
             assert point.alpha + point.sigma == pytest.approx(1.0)
 
 
@@ -108,8 +112,8 @@ def test_churn_does_not_depend_on_how_samples_are_scaled(solver: Solver, schedul
     solver = solver.with_options(s_churn=1.7, s_tmin=0.5, s_tmax=11.0, s_noise=1.1)
     noises = np.random.default_rng(0).standard_normal(20).tolist()
     places, walks = [], []
-    for space in [space for space in Space if space.is_straight or not solver.straight]:
-        grid = Grid.from_sigmas(schedule, np.geomspace(12.0, 0.1, 6)).in_space(space)
+    for scaling in [scaling for scaling in Scaling if scaling.is_straight or not solver.straight]:
+        grid = Grid.from_sigmas(schedule, np.geomspace(12.0, 0.1, 6)).in_scaling(scaling)
         stages = [stage for stage in plan_for(solver, grid, Epsilon()).stages if stage.stage == 0]
         places.append([(stage.point.log_snr, stage.point.timestep) for stage in stages])
         seen, result = seen_by(
@@ -144,7 +148,7 @@ def test_beyond_the_noisiest_level_the_network_is_told_of_that_level(solver: Sol
     with pytest.raises(ValueError, match="outside this noise schedule's range"):
         grid.at_log_snr(-math.log(hat))
     with pytest.raises(ValueError, match="outside this noise schedule's range"):
-        grid.at_sigma(first.point.sigma if grid.space is not Space.VARIANCE_EXPLODING else hat)
+        grid.at_sigma(first.point.sigma if grid.scaling is not Scaling.VARIANCE_EXPLODING else hat)
     bounded = plan_for(solver.with_options(s_churn=5.0, s_tmax=SD15.sigma_max * 0.999), grid, Epsilon())
     assert bounded.stages[0].point.sigma == grid[0].sigma
 
@@ -163,7 +167,7 @@ def test_where_only_noise_is_left_a_part_of_it_is_replaced(solver: Solver, name:
     gamma = min(3.0 / grid.steps, math.sqrt(2) - 1)
     assert (point.alpha, point.sigma, point.timestep) == (0.0, 1.0, grid[0].timestep)
     assert x.terms == pytest.approx({"start": 1 / (1 + gamma), "noise0": math.sqrt(1 - (1 + gamma) ** -2)})
-    near = Grid((Point(grid[0].timestep, 1e-12, 1.0), *grid[1:]), grid.noise_schedule, grid.space)
+    near = Grid((Point(grid[0].timestep, 1e-12, 1.0), *grid[1:]), grid.noise_schedule, grid.scaling)
     (x_near, _), *_ = seen_by(
         solver,
         near,

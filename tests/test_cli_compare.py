@@ -21,7 +21,7 @@ from diffusolve.cli.models import load_model
 from diffusolve.cli.picture import labelled_grid, tile
 from diffusolve.denoisers import GaussianDenoiser, Predicting
 from diffusolve.errors import SingularPointError
-from diffusolve.noise import SD15, FlowMatching, Space, VarianceExploding
+from diffusolve.noise import SD15, FlowMatching, Scaling, VarianceExploding
 from diffusolve.sampling import sample, start
 from diffusolve.spacing import Karras
 from tests.test_cli import run
@@ -209,7 +209,7 @@ def test_the_errors_are_distances_to_the_exact_solution(tmp_path: Path, capsys: 
         found = re.findall(r"(\d\.\de[-+]\d\d) \((\d+)\)", line)
         for (distance, nfe), steps in zip(found, (5, 20), strict=True):
             recipe = sampler(name)
-            grid = recipe.grid(SD15, steps).in_space(Space.VARIANCE_EXPLODING)
+            grid = recipe.grid(SD15, steps).in_scaling(Scaling.VARIANCE_EXPLODING)
             seeds = [0, 1, 2, 3]
             x = start(recipe.grid(SD15, steps), torch.empty(4, 1, 8, 8), seeds)
             made = sample(network, x, recipe, steps=steps).double().numpy()
@@ -272,11 +272,11 @@ def test_a_pipeline_folder_can_be_compared_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("space", [Space.VARIANCE_PRESERVING, Space.VARIANCE_EXPLODING])
+@pytest.mark.parametrize("scaling", [Scaling.VARIANCE_PRESERVING, Scaling.VARIANCE_EXPLODING])
 @pytest.mark.parametrize("final_sigma", ["zero", "sigma_min"])
-def test_the_numerical_solution_is_the_closed_form(prediction_type: str, space: Space, final_sigma: str) -> None:
+def test_the_numerical_solution_is_the_closed_form(prediction_type: str, scaling: Scaling, final_sigma: str) -> None:
     gaussian = GaussianDenoiser(SD15, mean=np.linspace(-0.5, 0.5, 6), std=np.geomspace(0.1, 1.0, 6))
-    grid = Karras(final_sigma=final_sigma).grid(SD15, 5).in_space(space)
+    grid = Karras(final_sigma=final_sigma).grid(SD15, 5).in_scaling(scaling)
     begun = grid[0].sigma * np.random.default_rng(0).standard_normal((3, 6))
     closed, numerical = ExactSolution(gaussian), ExactSolution(Predicting(gaussian, prediction_type))
     expected = closed.at_end(grid[0].scale * begun, grid[0], grid[-1])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusolve.catalog import sampler
 from diffusolve.cli.plan import USUAL_PREDICTION, figure, sigma_of
-from diffusolve.noise import NOISE_SCHEDULES, SD15, FlowMatching, Space, VarianceExploding, noise_schedule
+from diffusolve.noise import NOISE_SCHEDULES, SD15, FlowMatching, Scaling, VarianceExploding, noise_schedule
 from diffusolve.plan import Plan
 from diffusolve.spacing import Karras
 from tests.test_cli import run
@@ -96,7 +96,7 @@ def test_the_file_is_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_plot_shows_sigma_and_log_snr() -> None:
     plan = sampler("Heun").plan(FlowMatching(3.0), "flow", 5)
-    sigmas, log_snrs = figure(plan, Space.FLOW, "Heun").axes
+    sigmas, log_snrs = figure(plan, Scaling.FLOW, "Heun").axes
     levels = 3 * np.linspace(1, 0.001, 5) / (1 + 2 * np.linspace(1, 0.001, 5))
     np.testing.assert_allclose(sigmas.lines[0].get_xdata(), range(6))
     np.testing.assert_allclose(sigmas.lines[0].get_ydata(), [*levels, 0], rtol=1e-9)
@@ -118,17 +118,17 @@ def test_the_plot_is_written_in_the_format_that_its_name_says(ending: str, tmp_p
 
 
 def test_sigma_is_the_number_that_the_schedule_calls_so() -> None:
-    for schedule, space in (
-        (SD15, Space.VARIANCE_EXPLODING),
-        (FlowMatching(), Space.FLOW),
+    for schedule, scaling in (
+        (SD15, Scaling.VARIANCE_EXPLODING),
+        (FlowMatching(), Scaling.FLOW),
         (VarianceExploding(), None),
     ):
         grid = Karras(sigma_max=None if schedule != FlowMatching() else 0.9).grid(schedule, 4)
         plan = sampler("Euler", spacing=Karras(sigma_max=0.9 if schedule == FlowMatching() else None)).plan(
             schedule, "sample", 4
         )
-        expected = [p.sigma if space is Space.FLOW else p.sigma / p.alpha for p in grid[:-1]]
-        found = [sigma_of(stage.point, schedule.space) for stage in plan.stages]
+        expected = [p.sigma if scaling is Scaling.FLOW else p.sigma / p.alpha for p in grid[:-1]]
+        found = [sigma_of(stage.point, schedule.scaling) for stage in plan.stages]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

@@ -189,7 +189,7 @@ def test_the_same_point_may_come_twice(solver: Solver) -> None:
     """Multistep predictors then do nothing. UniC corrects, and singlestep solvers do a group once more."""
     points = GRID.points
     for twice in range(1, len(points)):
-        grid = Grid((*points[: twice + 1], *points[twice:]), GRID.noise_schedule, GRID.space)
+        grid = Grid((*points[: twice + 1], *points[twice:]), GRID.noise_schedule, GRID.scaling)
         rng = np.random.default_rng(0)
         seen: list[Any] = []
 
@@ -239,9 +239,9 @@ def test_steps_without_correction_do_what_unip_does() -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("end", [0.5, 0.0])
 def test_the_data_of_a_churned_step_follow_from_its_end(kind: str, end: float) -> None:
-    from diffusolve.noise import Space
+    from diffusolve.noise import Scaling
 
-    grid = Grid.from_sigmas(SD15, (2.0, end)).in_space(Space.VARIANCE_EXPLODING)
+    grid = Grid.from_sigmas(SD15, (2.0, end)).in_scaling(Scaling.VARIANCE_EXPLODING)
     solver = euler_with_late_churn.with_options(s_churn=0.3, prediction=kind)
     x, output, noise = 1.7, -0.6, 0.8
     made = float(run_directly(solver, grid, prediction(kind), lambda x, t: np.array([output]), np.array([x]),

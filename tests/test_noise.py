@@ -20,7 +20,7 @@ from diffusolve.noise import (
     Grid,
     NoiseSchedule,
     Point,
-    Space,
+    Scaling,
     VarianceExploding,
     VariancePreserving,
     noise_schedule,
@@ -126,9 +126,9 @@ def test_zero_terminal_snr_is_lin_et_als_algorithm_1() -> None:
 def test_alpha_and_sigma_obey_the_law_of_their_space(schedule: NoiseSchedule) -> None:
     sigmas = schedule.sigma_at_level(levels(schedule))
     alpha, sigma = schedule.alpha_sigma(schedule.timestep(sigmas))
-    if schedule.space is Space.VARIANCE_PRESERVING:
+    if schedule.scaling is Scaling.VARIANCE_PRESERVING:
         np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-14)
-    elif schedule.space is Space.FLOW:
+    elif schedule.scaling is Scaling.FLOW:
         np.testing.assert_allclose(alpha + sigma, 1.0, rtol=1e-14)
     else:
         assert np.all(alpha == 1.0)
@@ -342,35 +342,35 @@ def test_whole_timesteps_of_discrete_schedules_are_ints_and_others_are_floats() 
     assert [type(p.timestep) for p in Grid.from_sigmas(FlowMatching(), [1.0, 0.0])] == [float, float]
 
 
-@pytest.mark.parametrize("space", list(Space))
-def test_a_number_has_the_scales_of_an_array_with_it(space: Space) -> None:
-    for sigma in (0.0, 1e-3, 0.5, 1.0, *([80.0, math.inf] if space is Space.VARIANCE_PRESERVING else [])):
-        assert space.scales(sigma) == pytest.approx([float(value) for value in space.alpha_sigma(sigma)], rel=1e-15)
+@pytest.mark.parametrize("scaling", list(Scaling))
+def test_a_number_has_the_scales_of_an_array_with_it(scaling: Scaling) -> None:
+    for sigma in (0.0, 1e-3, 0.5, 1.0, *([80.0, math.inf] if scaling is Scaling.VARIANCE_PRESERVING else [])):
+        assert scaling.scales(sigma) == pytest.approx([float(value) for value in scaling.alpha_sigma(sigma)], rel=1e-15)
 
 
-@given(noise_schedules, st.floats(0.01, 0.99), st.sampled_from(list(Space)))
-def test_spaces_differ_by_a_scale_only(schedule: NoiseSchedule, position: float, space: Space) -> None:
+@given(noise_schedules, st.floats(0.01, 0.99), st.sampled_from(list(Scaling)))
+def test_scalings_differ_by_a_scale_only(schedule: NoiseSchedule, position: float, scaling: Scaling) -> None:
     sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))
     own = Grid.from_sigmas(schedule, [sigma, 0.0])
-    other = own.in_space(space)
+    other = own.in_scaling(scaling)
     p, q = own[0], other[0]
     law = {
-        Space.VARIANCE_PRESERVING: math.hypot(q.alpha, q.sigma),
-        Space.VARIANCE_EXPLODING: q.alpha,
-        Space.FLOW: q.alpha + q.sigma,
+        Scaling.VARIANCE_PRESERVING: math.hypot(q.alpha, q.sigma),
+        Scaling.VARIANCE_EXPLODING: q.alpha,
+        Scaling.FLOW: q.alpha + q.sigma,
     }
-    assert law[space] == pytest.approx(1.0, rel=1e-12)
+    assert law[scaling] == pytest.approx(1.0, rel=1e-12)
     assert (q.scale * q.alpha, q.scale * q.sigma) == pytest.approx((p.alpha, p.sigma), rel=1e-12)
     assert q.log_snr == pytest.approx(p.log_snr, rel=1e-9, abs=1e-9)
     assert other[1].log_snr == math.inf
 
 
-@given(noise_schedules, st.floats(0.02, 0.98), st.sampled_from(list(Space)))
+@given(noise_schedules, st.floats(0.02, 0.98), st.sampled_from(list(Scaling)))
 def test_points_made_in_between_are_where_they_should_be(
-    schedule: NoiseSchedule, position: float, space: Space
+    schedule: NoiseSchedule, position: float, scaling: Scaling
 ) -> None:
     sigmas = schedule.sigma_at_level(np.array([0.99, position, 0.01]) * (schedule.num_train_timesteps - 1))
-    grid = Grid.from_sigmas(schedule, sigmas).in_space(space)
+    grid = Grid.from_sigmas(schedule, sigmas).in_scaling(scaling)
     expected = grid[1]
     for made in (
         grid.at_sigma(expected.sigma),
@@ -385,8 +385,8 @@ def test_points_made_in_between_are_where_they_should_be(
 def test_samples_without_signal_cannot_be_scaled_to_alpha_1() -> None:
     grid = Grid.from_sigmas(ZERO_SNR, [math.inf, 1.0, 0.0])
     with pytest.raises(SingularPointError, match=r"timestep 999 .*no signal is left.*or start at a smaller timestep"):
-        grid.in_space(Space.VARIANCE_EXPLODING)
-    assert grid.in_space(Space.FLOW)[0] == Point(999, 0.0, 1.0)
+        grid.in_scaling(Scaling.VARIANCE_EXPLODING)
+    assert grid.in_scaling(Scaling.FLOW)[0] == Point(999, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(

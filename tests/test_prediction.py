@@ -9,13 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusolve.errors import SingularPointError, UnknownNameError
-from diffusolve.noise import Grid, NoiseSchedule, Point, Space
+from diffusolve.noise import Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction, prediction
 from tests.strategies import noise_schedules, predictions
 
 
 def output_by_definition(kind: Prediction, x0: float, noise: float, alpha: float, sigma: float) -> float:
-    """What a perfect network returns for the sample ``alpha * x0 + sigma * noise`` of its own space."""
+    """What a perfect network returns for the sample ``alpha * x0 + sigma * noise`` of its own scaling."""
     if isinstance(kind, Epsilon):
         return noise
     if isinstance(kind, Sample):
@@ -33,14 +33,14 @@ def output_by_definition(kind: Prediction, x0: float, noise: float, alpha: float
 
 
 @given(
-    noise_schedules, st.floats(0, 0.98), st.sampled_from(list(Space)), predictions, st.floats(-2, 2), st.floats(-3, 3)
+    noise_schedules, st.floats(0, 0.98), st.sampled_from(list(Scaling)), predictions, st.floats(-2, 2), st.floats(-3, 3)
 )
 def test_the_data_come_back_from_the_output_in_every_space(
-    schedule: NoiseSchedule, position: float, space: Space, kind: Prediction, x0: float, noise: float
+    schedule: NoiseSchedule, position: float, scaling: Scaling, kind: Prediction, x0: float, noise: float
 ) -> None:
     sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))
     own = Grid.from_sigmas(schedule, [sigma, 0.0])
-    point = own.in_space(space)[0]
+    point = own.in_scaling(scaling)[0]
     scale, a, b = kind.conversion(point)
     output = output_by_definition(kind, x0, noise, own[0].alpha, own[0].sigma)
     x = point.alpha * x0 + point.sigma * noise

@@ -17,7 +17,7 @@ from scipy import integrate
 from benchmarks.orders import GAUSSIAN, SCHEDULE, SPACING, marginal, propagated
 from diffusolve.backends import Run
 from diffusolve.errors import UnknownNameError
-from diffusolve.noise import SD15, Cosine, FlowMatching, Grid, Point, Space, VarianceExploding
+from diffusolve.noise import SD15, Cosine, FlowMatching, Grid, Point, Scaling, VarianceExploding
 from diffusolve.plan import Combination, Plan, trace
 from diffusolve.prediction import Flow, Sample
 from diffusolve.sampling import run_directly
@@ -75,9 +75,9 @@ def ve_drive(solver: Solver, x: float, grid: Grid = VE_GRID) -> list[float]:
 def straight(name: str) -> Grid:
     """A grid on which dx/dsigma = (x - x0) / sigma holds."""
     grid = GRIDS[name]
-    if grid.space.is_straight:
+    if grid.scaling.is_straight:
         return grid
-    return grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha else Space.FLOW)
+    return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
 
 
 # Formulas, written down again
@@ -643,7 +643,7 @@ def test_sa_solver_counts_percent_in_levels_of_any_noise_schedule(schedule: Flow
     plan = trace(
         sa_solver.with_options(sde_start_percent=0.5, sde_end_percent=1.0), Trailing().grid(schedule, 10), Flow()
     )
-    middle = schedule.space.log_snr(schedule.sigma_at_level((schedule.num_train_timesteps - 1) / 2))
+    middle = schedule.scaling.log_snr(schedule.sigma_at_level((schedule.num_train_timesteps - 1) / 2))
     noisy = [bool(stage.update.noises) for stage in plan.stages[:-1]]
     assert noisy == [stage.point.log_snr >= middle for stage in plan.stages[:-1]]
     assert 0 < sum(noisy) < len(noisy)
@@ -715,7 +715,7 @@ def test_restart_chooses_as_a1111_does_and_keeps_the_number_of_steps(
     schedule: FlowMatching, steps: int, way: int, times: int
 ) -> None:
     grid = Trailing().grid(schedule, steps)
-    grid = grid if grid.space.is_straight else grid.in_space(Space.VARIANCE_EXPLODING)
+    grid = grid if grid.scaling.is_straight else grid.in_scaling(Scaling.VARIANCE_EXPLODING)
     plan = trace(restart, grid, Flow())
     assert (plan.steps, plan.nfe) == (steps, 2 * steps - 1)
     starts = [stage.point.log_snr for stage in plan.stages if stage.stage == 0]
@@ -739,12 +739,12 @@ def test_dictionaries_and_lists_are_restart_lists_too() -> None:
     assert hash(as_a1111) == hash(restart.with_options(restart_list=[[0.2, [4, 2, 1.0]]]))
 
 
-@pytest.mark.parametrize("space", [Space.VARIANCE_EXPLODING, Space.FLOW], ids=lambda space: space.value)
-def test_restarts_keep_the_distribution_to_second_order(space: Space) -> None:
+@pytest.mark.parametrize("scaling", [Scaling.VARIANCE_EXPLODING, Scaling.FLOW], ids=lambda scaling: scaling.value)
+def test_restarts_keep_the_distribution_to_second_order(scaling: Scaling) -> None:
     errors = []
     for steps in (80, 160, 320):
         solver = restart.with_options(restart_list=((0.3, (steps // 4, 3, 2.0)), (0.1, (steps // 8, 1, 0.5))))
-        plan = trace(solver, SPACING.grid(SCHEDULE, steps).in_space(space), Sample())
+        plan = trace(solver, SPACING.grid(SCHEDULE, steps).in_scaling(scaling), Sample())
         mean, std = propagated(plan, *marginal(plan.start))
         true_mean, true_std = marginal(plan.end)
         assert np.abs(mean - true_mean).max() < 1e-12
@@ -758,7 +758,7 @@ def test_restarts_contract_the_error_of_a_wrong_start() -> None:
 
     def error(times: int) -> float:
         made = restart.with_options(restart_list=((0.15, (20, times, 6.0)),) if times else ())
-        plan = trace(made, SPACING.grid(SCHEDULE, 60).in_space(Space.VARIANCE_EXPLODING), Sample())
+        plan = trace(made, SPACING.grid(SCHEDULE, 60).in_scaling(Scaling.VARIANCE_EXPLODING), Sample())
         mean, std = marginal(plan.start)
         wrong_mean, wrong_std = propagated(plan, mean + 2.0, 1.3 * std)
         true_mean, true_std = marginal(plan.end)

@@ -17,7 +17,7 @@ from diffusolve.backends import Run
 from diffusolve.catalog import CATALOG, sampler
 from diffusolve.denoisers import Denoiser, GaussianDenoiser, Predicting
 from diffusolve.errors import SingularPointError, UnknownNameError
-from diffusolve.noise import SD15, FlowMatching, Space, VarianceExploding
+from diffusolve.noise import SD15, FlowMatching, Scaling, VarianceExploding
 from diffusolve.prediction import EDM
 from diffusolve.sampling import Progress, Report, Sampler, sample, sample_with_report, start
 from diffusolve.solvers import dpm_adaptive, dpmpp_multistep, euler, heun, unipc
@@ -106,7 +106,7 @@ def test_a_run_by_hand_is_what_sample_does(library: str) -> None:
 @pytest.mark.parametrize("name", ["Euler", "Heun", "LMS", "DPM++ 2M", "UniPC"])
 @pytest.mark.parametrize("schedule", [SD15, VE, FlowMatching(3.0)], ids=["VP", "VE", "flow"])
 def test_the_prediction_type_makes_no_difference_to_the_result(prediction: str, name: str, schedule: Any) -> None:
-    if schedule.space is Space.FLOW and prediction in ("epsilon", "edm"):
+    if schedule.scaling is Scaling.FLOW and prediction in ("epsilon", "edm"):
         return  # say nothing about the data at sigma = 1, or are not defined there
     exact = GaussianDenoiser(schedule, MEAN, STD)
     made = sampler(name, spacing="trailing")
@@ -496,18 +496,18 @@ def test_impossible_numbers_of_steps_are_refused(steps: Any) -> None:
 
 def test_straight_solvers_get_a_grid_where_their_equation_holds() -> None:
     for made in (heun, unipc):
-        for schedule, straight in ((SD15, Space.VARIANCE_EXPLODING), (VE, Space.VARIANCE_EXPLODING)):
-            space = Sampler(made, Trailing()).grid(schedule, 4).space
-            assert space is (straight if made.straight else schedule.space)
-    assert Sampler(heun, Trailing(), Space.FLOW).grid(SD15, 4).space is Space.FLOW
+        for schedule, straight in ((SD15, Scaling.VARIANCE_EXPLODING), (VE, Scaling.VARIANCE_EXPLODING)):
+            scaling = Sampler(made, Trailing()).grid(schedule, 4).scaling
+            assert scaling is (straight if made.straight else schedule.scaling)
+    assert Sampler(heun, Trailing(), Scaling.FLOW).grid(SD15, 4).scaling is Scaling.FLOW
 
 
 def test_the_space_makes_no_difference_to_solvers_that_are_not_straight() -> None:
     exact, x = GaussianDenoiser(SD15, MEAN, STD), noise_like("numpy", sigma=1.0)
     for solver in (euler, dpmpp_multistep, unipc):
         results = []
-        for space in Space:
-            made = Sampler(solver, Trailing(), space)
+        for scaling in Scaling:
+            made = Sampler(solver, Trailing(), scaling)
             plan = made.plan(SD15, "sample", 8)
             results.append(sample(exact, x * plan.start.sigma, plan))
         np.testing.assert_allclose(results[1], results[0], rtol=1e-9)

@@ -74,7 +74,7 @@ def test_every_name_divides_every_models_schedule_or_says_why_not(
             spacing(name).grid(schedule, steps)
         return
     by_level = isinstance(spacing(name), (Linspace, Leading, Trailing, Simple, Beta, AlignYourSteps, KLOptimal))
-    starts_at_noise = not math.isfinite(float(schedule.space.log_snr(schedule.sigma_max)))
+    starts_at_noise = not math.isfinite(float(schedule.scaling.log_snr(schedule.sigma_max)))
     if starts_at_noise and not by_level and (name == "uniform_log_snr" or not isinstance(schedule, FlowMatching)):
         with pytest.raises(SingularPointError, match="infinite"):
             spacing(name).grid(schedule, steps)
@@ -94,7 +94,7 @@ def test_without_the_last_level_but_one_the_others_are_those_of_one_step_more(
     grid = DiscardPenultimate(inner).grid(schedule, steps)
     assert grid.points == (*longer.points[:-2], longer.points[-1])
     assert grid.steps == steps
-    assert grid.space is longer.space
+    assert grid.scaling is longer.scaling
 
 
 # Over timesteps
@@ -181,7 +181,7 @@ def test_no_other_levels_bring_eulers_method_nearer_to_a_gaussian(sigma_data: fl
 @pytest.mark.parametrize("schedule", [FlowMatching(), ZERO_SNR, Cosine()], ids=["flow", "zero terminal SNR", "cosine"])
 def test_the_ratio_may_be_infinite_where_kl_optimal_starts(schedule: NoiseSchedule) -> None:
     grid = KLOptimal(of="ratio", final_sigma="sigma_min").grid(schedule, 6)
-    end = math.exp(-float(schedule.space.log_snr(schedule.sigma_min)))
+    end = math.exp(-float(schedule.scaling.log_snr(schedule.sigma_min)))
     assert grid[0].alpha == 0.0
     angles = np.arctan([point.sigma / point.alpha for point in grid[1:]])
     np.testing.assert_allclose(angles, np.linspace(math.pi / 2, math.atan(end), 7)[1:], rtol=1e-9)

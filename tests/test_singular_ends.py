@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusolve.errors import SingularPointError
-from diffusolve.noise import Cosine, FlowMatching, Grid, NoiseSchedule, Point, Space, VariancePreserving
+from diffusolve.noise import Cosine, FlowMatching, Grid, NoiseSchedule, Point, Scaling, VariancePreserving
 from diffusolve.plan import Plan, trace
 from diffusolve.prediction import Flow, Sample, VPrediction
 from diffusolve.sampling import Sampler, run_directly, sample
@@ -124,17 +124,17 @@ def test_runs_from_pure_noise_stay_near_the_data(solver: Solver, schedule: Noise
 # Limits
 
 
-def grid_from(log_snr: float, space: Space) -> Grid:
+def grid_from(log_snr: float, scaling: Scaling) -> Grid:
     """Four steps to sigma = 0; the first point has `log_snr`, which may be beyond what 1 - sigma can tell from 0."""
-    if space is Space.FLOW:
+    if scaling is Scaling.FLOW:
         schedule: NoiseSchedule = FlowMatching()
         rest = Grid.from_sigmas(schedule, [0.9, 0.7, 0.5, 0.2, 0.0])
     else:
         schedule = Cosine()
         rest = Grid.from_sigmas(schedule, [6.0, 2.0, 1.0, 0.3, 0.0])
     ratio = math.exp(log_snr)
-    norm = 1 + ratio if space is Space.FLOW else math.hypot(1, ratio)
-    return Grid((Point(1.0, ratio / norm, 1 / norm), *rest), schedule, space)
+    norm = 1 + ratio if scaling is Scaling.FLOW else math.hypot(1, ratio)
+    return Grid((Point(1.0, ratio / norm, 1 / norm), *rest), schedule, scaling)
 
 
 def results(solver: Solver, grids: list[Grid]) -> list[np.ndarray]:
@@ -147,7 +147,7 @@ def results(solver: Solver, grids: list[Grid]) -> list[np.ndarray]:
     )
     made = []
     for grid in grids:
-        prediction = Flow() if grid.space is Space.FLOW else VPrediction()
+        prediction = Flow() if grid.scaling is Scaling.FLOW else VPrediction()
         network, noise = iter(outputs), iter(noises)
         made.append(
             run_directly(solver, grid, prediction, lambda x, t, n=network: next(n), x, lambda x, s, t, n=noise: next(n))
@@ -170,11 +170,11 @@ WITH_LIMIT: dict[str, Solver] = {
 
 
 @pytest.mark.parametrize("solver", WITH_LIMIT.values(), ids=WITH_LIMIT)
-@pytest.mark.parametrize("space", [Space.FLOW, Space.VARIANCE_PRESERVING], ids=lambda space: space.value)
-def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver, space: Space) -> None:
-    if solver.straight and not space.is_straight:
-        return  # these run in the flow matching space
-    *near, limit = results(solver, [grid_from(log_snr, space) for log_snr in (-20, -80, -320, -math.inf)])
+@pytest.mark.parametrize("scaling", [Scaling.FLOW, Scaling.VARIANCE_PRESERVING], ids=lambda scaling: scaling.value)
+def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver, scaling: Scaling) -> None:
+    if solver.straight and not scaling.is_straight:
+        return  # these run in the flow matching scaling
+    *near, limit = results(solver, [grid_from(log_snr, scaling) for log_snr in (-20, -80, -320, -math.inf)])
     errors = [float(np.abs(result - limit).max()) for result in near]
     assert errors[1] <= 0.5 * errors[0] + 1e-12
     assert errors[2] <= 0.5 * errors[1] + 1e-12
@@ -183,11 +183,11 @@ def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver,
 
 def test_unipc_does_not_correct_the_step_from_pure_noise() -> None:
     """The corrector's weight grows with log-SNR in bh1, so the first step is DDIM and is left as it is."""
-    near, limit = (trace(unipc, grid_from(log_snr, Space.FLOW), Flow()) for log_snr in (-20, -math.inf))
+    near, limit = (trace(unipc, grid_from(log_snr, Scaling.FLOW), Flow()) for log_snr in (-20, -math.inf))
     kept = [[write.register for stage in plan.stages for write in stage.update.writes] for plan in (near, limit)]
     assert [register.startswith("kept") for register in kept[0]].count(True) == 3
     assert [register.startswith("kept") for register in kept[1]].count(True) == 2
-    ddim = trace(euler, grid_from(-math.inf, Space.FLOW), Flow())
+    ddim = trace(euler, grid_from(-math.inf, Scaling.FLOW), Flow())
     assert limit.stages[0].update.writes == ddim.stages[0].update.writes
 
 
@@ -215,7 +215,7 @@ def test_epsilon_cannot_start_from_pure_noise() -> None:
 
 def test_variance_exploding_samples_cannot_start_from_pure_noise() -> None:
     with pytest.raises(SingularPointError, match="infinite at timestep 1 "):
-        Sampler(euler, Trailing(), Space.VARIANCE_EXPLODING).plan(Cosine(), "v_prediction", 5)
+        Sampler(euler, Trailing(), Scaling.VARIANCE_EXPLODING).plan(Cosine(), "v_prediction", 5)
 
 
 @pytest.mark.parametrize("spacing", [Timesteps((999, 500)), Sigmas((math.inf, 2.0, 0.0))], ids=["timesteps", "sigmas"])

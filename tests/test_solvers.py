@@ -16,7 +16,7 @@ from scipy import integrate
 
 from diffusolve.denoisers import GaussianDenoiser
 from diffusolve.errors import NotPlannableError, SingularPointError, UnknownNameError
-from diffusolve.noise import SD15, Cosine, FlowMatching, Grid, Point, Space, VarianceExploding
+from diffusolve.noise import SD15, Cosine, FlowMatching, Grid, Point, Scaling, VarianceExploding
 from diffusolve.plan import Combination, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
@@ -61,10 +61,10 @@ Data = Callable[[float, Point], float]
 
 
 def grid_for(solver: Solver, name: str) -> Grid:
-    """The grid called `name`, in a space where the solver's equation holds."""
+    """The grid called `name`, in a scaling where the solver's equation holds."""
     grid = GRIDS[name]
-    if solver.straight and not grid.space.is_straight:
-        return grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha else Space.FLOW)
+    if solver.straight and not grid.scaling.is_straight:
+        return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
     return grid
 
 
@@ -397,7 +397,7 @@ def test_straight_solvers_refuse_grids_where_their_equation_does_not_hold(solver
         lambda: trace(solver, grid, Sample()),
         lambda: run_directly(solver, grid, Sample(), lambda x, t: x, np.ones((1, 2)), None),
     ):
-        with pytest.raises(NotPlannableError, match=r"variance_preserving grid: use grid.in_space"):
+        with pytest.raises(NotPlannableError, match=r"variance_preserving grid: use grid.in_scaling"):
             attempt()
 
 
@@ -406,8 +406,8 @@ def test_straight_solvers_refuse_grids_where_their_equation_does_not_hold(solver
 def test_the_step_to_the_data_ends_at_the_prediction(grid: Grid, solver: Solver) -> None:
     if grid[-1].sigma > 0 or solver is lms:  # LMS goes on with its polynomial
         return
-    if solver.straight and not grid.space.is_straight:
-        grid = grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha else Space.FLOW)
+    if solver.straight and not grid.scaling.is_straight:
+        grid = grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
     seen: list[float] = []
 
     def data(x: float, point: Point) -> float:

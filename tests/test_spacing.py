@@ -54,7 +54,7 @@ def test_a_grid_has_one_point_more_than_steps_falls_and_ends_at_zero_or_sigma_mi
     if chosen.final_sigma == "zero":
         assert (grid[-1].alpha, grid[-1].sigma) == (1.0, 0.0)
     else:
-        last = schedule.space.alpha_sigma(schedule.sigma_min)
+        last = schedule.scaling.alpha_sigma(schedule.sigma_min)
         assert (grid[-1].alpha, grid[-1].sigma) == pytest.approx([float(value) for value in last], rel=1e-12)
     assert chosen.grid(schedule, steps) == grid
 
@@ -81,7 +81,7 @@ def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedul
     elif name == "ddim_uniform":
         start = float(schedule.sigma_at_level(901))
     elif name == "align_your_steps":
-        start = float(schedule.space.sigma_from_log_snr(-math.log(14.615)))
+        start = float(schedule.scaling.sigma_from_log_snr(-math.log(14.615)))
     elif by_level:
         start = schedule.sigma_max
     if spacing(name) == Linspace() and final_sigma == "sigma_min":
@@ -89,7 +89,7 @@ def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedul
     if name == "linear_quadratic" and not isinstance(schedule, FlowMatching):
         return  # refused, tests/test_schedule_types.py
     grid = spacing(name, final_sigma=final_sigma, **options).grid(schedule, 10)
-    assert grid[0].log_snr == pytest.approx(float(schedule.space.log_snr(start)), rel=1e-12)
+    assert grid[0].log_snr == pytest.approx(float(schedule.scaling.log_snr(start)), rel=1e-12)
 
 
 # Over timesteps

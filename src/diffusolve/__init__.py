@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from diffusolve.noise import FlowMatching as FlowMatching
     from diffusolve.noise import Grid as Grid
     from diffusolve.noise import NoiseSchedule as NoiseSchedule
-    from diffusolve.noise import Space as Space
+    from diffusolve.noise import Scaling as Scaling
     from diffusolve.noise import VarianceExploding as VarianceExploding
     from diffusolve.noise import VariancePreserving as VariancePreserving
     from diffusolve.plan import Plan as Plan
@@ -106,7 +106,7 @@ _HOME = {
     "SD15": "noise",
     "SchedulerMixin": "schedulers.mixin",
     "Sampler": "sampling",
-    "Space": "noise",
+    "Scaling": "noise",
     "VarianceExploding": "noise",
     "VariancePreserving": "noise",
     "sample": "sampling",

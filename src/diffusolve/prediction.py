@@ -40,14 +40,14 @@ class Prediction(ABC):
 
     @abstractmethod
     def data(self, alpha: float, sigma: float) -> tuple[float, float]:
-        """(a, b) for a sample with (`alpha`, `sigma`) in the network's own space."""
+        """(a, b) for a sample with (`alpha`, `sigma`) in the network's own scaling."""
 
     def input_scale(self, alpha: float, sigma: float) -> float:
-        """What the sample is multiplied by, beyond the change of space, before the network sees it."""
+        """What the sample is multiplied by, beyond the change of scaling, before the network sees it."""
         return 1.0
 
     def conversion(self, point: Point) -> Conversion:
-        """How to use the network for a sample at `point`, in the space of the point's grid.
+        """How to use the network for a sample at `point`, in the scaling of the point's grid.
 
         Raises:
             SingularPointError: the output says nothing about the data there.

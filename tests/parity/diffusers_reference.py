@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusolve.noise import SD15, Grid, NoiseSchedule, Space, VariancePreserving
+from diffusolve.noise import SD15, Grid, NoiseSchedule, Scaling, VariancePreserving
 from diffusolve.plan import Plan
 
 from .network import StandInNetwork, standard_noise
@@ -98,7 +98,7 @@ def grid_of(scheduler: Any, noise_schedule: NoiseSchedule) -> Grid:
     if "KDPM2" in name:
         sigmas, timesteps = np.unique(sigmas)[::-1], timesteps[::2]
     grid = Grid.from_sigmas(noise_schedule, sigmas, timesteps)
-    return grid.in_space(Space.VARIANCE_EXPLODING) if name in SCALED_TO_ALPHA_1 else grid
+    return grid.in_scaling(Scaling.VARIANCE_EXPLODING) if name in SCALED_TO_ALPHA_1 else grid
 
 
 def generator() -> torch.Generator:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusolve.noise import Cosine, Grid, Space
+from diffusolve.noise import Cosine, Grid, Scaling
 from diffusolve.solvers import ipndm, lcm, sa_solver
 
 from .diffusers_reference import BETAS, KARRAS, TRAILING, Way, scheduler, their_trajectory, trajectories
@@ -131,7 +131,7 @@ def test_ipndm_walks_the_same_trajectory_as_diffusers(steps: int) -> None:
     reference = scheduler("IPNDMScheduler", Cosine(), None, steps)
     ratios = [float(s / max(a, 1e-6)) for a, s in zip(reference.alphas, reference.betas, strict=True)]
     timesteps = np.asarray(reference.timesteps, np.float64)
-    grid = Grid.from_sigmas(Cosine(), ratios, timesteps).in_space(Space.VARIANCE_EXPLODING)
+    grid = Grid.from_sigmas(Cosine(), ratios, timesteps).in_scaling(Scaling.VARIANCE_EXPLODING)
     plan = plan_on(grid, ipndm, "v_prediction")
     x = standard_noise(dtype=torch.float64)
     theirs = their_trajectory(reference, x, SilentAtFirst(1.0, torch.float64))

@@ -153,7 +153,7 @@ def test_a_sampler_that_knows_nothing_of_diffusers_walks_its_trajectory(
 ) -> None:
     spacing, name, config = CASES[case]
     theirs = scheduler(name, SD15, prediction_type, steps, **config)
-    plan = Sampler(SOLVERS[name], spacing, space=grid_of(theirs, SD15).space).plan(SD15, prediction_type, steps)
+    plan = Sampler(SOLVERS[name], spacing, scaling=grid_of(theirs, SD15).scaling).plan(SD15, prediction_type, steps)
     assert_same(*trajectories(plan, theirs), within=PROMISED)
 
 

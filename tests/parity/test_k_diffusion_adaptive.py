@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusolve.noise import SD15, Space, VariancePreserving
+from diffusolve.noise import SD15, Scaling, VariancePreserving
 from diffusolve.sampling import Report, Sampler, sample_with_report
 from diffusolve.solvers import dpm_adaptive
 from diffusolve.spacing import Sigmas
@@ -48,7 +48,7 @@ class Adaptive(NamedTuple):
 
 def ours(case: Adaptive) -> tuple[Trajectory, Report]:
     solver = dpm_adaptive.with_options(order=case.order, **case.options)
-    sampler = Sampler(solver, Sigmas(case.ends), Space.VARIANCE_EXPLODING)
+    sampler = Sampler(solver, Sigmas(case.ends), Scaling.VARIANCE_EXPLODING)
     model = {"noise_schedule": case.noise_schedule, "prediction_type": case.prediction_type}
     noise = IntervalNoise(case.dtype).ours
     network = StandInNetwork(dtype=case.dtype)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from diffusolve.noise import SD15, Grid, Space, VariancePreserving
+from diffusolve.noise import SD15, Grid, Scaling, VariancePreserving
 from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, dpmpp_sde, euler, heun, lms
 from diffusolve.spacing import Exponential, Karras, Linspace, Spacing
 
@@ -30,7 +30,7 @@ class Way(NamedTuple):
     spacing: Spacing
 
     def grid(self, steps: int) -> Grid:
-        return self.spacing.grid(self.noise_schedule, steps).in_space(Space.VARIANCE_EXPLODING)
+        return self.spacing.grid(self.noise_schedule, steps).in_scaling(Scaling.VARIANCE_EXPLODING)
 
 
 LINEAR, COSINE = VariancePreserving(), VariancePreserving(beta_schedule="squaredcos_cap_v2")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusolve.noise import SD15, Cosine, Space, VarianceExploding, VariancePreserving
+from diffusolve.noise import SD15, Cosine, Scaling, VarianceExploding, VariancePreserving
 from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential
 
 from .k_diffusion_reference import denoiser, external, sampling
@@ -56,7 +56,7 @@ def test_polyexponential_is_that_of_k_diffusion(rho: float, ends: tuple[float, f
 def test_linspace_is_what_k_diffusion_chooses_for_a_discrete_model(
     noise_schedule: VariancePreserving, steps: int
 ) -> None:
-    ours = Linspace().grid(noise_schedule, steps).in_space(Space.VARIANCE_EXPLODING).sigmas
+    ours = Linspace().grid(noise_schedule, steps).in_scaling(Scaling.VARIANCE_EXPLODING).sigmas
     np.testing.assert_allclose(ours, wrapped(noise_schedule).get_sigmas(steps), rtol=1e-5)
 
 

@@ -49,7 +49,7 @@ class ExactSolution:
         return float((difference**2).mean() ** 0.5)
 
     def at_end(self, begun: Array, start: Point, end: Point) -> Array:
-        """The exact samples at `end` from `begun` at `start`, both as the network's own space scales them."""
+        """The exact samples at `end` from `begun` at `start`, both as the network's own scaling scales them."""
         for known_start, known_end, known, result in self._known:
             same_ends = isclose(known_start, start.log_snr) and isclose(known_end, end.log_snr)
             if same_ends and known.shape == begun.shape and abs(known - begun).max() <= 1e-6 * abs(begun).max():
@@ -60,11 +60,11 @@ class ExactSolution:
 
     def _solve(self, begun: Array, start: Point, end: Point) -> Array:
         schedule = self.network.noise_schedule
-        high, low = (float(schedule.space.sigma_from_log_snr(point.log_snr)) for point in (start, end))
+        high, low = (float(schedule.scaling.sigma_from_log_snr(point.log_snr)) for point in (start, end))
         ends_at_data = low == 0.0
         low = low or schedule.sigma_min
         if isinstance(self.network, GaussianDenoiser):
-            (a, b), (s, t) = ([float(value) for value in pair] for pair in schedule.space.alpha_sigma([high, low]))
+            (a, b), (s, t) = ([float(value) for value in pair] for pair in schedule.scaling.alpha_sigma([high, low]))
             x = self.network.exact(begun, (a, s), (b, t))
         elif start.alpha == 0.0:
             raise SingularPointError(

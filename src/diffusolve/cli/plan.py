@@ -16,7 +16,7 @@ from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.errors import NotPlannableError
 from diffusolve.files import check_writable, write_atomically
-from diffusolve.noise import Space, noise_schedule
+from diffusolve.noise import Scaling, noise_schedule
 from diffusolve.plan import OUTPUT, Plan, PlanPoint, Stage, Update
 from diffusolve.prediction import prediction as prediction_called
 
@@ -29,9 +29,9 @@ USUAL_PREDICTION = {"cosine": "v_prediction", "edm": "edm", "sd3": "flow", "flux
 """Name of a noise schedule -> what the networks trained with it predict; epsilon where it is not here."""
 
 SIGMA = {
-    Space.VARIANCE_PRESERVING: "sigma / alpha, for samples alpha * data + sigma * noise",
-    Space.VARIANCE_EXPLODING: "for samples data + sigma * noise",
-    Space.FLOW: "for samples (1 - sigma) * data + sigma * noise",
+    Scaling.VARIANCE_PRESERVING: "sigma / alpha, for samples alpha * data + sigma * noise",
+    Scaling.VARIANCE_EXPLODING: "for samples data + sigma * noise",
+    Scaling.FLOW: "for samples (1 - sigma) * data + sigma * noise",
 }
 """What the number called sigma means, by the scaling of the samples that the network was trained on."""
 
@@ -68,30 +68,30 @@ def plan_command(
     title = f"{recipe.name} on {schedule}, {plan.prediction} prediction"
     counts = f"{plan.steps} steps, {plan.nfe} evaluations, {plan.registers} registers"
     console.print(Text(f"{title}: {counts}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
-    console.print(table(plan, noise.space))
+    console.print(table(plan, noise.scaling))
     begins = f"{plan.initial} begins as {plan.start.sigma:.6g} * noise."
-    console.print(Text(f"{begins} sigma: {SIGMA[noise.space]}."), soft_wrap=True)
+    console.print(Text(f"{begins} sigma: {SIGMA[noise.scaling]}."), soft_wrap=True)
     if json is not None:
         write_atomically(json, plan.to_json(indent=2).encode())
         console.print(Text(f"plan in {json}"), soft_wrap=True)
     if plot is not None:
-        write_atomically(plot, encode_figure(figure(plan, noise.space, title), plot))
+        write_atomically(plot, encode_figure(figure(plan, noise.scaling, title), plot))
         console.print(Text(f"plot in {plot}"), soft_wrap=True)
 
 
-def sigma_of(point: PlanPoint, space: Space) -> float:
-    """The noise level at `point`, whatever its scaling, by the convention of `space`."""
-    if space is Space.FLOW:
+def sigma_of(point: PlanPoint, scaling: Scaling) -> float:
+    """The noise level at `point`, whatever its scaling, by the convention of `scaling`."""
+    if scaling is Scaling.FLOW:
         return point.sigma / (point.alpha + point.sigma)
     return point.sigma / point.alpha if point.alpha else math.inf
 
 
-def table(plan: Plan, space: Space) -> Table:
+def table(plan: Plan, scaling: Scaling) -> Table:
     """`plan` with a row for each evaluation: where it is, and the formulas that follow from it.
 
     Args:
         plan: what to show.
-        space: the noise schedule's; says what the column sigma means.
+        scaling: the noise schedule's; says what the column sigma means.
     """
     rows = Table(box=box.SIMPLE)
     for heading in ("step", "timestep", "sigma", "log-SNR"):
@@ -99,7 +99,7 @@ def table(plan: Plan, space: Space) -> Table:
     rows.add_column("formulas", overflow="fold")
 
     def add(number: str, point: PlanPoint, timestep: str, formulas: list[str]) -> None:
-        numbers = (number, timestep, f"{sigma_of(point, space):.6g}", f"{point.log_snr:.4g}")
+        numbers = (number, timestep, f"{sigma_of(point, scaling):.6g}", f"{point.log_snr:.4g}")
         rows.add_row(*numbers, Text("\n".join(formulas)))
 
     if plan.opening.writes:
@@ -111,14 +111,14 @@ def table(plan: Plan, space: Space) -> Table:
     return rows
 
 
-def figure(plan: Plan, space: Space, title: str) -> Figure:
-    """Two plots over the steps: sigma, by the convention of `space`, and log-SNR. Infinite values are left out."""
+def figure(plan: Plan, scaling: Scaling, title: str) -> Figure:
+    """Two plots over the steps: sigma, by the convention of `scaling`, and log-SNR. Infinite values are left out."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     points = [(float(stage.step), stage.point) for stage in plan.stages if stage.stage == 0] + [(plan.steps, plan.end)]
     inner = [(stage.step + 0.5, stage.point) for stage in plan.stages if stage.stage > 0]
-    sigmas = {point: sigma_of(point, space) for _, point in points + inner}
+    sigmas = {point: sigma_of(point, scaling) for _, point in points + inner}
     log_snrs = {point: point.log_snr for _, point in points + inner}
     made = Figure(figsize=(9, 3.6), layout="constrained")
     made.suptitle(title)

@@ -5,8 +5,8 @@ from diffusolve.noise.cosine import Cosine
 from diffusolve.noise.flow_matching import FlowMatching
 from diffusolve.noise.points import Grid, Point
 from diffusolve.noise.presets import NOISE_SCHEDULES, SD15, noise_schedule
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import NoiseSchedule
-from diffusolve.noise.space import Space
 from diffusolve.noise.variance_exploding import VarianceExploding
 from diffusolve.noise.variance_preserving import SignalTable, TabulatedSignal, VariancePreserving
 
@@ -19,8 +19,8 @@ __all__ = [
     "Grid",
     "NoiseSchedule",
     "Point",
+    "Scaling",
     "SignalTable",
-    "Space",
     "TabulatedSignal",
     "VarianceExploding",
     "VariancePreserving",

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
-from diffusolve.noise.space import Space
 
 __all__ = ["Cosine"]
 
@@ -27,7 +27,7 @@ class Cosine(NoiseSchedule):
         num_train_timesteps: how many levels, equally spaced in t, timestep spacings choose from.
     """
 
-    space: ClassVar[Space] = Space.VARIANCE_PRESERVING
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
 
     log_snr_shift: float = 0.0
     num_train_timesteps: int = 1000

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
-from diffusolve.noise.space import Space
 
 __all__ = ["FlowMatching"]
 
@@ -26,7 +26,7 @@ class FlowMatching(NoiseSchedule):
         num_train_timesteps: the timestep at sigma = 1, and how many levels timestep spacings choose from.
     """
 
-    space: ClassVar[Space] = Space.FLOW
+    scaling: ClassVar[Scaling] = Scaling.FLOW
 
     shift: float = 1.0
     num_train_timesteps: int = 1000

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.errors import SingularPointError
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import check_sigma
-from diffusolve.noise.space import Space
 
 if TYPE_CHECKING:
     from diffusolve.noise.schedule import NoiseSchedule
@@ -26,7 +26,7 @@ class Point:
     """One place on a noise schedule: samples there are ``alpha * x0 + sigma * noise``.
 
     ``timestep`` is what the network is conditioned on (an int for discrete models). ``scale`` takes a sample from
-    the grid's space to the space that the network was trained in: the network sees ``scale * x``.
+    the grid's scaling to the scaling that the network was trained in: the network sees ``scale * x``.
     """
 
     timestep: float
@@ -57,7 +57,7 @@ class Grid(Sequence[Point]):
 
     points: tuple[Point, ...]
     noise_schedule: NoiseSchedule
-    space: Space
+    scaling: Scaling
 
     @classmethod
     def from_sigmas(
@@ -66,11 +66,11 @@ class Grid(Sequence[Point]):
         sigmas: npt.ArrayLike,
         timesteps: npt.ArrayLike | None = None,
     ) -> Grid:
-        """The grid of given `sigmas` in the schedule's own space, the largest first and the last one usually 0.
+        """The grid of given `sigmas` in the schedule's own scaling, the largest first and the last one usually 0.
 
         Args:
             noise_schedule: the schedule that the network was trained with.
-            sigmas: shape (steps + 1,), in the schedule's own convention (see :class:`Space`).
+            sigmas: shape (steps + 1,), in the schedule's own convention (see :class:`Scaling`).
             timesteps: shape (steps,) or (steps + 1,); where missing, the schedule's timesteps of the sigmas.
 
         Raises:
@@ -78,7 +78,7 @@ class Grid(Sequence[Point]):
                 NaN or of another number.
         """
         sigma = _checked_sigmas(sigmas)
-        if noise_schedule.space is Space.FLOW:  # here alpha is 1 - sigma, whatever the timesteps
+        if noise_schedule.scaling is Scaling.FLOW:  # here alpha is 1 - sigma, whatever the timesteps
             check_sigma(sigma, 1.0)
             sigma = _checked_sigmas(np.minimum(sigma, 1.0))
         if timesteps is None:
@@ -94,48 +94,50 @@ class Grid(Sequence[Point]):
         cls, noise_schedule: NoiseSchedule, sigma: npt.NDArray[np.float64], at: npt.NDArray[np.float64]
     ) -> Grid:
         """The grid through exactly these sigmas and timesteps, shape (steps + 1,) each, which nothing checks."""
-        alphas, sigmas_ = noise_schedule.space.alpha_sigma(sigma)
+        alphas, sigmas_ = noise_schedule.scaling.alpha_sigma(sigma)
         discrete = noise_schedule.is_discrete and bool(np.all(at == np.rint(at)))
         times: list[float] = at.astype(np.int64).tolist() if discrete else at.tolist()
         points = map(Point, times, alphas.tolist(), sigmas_.tolist())
-        return cls(tuple(points), noise_schedule, noise_schedule.space)
+        return cls(tuple(points), noise_schedule, noise_schedule.scaling)
 
-    def in_space(self, space: Space) -> Grid:
-        """The same points for samples scaled as `space` has it.
+    def in_scaling(self, scaling: Scaling) -> Grid:
+        """The same points for samples scaled as `scaling` has it.
 
         Raises:
             SingularPointError: samples of a point cannot be scaled so, since nothing of the data is left there.
         """
         return (
-            self if space is self.space else Grid(tuple(_in_space(p, space) for p in self), self.noise_schedule, space)
+            self
+            if scaling is self.scaling
+            else Grid(tuple(_in_scaling(p, scaling) for p in self), self.noise_schedule, scaling)
         )
 
     def at_sigma(self, sigma: float, *, beyond: bool = False) -> Point:
-        """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's space).
+        """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's scaling).
 
         With `beyond` it may be noisier than any level in training, and then has the timestep of the noisiest of these;
         otherwise that is a ValueError.
         """
-        if self.space is Space.VARIANCE_PRESERVING:
+        if self.scaling is Scaling.VARIANCE_PRESERVING:
             return self._at(sigma / math.sqrt(1.0 - sigma * sigma), beyond)
         return self._at(sigma, beyond)
 
     def at_log_snr(self, log_snr: float, *, beyond: bool = False) -> Point:
         """The point where ``log(alpha / sigma)`` is `log_snr`; `beyond` as in :meth:`at_sigma`."""
-        return self._at(float(self.space.sigma_from_log_snr(log_snr)), beyond)
+        return self._at(float(self.scaling.sigma_from_log_snr(log_snr)), beyond)
 
     def at_timestep(self, timestep: float) -> Point:
         """The point that has `timestep` on the noise schedule."""
         alpha, sigma = (float(value) for value in self.noise_schedule.alpha_sigma(timestep))
         whole = self.noise_schedule.is_discrete and timestep == int(timestep)
-        return _in_space(Point(int(timestep) if whole else timestep, alpha, sigma), self.space)
+        return _in_scaling(Point(int(timestep) if whole else timestep, alpha, sigma), self.scaling)
 
     def _at(self, sigma: float, beyond: bool) -> Point:
-        """The point at `sigma`, by the convention of the grid's space."""
-        alpha, sigma_ = self.space.scales(sigma)
-        own = self.noise_schedule.space
+        """The point at `sigma`, by the convention of the grid's scaling."""
+        alpha, sigma_ = self.scaling.scales(sigma)
+        own = self.noise_schedule.scaling
         norm = own.norm(alpha, sigma_)
-        own_sigma = sigma_ / norm if own is Space.FLOW else sigma_ / alpha if alpha else math.inf
+        own_sigma = sigma_ / norm if own is Scaling.FLOW else sigma_ / alpha if alpha else math.inf
         if beyond:
             own_sigma = min(own_sigma, self.noise_schedule.sigma_max)
         return Point(float(self.noise_schedule.timestep(own_sigma)), alpha, sigma_, 1.0 / norm)
@@ -167,7 +169,7 @@ class Grid(Sequence[Point]):
     def __getitem__(self, index: slice) -> Grid: ...
     def __getitem__(self, index: int | slice) -> Point | Grid:
         if isinstance(index, slice):
-            return Grid(self.points[index], self.noise_schedule, self.space)
+            return Grid(self.points[index], self.noise_schedule, self.scaling)
         return self.points[index]
 
     def __getstate__(self) -> dict[str, object]:
@@ -178,15 +180,15 @@ class Grid(Sequence[Point]):
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.points, self.noise_schedule, self.space))
+        return hash((self.points, self.noise_schedule, self.scaling))
 
 
-def _in_space(point: Point, space: Space) -> Point:
-    norm = space.norm(point.alpha, point.sigma)
+def _in_scaling(point: Point, scaling: Scaling) -> Point:
+    norm = scaling.norm(point.alpha, point.sigma)
     if norm == 0.0:
         raise SingularPointError(
             f"sigma / alpha is infinite at timestep {point.timestep:g} (no signal is left there), so samples cannot be "
-            f"scaled to alpha = 1: use the space {Space.FLOW}, or start at a smaller timestep."
+            f"scaled to alpha = 1: use the scaling {Scaling.FLOW}, or start at a smaller timestep."
         )
     return Point(point.timestep, point.alpha / norm, point.sigma / norm, point.scale * norm)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.noise.space import Space
+from diffusolve.noise.scaling import Scaling
 
 __all__ = ["NoiseSchedule"]
 
@@ -19,12 +19,12 @@ class NoiseSchedule(ABC):
     """How much noise there is at each timestep of a model's training, and the way back.
 
     ``timestep`` is what the network is conditioned on. ``sigma`` alone is the field's number for the noise level, by
-    the convention of the schedule's :class:`Space`. All methods take numbers or arrays, work element by element in
+    the convention of the schedule's :class:`Scaling`. All methods take numbers or arrays, work element by element in
     float64 and are exact inverses of each other inside the schedule's range. Schedules are immutable values: equal
     parameters make equal schedules, and plans are cached by them.
     """
 
-    space: ClassVar[Space]
+    scaling: ClassVar[Scaling]
     """The scaling of the samples that the network was trained on."""
 
     is_discrete: ClassVar[bool] = False
@@ -51,11 +51,11 @@ class NoiseSchedule(ABC):
 
     def alpha_sigma(self, timestep: npt.ArrayLike) -> tuple[Array, Array]:
         """(alpha, sigma) of the network's own samples ``alpha * x0 + sigma * noise`` at `timestep`."""
-        return self.space.alpha_sigma(self.sigma(timestep))
+        return self.scaling.alpha_sigma(self.sigma(timestep))
 
     def log_snr(self, timestep: npt.ArrayLike) -> Array:
         """``log(alpha / sigma)`` at `timestep`."""
-        return self.space.log_snr(self.sigma(timestep))
+        return self.scaling.log_snr(self.sigma(timestep))
 
     @property
     def sigma_min(self) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.errors import unknown_name
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
-from diffusolve.noise.space import Space
 
 __all__ = ["CONDITIONINGS", "VarianceExploding"]
 
@@ -34,7 +34,7 @@ class VarianceExploding(NoiseSchedule):
         num_train_timesteps: how many levels, equally spaced in log sigma, timestep spacings choose from.
     """
 
-    space: ClassVar[Space] = Space.VARIANCE_EXPLODING
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

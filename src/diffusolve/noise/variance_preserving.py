@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.noise.betas import betas, rescale_zero_terminal_snr
+from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
-from diffusolve.noise.space import Space
 
 __all__ = ["SignalTable", "TabulatedSignal", "VariancePreserving"]
 
@@ -23,7 +23,7 @@ class SignalTable(NoiseSchedule):
     Between whole timesteps the logarithm of sigma / alpha is linear, as k-diffusion and diffusers have it.
     """
 
-    space: ClassVar[Space] = Space.VARIANCE_PRESERVING
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
     is_discrete: ClassVar[bool] = True
 
     @property

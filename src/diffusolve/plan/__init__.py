@@ -2,7 +2,7 @@
 
 from diffusolve.plan.combination import Combination
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
-from diffusolve.plan.trace import check_plannable, check_space, plan_for, trace
+from diffusolve.plan.trace import check_plannable, check_scaling, plan_for, trace
 
 __all__ = [
     "OUTPUT",
@@ -15,7 +15,7 @@ __all__ = [
     "Update",
     "Write",
     "check_plannable",
-    "check_space",
+    "check_scaling",
     "plan_for",
     "trace",
 ]

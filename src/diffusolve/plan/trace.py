@@ -32,7 +32,7 @@ def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
         SingularPointError: a coefficient has no finite value.
     """
     check_plannable(solver)
-    check_space(solver, grid)
+    check_scaling(solver, grid)
     tracer = _Tracer(solver, prediction, _Stage(None, grid[0], 0, "x0", ""))
     run = solver(grid, Combination({"x0": 1.0}))
     answer = None
@@ -55,12 +55,12 @@ def check_plannable(solver: Solver) -> None:
         )
 
 
-def check_space(solver: Solver, grid: Grid) -> None:
-    """Raise unless `solver` is right in the space of `grid`."""
-    if solver.straight and not grid.space.is_straight:
+def check_scaling(solver: Solver, grid: Grid) -> None:
+    """Raise unless `solver` is right in the scaling of `grid`."""
+    if solver.straight and not grid.scaling.is_straight:
         raise NotPlannableError(
-            f"{solver.name} integrates dx/dsigma = (x - x0) / sigma, which does not hold on a {grid.space.value} grid: "
-            "use grid.in_space(Space.VARIANCE_EXPLODING)."
+            f"{solver.name} integrates dx/dsigma = (x - x0) / sigma, which does not hold on a {grid.scaling.value} "
+            "grid: use grid.in_scaling(Scaling.VARIANCE_EXPLODING)."
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from diffusolve.arrays import Array
 from diffusolve.backends import DrawNoise, backend_of
 from diffusolve.noise import Grid, Point
-from diffusolve.plan import Combination, check_space
+from diffusolve.plan import Combination, check_scaling
 from diffusolve.prediction import Prediction
 from diffusolve.sampling.denoiser import Network, two_outputs
 from diffusolve.solvers import ErrorRatio, Evaluate, Keep, Noise, Solver, StepEnded
@@ -44,7 +44,7 @@ def run_directly(
         on_evaluation: called with each request for an evaluation and the data prediction that answers it.
         on_step: called for each step that an adaptive solver tries.
     """
-    check_space(solver, grid)
+    check_scaling(solver, grid)
     backend = backend_of(x)
     like, wide = x, backend.widen(x)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diffusolve.noise import Grid, NoiseSchedule, Space
+from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, check_plannable, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.solvers import Solver
@@ -23,7 +23,7 @@ class Sampler:
     Args:
         solver: the algorithm with its options.
         spacing: where the steps fall; equally spaced timesteps when missing.
-        space: how the sample is scaled. When missing: as the noise schedule has it, but for solvers that integrate
+        scaling: how the sample is scaled. When missing: as the noise schedule has it, but for solvers that integrate
             dx/dsigma (``solver.straight``), whose samples on a variance preserving schedule are scaled to alpha = 1, or
             to alpha + sigma = 1 where the grid starts at alpha = 0 (sigma / alpha is infinite there).
         name: what people call it.
@@ -35,7 +35,7 @@ class Sampler:
 
     solver: Solver
     spacing: Spacing = UNIFORM
-    space: Space | None = None
+    scaling: Scaling | None = None
     name: str = ""
     seed_offset: int = 0
     brownian: bool = False
@@ -66,10 +66,10 @@ class Sampler:
 @lru_cache(maxsize=1024)
 def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int | None) -> Grid:
     grid = sampler.spacing.grid(noise_schedule, steps)
-    if sampler.space is not None:
-        return grid.in_space(sampler.space)
-    if sampler.solver.straight and not grid.space.is_straight:
-        return grid.in_space(Space.VARIANCE_EXPLODING if grid[0].alpha > 0 else Space.FLOW)
+    if sampler.scaling is not None:
+        return grid.in_scaling(sampler.scaling)
+    if sampler.solver.straight and not grid.scaling.is_straight:
+        return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha > 0 else Scaling.FLOW)
     return grid
 
 

@@ -78,7 +78,7 @@ def check_options_of(solver: Solver, steps: int) -> None:
     """Raise what `solver` says of its options when it starts a run of `steps` steps."""
     schedule = VarianceExploding(0.1, 10.0)
     points = (Point(1.0, 1.0, 1.0),) * steps + (Point(0.0, 1.0, 0.5),)  # which no option depends on
-    next(solver(Grid(points, schedule, schedule.space), Combination({"x0": 1.0})))
+    next(solver(Grid(points, schedule, schedule.scaling), Combination({"x0": 1.0})))
 
 
 class Noise:

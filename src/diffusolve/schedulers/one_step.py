@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
-from diffusolve.noise import Grid, Point, SignalTable, Space
+from diffusolve.noise import Grid, Point, Scaling, SignalTable
 from diffusolve.plan import trace
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.remembered import Remembered
@@ -45,7 +45,7 @@ class OneStepScheduler(TimestepScheduler):
 
     def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
         at = self._chosen(steps, timesteps)
-        grid = partial(_grid, self._tables.noise_schedule, at, self._end_power, self.space)
+        grid = partial(_grid, self._tables.noise_schedule, at, self._end_power, self.scaling)
         return Prepared(grid, self._solver(len(at)), self._prediction, at.astype(np.int64))
 
     def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
@@ -56,7 +56,7 @@ class OneStepScheduler(TimestepScheduler):
         if made is not None:
             return key, made.again(noise)
         self._steps_made.make_room()
-        grid = Grid((self._point(at), self._point(key[1])), self.noise_schedule, self.space)
+        grid = Grid((self._point(at), self._point(key[1])), self.noise_schedule, self.scaling)
         plan = trace(self._solver(1, **options), grid, self._prediction)
         return key, self._run_of(plan, noise)
 
@@ -83,5 +83,5 @@ class OneStepScheduler(TimestepScheduler):
         return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)
 
 
-def _grid(noise_schedule: SignalTable, timesteps: np.ndarray[Any, Any], end_power: float, space: Space) -> Grid:
-    return grid_through(noise_schedule, levels_at(noise_schedule, timesteps, end_power), space)
+def _grid(noise_schedule: SignalTable, timesteps: np.ndarray[Any, Any], end_power: float, scaling: Scaling) -> Grid:
+    return grid_through(noise_schedule, levels_at(noise_schedule, timesteps, end_power), scaling)

@@ -121,4 +121,4 @@ class PNDMScheduler(TimestepScheduler):
                 points += [at, at + stride, at]
             else:
                 points += [at, at, at - stride]
-        return Grid(tuple(map(self._point, points)), self.noise_schedule, self.space)
+        return Grid(tuple(map(self._point, points)), self.noise_schedule, self.scaling)

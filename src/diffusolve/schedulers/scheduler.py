@@ -16,7 +16,7 @@ from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
-from diffusolve.noise import Grid, NoiseSchedule, Space
+from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
@@ -55,7 +55,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     order: ClassVar[int] = 1
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
-    space: ClassVar[Space] = Space.VARIANCE_PRESERVING
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
     signal_floor: ClassVar[float] = 0.0
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
@@ -182,7 +182,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _grid(self, levels: Levels) -> Callable[[], Grid]:
         """What makes the points that the solver walks."""
-        return partial(grid_through, self.noise_schedule, levels, self.space)
+        return partial(grid_through, self.noise_schedule, levels, self.scaling)
 
     def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         """The run of `generation`, begun now at `timestep`, or moved there, or changed to other `options`.

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusolve.backends import backend_of
-from diffusolve.noise import SignalTable, Space
+from diffusolve.noise import Scaling, SignalTable
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for, timestep_levels
 from diffusolve.schedulers.tables import NEARLY_ZERO
@@ -20,7 +20,7 @@ __all__ = ["SigmaScheduler"]
 class SigmaScheduler(Scheduler):
     """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + 1)``."""
 
-    space: ClassVar[Space] = Space.VARIANCE_EXPLODING
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
     signal_floor: ClassVar[float] = NEARLY_ZERO
     timestep_dtype: ClassVar[type] = np.float32
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")

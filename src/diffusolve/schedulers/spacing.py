@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from diffusolve import spacing
 from diffusolve.errors import unknown_name
-from diffusolve.noise import Grid, NoiseSchedule, SignalTable, Space
+from diffusolve.noise import Grid, NoiseSchedule, Scaling, SignalTable
 from diffusolve.spacing import Leading, Linspace, Trailing
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def ramp_asked_for(config: Mapping[str, Any]) -> str | None:
     return next((key for key in RAMPS if config.get(key)), None)
 
 
-def grid_through(noise_schedule: NoiseSchedule, levels: Levels, space: Space | None) -> Grid:
-    """The points at `levels`, in `space` if one is given."""
+def grid_through(noise_schedule: NoiseSchedule, levels: Levels, scaling: Scaling | None) -> Grid:
+    """The points at `levels`, in `scaling` if one is given."""
     timesteps = np.append(levels.timesteps, 0.0)  # the network is not asked at the end
     grid = Grid.through(noise_schedule, levels.sigmas, timesteps)
-    return grid if space is None else grid.in_space(space)
+    return grid if scaling is None else grid.in_scaling(scaling)
 
 
 def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] = ()) -> None:
@@ -97,7 +97,7 @@ def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] =
 def ramp(key: str, steps: int, low: float, high: float, noise_schedule: SignalTable) -> Array:
     """The `steps` sigmas from `high` to `low` along the curve that configuration key `key` names."""
     curve: RampSpacing = getattr(spacing, RAMPS[key])()
-    sigmas = curve.ramp(np.linspace(0.0, 1.0, steps), low, high, noise_schedule.space)
+    sigmas = curve.ramp(np.linspace(0.0, 1.0, steps), low, high, noise_schedule.scaling)
     if steps > 1:
         sigmas[-1] = low  # to the bit, so that a step from there to sigma_min is none
     return sigmas

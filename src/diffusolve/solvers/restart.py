@@ -116,4 +116,4 @@ def _karras(grid: Grid, first: Point, last: Point, count: int) -> list[Point]:
 
 
 def _over(grid: Grid, points: Sequence[Point]) -> Grid:
-    return Grid(tuple(points), grid.noise_schedule, grid.space)
+    return Grid(tuple(points), grid.noise_schedule, grid.scaling)

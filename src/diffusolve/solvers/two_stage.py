@@ -58,7 +58,7 @@ def dpm_2(
         x, data = yield Evaluate(x, s)
         d = (x - data) / s.sigma
         up, down = split_noise(s, t, eta)
-        norm = grid.space.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
+        norm = grid.scaling.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
         end = down / norm
         if end > 0:
             middle = grid.at_sigma(sqrt(s.sigma * end), beyond=True)  # after churn

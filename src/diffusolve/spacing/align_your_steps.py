@@ -55,13 +55,13 @@ class AlignYourSteps(Spacing):
         levels = interpolated(ALIGN_YOUR_STEPS[self.model], steps if self.to_last else steps + 1)
         evaluated = levels if self.to_last else levels[:-1]
         self._check_range(noise_schedule, evaluated)
-        sigmas = noise_schedule.space.sigma_from_log_snr(-np.log(levels if self.final_sigma != "zero" else evaluated))
+        sigmas = noise_schedule.scaling.sigma_from_log_snr(-np.log(levels if self.final_sigma != "zero" else evaluated))
         return Grid.from_sigmas(noise_schedule, sigmas if self.final_sigma != "zero" else np.append(sigmas, 0.0))
 
     def _check_range(self, noise_schedule: NoiseSchedule, ratios: Array) -> None:
         """Raise unless the network was trained on all of `ratios`, up to the tables' rounding."""
         ends = np.array([noise_schedule.sigma_min, noise_schedule.sigma_max])
-        low, high = np.exp(-noise_schedule.space.log_snr(ends)).tolist()
+        low, high = np.exp(-noise_schedule.scaling.log_snr(ends)).tolist()
         if ratios[0] > high * 1.001 or ratios[-1] < low * 0.99:  # five digits at the top, two at the bottom
             raise ValueError(
                 f"the {self.model} table of Align Your Steps asks the network about sigma / alpha from {ratios[0]:g} "

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from diffusolve.errors import SingularPointError, unknown_name
-from diffusolve.noise import Grid, NoiseSchedule, Space
+from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
@@ -44,7 +44,7 @@ class RampSpacing(Spacing):
     whole: bool = False
 
     @abstractmethod
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         """The noise levels at `position`: 0 is where sampling starts (`high`), 1 where the ramp ends (`low`)."""
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
@@ -58,7 +58,7 @@ class RampSpacing(Spacing):
         jumps_to_zero = ends_at_zero and not self.runs_to_zero
         low = 0.0 if ends_at_zero and self.runs_to_zero else low
         levels = steps if jumps_to_zero else steps + 1
-        sigmas = self.ramp(np.linspace(0.0, 1.0, levels), low, high, noise_schedule.space)
+        sigmas = self.ramp(np.linspace(0.0, 1.0, levels), low, high, noise_schedule.scaling)
         sigmas[-1], sigmas[0] = low, high  # not a rounding error away: they may be the schedule's ends
         if jumps_to_zero:
             sigmas = np.append(sigmas, 0.0)
@@ -89,7 +89,7 @@ class Karras(RampSpacing):
         super().__post_init__()
         check_rho(self.rho)
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         start, end = high ** (1 / self.rho), low ** (1 / self.rho)
         return np.asarray((start + position * (end - start)) ** self.rho)
 
@@ -98,7 +98,7 @@ class Karras(RampSpacing):
 class Exponential(RampSpacing):
     """Equal steps in log sigma."""
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         return np.asarray(np.exp(np.log(high) + position * (np.log(low) - np.log(high))))
 
 
@@ -116,7 +116,7 @@ class Polyexponential(RampSpacing):
         super().__post_init__()
         check_rho(self.rho)
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         return np.asarray(np.exp(np.log(low) + (1 - position) ** self.rho * (np.log(high) - np.log(low))))
 
 
@@ -127,14 +127,14 @@ class UniformLogSNR(RampSpacing):
     The same as exponential but for flow matching, where alpha falls as sigma grows.
     """
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
-        start, end = space.log_snr([high, low]).tolist()
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
+        start, end = scaling.log_snr([high, low]).tolist()
         if not np.isfinite(start):
             raise SingularPointError(
                 f"log(alpha / sigma) is infinite at sigma = {high:g}, so equal steps in it do not exist: give a "
                 "smaller sigma_max, for example 0.999, or use another spacing."
             )
-        return space.sigma_from_log_snr(start + position * (end - start))
+        return scaling.sigma_from_log_snr(start + position * (end - start))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class BetaSigmas(RampSpacing):
     alpha: float = 0.6
     beta: float = 0.6
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         return low + beta_quantile(1.0 - position, self.alpha, self.beta) * (high - low)
 
 
@@ -178,12 +178,12 @@ class KLOptimal(RampSpacing):
         if self.of not in ("sigma", "ratio"):
             raise unknown_name("quantity to divide", self.of, ("sigma", "ratio"))
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         ends = np.array([high, low])
         in_ratio = self.of == "ratio"
-        start, end = np.arctan((np.exp(-space.log_snr(ends)) if in_ratio else ends) / self.sigma_data).tolist()
+        start, end = np.arctan((np.exp(-scaling.log_snr(ends)) if in_ratio else ends) / self.sigma_data).tolist()
         divided = self.sigma_data * np.tan(start + position * (end - start))
-        return space.sigma_from_log_snr(-np.log(divided)) if in_ratio else divided
+        return scaling.sigma_from_log_snr(-np.log(divided)) if in_ratio else divided
 
     def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
         """The arctangent of infinity is as good as any."""
@@ -226,14 +226,14 @@ class LinearQuadratic(RampSpacing):
             )
 
     def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
-        if noise_schedule.space is not Space.FLOW:
+        if noise_schedule.scaling is not Scaling.FLOW:
             raise ValueError(
                 f"linear-quadratic levels divide a sigma that runs from 1 to 0, as in flow matching, but the sigma of "
                 f"{noise_schedule} runs from {high:g}, so that the last step would begin far from the data: use "
                 "kl_optimal or karras, for example."
             )
 
-    def ramp(self, position: Array, low: float, high: float, space: Space) -> Array:
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         steps = len(position) - 1
         if steps == 1:  # there is nothing to divide
             return np.array([high, low])

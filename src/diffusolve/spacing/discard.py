@@ -40,4 +40,4 @@ class DiscardPenultimate(Spacing):
         grid = self.inner.grid(noise_schedule, steps)
         if grid.steps < 2:
             raise ValueError(f"{self.inner} has a single step: expected two, so that one is left.")
-        return Grid((*grid.points[:-2], grid.points[-1]), grid.noise_schedule, grid.space)
+        return Grid((*grid.points[:-2], grid.points[-1]), grid.noise_schedule, grid.scaling)
