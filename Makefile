@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutants clean
 
 demo: $(VENV)/.cli
 	$(BIN)/diffusolve sample --model digits --sampler "DPM++ 2M Karras" --steps 20 --num 100 --guidance 2 --out samples.png
@@ -20,9 +20,13 @@ lint: $(VENV)/.test $(VENV)/.lint
 
 # A first look: make bench BENCH=--quick
 bench: $(VENV)/.test
-	$(BIN)/diffusolve bench $(BENCH) --json benchmarks/results
+	$(BIN)/python -m benchmarks.suite $(BENCH) --json benchmarks/results
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.convergence
+
+# The share of random faults that the tests catch: make mutants MUTANTS="--count 10"
+mutants: $(VENV)/.test
+	$(BIN)/python -m benchmarks.mutants $(MUTANTS)
 
 clean:
 	rm -rf $(VENV)

@@ -6,6 +6,7 @@ scheduler's precision, so that only the scheduler's own rounding differs.
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Annotated, Any
 
 import diffusers
@@ -51,7 +52,7 @@ def error(library: Any, name: str, dtype: torch.dtype, steps: int, exact: list[T
     """Relative root mean square distance from `exact`, the float64 samples of seeds 0, 1 and so on."""
     made = [final_sample(library, name, dtype, steps, seed) for seed in range(len(exact))]
     squares = [float(((one - other).norm() / other.norm()) ** 2) for one, other in zip(made, exact, strict=True)]
-    return float(sum(squares) / len(squares)) ** 0.5
+    return sqrt(sum(squares) / len(squares))
 
 
 def deterministic() -> list[str]:

@@ -72,6 +72,9 @@ FIRST_PASS_SECONDS, FULL_SECONDS = 600.0, 3600.0
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.*?)?)(?: - .*)?$", re.MULTILINE)
 """A line of pytest's summary, with the test."""
 
+TOLERANCE = 1e-6
+"""Smaller numbers say where rounding errors begin; whatever they are nearly, they do that."""
+
 NO_TESTS_LEFT = 5
 """pytest's exit status when nothing was collected."""
 
@@ -156,7 +159,7 @@ class Places(ast.NodeVisitor):
 
     def visit_Constant(self, node: ast.Constant) -> None:
         """A number becomes another."""
-        if isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        if isinstance(node.value, int | float) and not isinstance(node.value, bool) and not 0 < node.value < TOLERANCE:
             changed = node.value + 1 if isinstance(node.value, int) else node.value * 1.1 or 0.1
             self.found.append((self._at(node), self._end(node), repr(changed), node.lineno))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -200,11 +200,11 @@ def started_exactly(solver: Solver, count: int) -> Solver:
             try:
                 request = inner.send(reply)
             except StopIteration as stop:
-                return stop.value
+                return cast("Value", stop.value)
             if isinstance(request, Evaluate) and request.stage == 0:
                 seen, here = seen + 1, request.point
             # The sample that the step begins with: asked about, asked about again, or kept.
-            if isinstance(request, Evaluate | Keep) and request.point == here and seen <= count:
+            if isinstance(request, Evaluate | Keep) and here is not None and request.point == here and seen <= count:
                 request = request._replace(x=exact(grid, here))
             reply = yield request
 

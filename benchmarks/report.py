@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.suite.areas import AREAS
+from benchmarks.suite.result import Result
+from benchmarks.suite.show import markdown
 from benchmarks.which_sampler import replace_between
-from diffusolve.cli.bench.areas import AREAS
-from diffusolve.cli.bench.result import Result
-from diffusolve.cli.bench.show import markdown
 from diffusolve.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
@@ -33,13 +33,16 @@ def section(folder: Path, area: str) -> str | None:
 
 
 def main(
-    results: Annotated[Path, typer.Option(help="The folder that diffusolve bench --json wrote to.")] = RESULTS,
+    results: Annotated[
+        Path, typer.Option(help="The folder that python -m benchmarks.suite --json wrote to.")
+    ] = RESULTS,
     page: Annotated[Path, typer.Option(help="The page to write into.")] = PAGE,
 ) -> None:
     """Write the figures into the page; areas that were not measured stay as they are."""
     sections = {area: made for area in AREAS if (made := section(results, area)) is not None}
     if not sections:
-        raise FileNotFoundError(f"there are no results in {results}: make them with diffusolve bench --json {results}.")
+        command = f"python -m benchmarks.suite --json {results}"
+        raise FileNotFoundError(f"there are no results in {results}: make them with {command}.")
     text = page.read_text(encoding="utf-8")
     for area, made in sections.items():
         text = replace_between(text, area, made)

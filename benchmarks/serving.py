@@ -24,7 +24,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +54,7 @@ ROWS = 8
 SIZES = (SHAPE, (4, 64, 64), (16, 128, 128))
 """Of a sample, where steps are compared: digits, Stable Diffusion at 512 x 512 and models of 16 channels at 1024."""
 
-Serve = Callable[[list[Request], list[float]], Awaitable[tuple[list[Tensor], list[float]]]]
+Serve = Callable[[list[Request], list[float]], Coroutine[Any, Any, tuple[list[Tensor], list[float]]]]
 
 
 def stream(count: int, rate: float, seed: int = 0) -> tuple[list[Request], list[float]]:
@@ -92,7 +92,7 @@ def generated(model: Digits, requests: list[Request]) -> Tensor:
     like = torch.empty(len(requests), *SHAPE)
     run = Run(plan, noise_source(seeds, like))
     with torch.no_grad():
-        x = run.begin(start(plan, like, seeds))
+        x: Tensor = run.begin(start(plan, like, seeds))
         while not run.is_done:
             timesteps = torch.full((len(requests),), run.stage.point.timestep)
             x = run.step(model(run.model_input(x), timesteps, requests), x)
@@ -172,7 +172,7 @@ def capacity(model: Digits, requests: list[Request]) -> float:
 
 def measure(serve: Serve, requests: list[Request], arrivals: list[float]) -> tuple[list[Tensor], dict[str, float]]:
     """Samples, and samples per second with quantiles of the latency in seconds."""
-    samples, latencies = asyncio.run(serve(requests, arrivals))  # type: ignore[arg-type]
+    samples, latencies = asyncio.run(serve(requests, arrivals))
     ended = max(arrival + latency for arrival, latency in zip(arrivals, latencies, strict=True))
     p50, p95 = np.quantile(latencies, [0.5, 0.95])
     return samples, {"images_per_second": len(samples) / ended, "p50": float(p50), "p95": float(p95)}

@@ -1,6 +1,7 @@
 """The README's table of what a step costs, and all scheduler classes: ``python -m benchmarks.step``.
 
-``diffusolve bench step`` measures more kinds of arrays, and the functions of k-diffusion; how, says docs/benchmarks.md.
+``python -m benchmarks.suite step`` measures more kinds of arrays, and the functions of k-diffusion; docs/benchmarks.md
+says how.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from diffusolve.cli.bench.floor import bytes_per_element
-from diffusolve.cli.bench.loops import Shape, configured, noise_and_output, run_loop, scheduler_loop
-from diffusolve.cli.bench.peers import quiet
-from diffusolve.cli.bench.result import Figure, geometric_mean
-from diffusolve.cli.bench.step import CLASSES, SMALL, STEPS, Case, class_case, measured
-from diffusolve.cli.bench.timing import Effort
+from benchmarks.suite.floor import bytes_per_element
+from benchmarks.suite.loops import Shape, configured, noise_and_output, run_loop, scheduler_loop
+from benchmarks.suite.peers import quiet
+from benchmarks.suite.result import Figure, geometric_mean
+from benchmarks.suite.step import CLASSES, SMALL, STEPS, Case, class_case, measured
+from benchmarks.suite.timing import Effort
 from diffusolve.noise import SD15, Scaling
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import dpmpp_multistep, euler, unipc

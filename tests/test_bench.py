@@ -1,4 +1,4 @@
-"""`diffusolve bench`: what is measured is what is said, and it comes out as tables, JSON and plots."""
+"""The benchmark suite: what is measured is what is said, and it comes out as tables, JSON and plots."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ from PIL import Image
 
 import diffusolve
 from benchmarks import report
+from benchmarks.suite import loops, memory, peers, pipeline, set_timesteps, start_up, step
+from benchmarks.suite.__main__ import main
+from benchmarks.suite.areas import AREAS
+from benchmarks.suite.floor import bytes_per_element, copy_loop, floor_seconds
+from benchmarks.suite.machine import machine
+from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_most
+from benchmarks.suite.settings import Settings
+from benchmarks.suite.show import cell, figure, markdown
+from benchmarks.suite.timing import QUICK, Effort, Loop, interleaved, repeated, threads
 from diffusolve import k_diffusion, solvers
 from diffusolve.catalog import CATALOG, sampler
-from diffusolve.cli.bench import loops, memory, peers, pipeline, set_timesteps, start_up, step
-from diffusolve.cli.bench.areas import AREAS
-from diffusolve.cli.bench.floor import bytes_per_element, copy_loop, floor_seconds
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table, at_least, at_most
-from diffusolve.cli.bench.settings import Settings
-from diffusolve.cli.bench.show import cell, figure, markdown
-from diffusolve.cli.bench.timing import QUICK, Effort, Loop, interleaved, repeated, threads
 from diffusolve.noise import SD15, Scaling
 from diffusolve.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.sampling import Sampler
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
-from tests.test_cli import run
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit status of `python -m benchmarks.suite ARGUMENTS`."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
 
 ONCE = Effort(quick=True, seconds=0.0, least=1, most=1)
 SMALL = (1, 4, 8, 8)
@@ -447,13 +455,13 @@ def result_of(area: str, quick: bool = False) -> Result:
 
 def test_the_command_writes_numbers_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new" / "results"
-    assert run("bench", "memory", "--quick", "--only", "eulerdiscretescheduler", "--json", folder) == 0
+    assert run("memory", "--quick", "--only", "eulerdiscretescheduler", "--json", folder) == 0
     said = capsys.readouterr()
     assert "EulerDiscreteScheduler" in said.out
     assert "memory of a run, each class" in said.out
     assert "memory: EulerDiscreteScheduler" in said.err
     made = json.loads((folder / "memory.json").read_text())
-    assert made["format"] == "diffusolve bench"
+    assert made["format"] == "diffusolve benchmarks"
     assert made["quick"] is True
     (table,) = made["tables"]
     for one in table["figures"]:
@@ -463,7 +471,7 @@ def test_the_command_writes_numbers_and_plot(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_areas_without_what_is_asked_for_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("bench", "import", "memory", "--quick", "--only", "PNDMScheduler") == 0
+    assert run("import", "memory", "--quick", "--only", "PNDMScheduler") == 0
     assert "import diffusolve" not in capsys.readouterr().out
 
 
@@ -477,7 +485,7 @@ def test_areas_without_what_is_asked_for_are_left_out(capsys: pytest.CaptureFixt
 def test_an_unknown_name_is_answered_with_the_nearest(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("bench", *arguments) == 2
+    assert run(*arguments) == 2
     assert said in capsys.readouterr().err
 
 
@@ -486,7 +494,7 @@ def test_a_folder_that_is_a_file_is_found_before_anything_is_measured(
 ) -> None:
     file = tmp_path / "file"
     file.touch()
-    assert run("bench", "memory", "--json", file) == 2
+    assert run("memory", "--json", file) == 2
     assert "file" in capsys.readouterr().err
 
 
@@ -500,8 +508,8 @@ def test_the_areas_are_the_modules_that_there_are() -> None:
 
 def test_asking_for_an_unknown_area_does_not_load_torch() -> None:
     script = (
-        "import sys\nfrom diffusolve.cli.main import main\n"
-        "try:\n    main(['bench', 'x'])\nfinally:\n    print('torch' in sys.modules)"
+        "import sys\nfrom benchmarks.suite.__main__ import main\n"
+        "try:\n    main(['x'])\nfinally:\n    print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
@@ -530,7 +538,7 @@ def test_the_report_goes_between_the_comments_of_its_area(tmp_path: Path) -> Non
     page, results = tmp_path / "page.md", tmp_path / "results"
     page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     results.mkdir()
-    with pytest.raises(FileNotFoundError, match="diffusolve bench --json"):
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.suite --json"):
         report.main(results, page)
     (results / "memory.json").write_text(result_of("memory").to_json())
     report.main(results, page)

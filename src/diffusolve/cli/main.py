@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["main", "run_program"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,12 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status 0: done. 2: something was wrong with the arguments, said in one line. 130: interrupted.
     """
     try:
+        import rich  # noqa: F401
         import typer
-        from rich.console import Console
-        from rich.markup import escape
     except ImportError:
         sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
-    from diffusolve.cli.bench.command import bench_command
     from diffusolve.cli.compare import CompareCommand, compare_command
     from diffusolve.cli.convert import convert_command
     from diffusolve.cli.list import list_command
@@ -34,8 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command("plan")(plan_command)
     app.command("compare", cls=CompareCommand)(compare_command)
     app.command("convert")(convert_command)
-    app.command("bench")(bench_command)
     app.callback()(_program)
+    run_program(app, arguments)
+
+
+def run_program(app: typer.Typer, arguments: Sequence[str] | None) -> None:
+    """Run `app` with the command line `arguments` and exit, with the status that :func:`main` has."""
+    from rich.console import Console
+    from rich.markup import escape
+
     try:
         app(arguments)
     except (ValueError, OSError, ImportError) as error:

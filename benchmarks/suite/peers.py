@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar
 
-from diffusolve.cli.bench.timing import Loop
+from benchmarks.suite.timing import Loop
 
 __all__ = ["attempted", "attempted_loop", "diffusers", "k_diffusion_sampling", "missing", "quiet"]
 

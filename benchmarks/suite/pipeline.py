@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import diffusolve
-from diffusolve.cli.bench.loops import configured
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.peers import attempted_loop, diffusers, missing, quiet
-from diffusolve.cli.bench.result import Figure, Result, Table
-from diffusolve.cli.bench.settings import Settings
-from diffusolve.cli.bench.timing import Loop, interleaved, threads
+from benchmarks.suite.loops import configured
+from benchmarks.suite.machine import machine
+from benchmarks.suite.peers import attempted_loop, diffusers, missing, quiet
+from benchmarks.suite.result import Figure, Result, Table
+from benchmarks.suite.settings import Settings
+from benchmarks.suite.timing import Loop, interleaved, threads
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 
 __all__ = ["measure", "names", "small_stable_diffusion"]

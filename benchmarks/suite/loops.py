@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import diffusolve
+from benchmarks.suite.timing import Loop
 from diffusolve.backends import Run
-from diffusolve.cli.bench.timing import Loop
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 from diffusolve.prediction import prediction

@@ -6,8 +6,8 @@ import time
 
 import torch
 
+from benchmarks.suite.timing import Loop, threads
 from diffusolve.backends.program import compile_plan, inputs_of
-from diffusolve.cli.bench.timing import Loop, threads
 from diffusolve.plan import OUTPUT, Plan
 
 __all__ = ["MANY_ELEMENTS", "bytes_per_element", "copy_loop", "floor_seconds"]

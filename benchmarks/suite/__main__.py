@@ -1,7 +1,8 @@
-"""The command `diffusolve bench`."""
+"""The command ``python -m benchmarks.suite``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,20 +10,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from diffusolve.cli.bench.areas import AREAS, Area, area
+from benchmarks.suite.areas import AREAS, Area, area
+from diffusolve.cli.main import run_program
 from diffusolve.cli.plot import encode_figure
 from diffusolve.errors import unknown_name
 from diffusolve.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from diffusolve.cli.bench.result import Result
+    from benchmarks.suite.result import Result
 
-__all__ = ["bench_command"]
+__all__ = ["main"]
 
 SUMMARIES = "; ".join(f"{made.name}: {made.summary}" for made in AREAS.values())
 
 
-def bench_command(
+def measure(
     areas: Annotated[
         list[str] | None, typer.Argument(metavar="AREA", help=f"What to measure, all of it without names. {SUMMARIES}.")
     ] = None,
@@ -41,9 +43,9 @@ def bench_command(
         for made in chosen:
             check_writable(json / f"{made.name}.json")
     # Heavy imports come after the cheap checks.
-    from diffusolve.cli.bench.settings import Settings
-    from diffusolve.cli.bench.show import rich_tables
-    from diffusolve.cli.bench.timing import FULL, QUICK
+    from benchmarks.suite.settings import Settings
+    from benchmarks.suite.show import rich_tables
+    from benchmarks.suite.timing import FULL, QUICK
 
     wanted = _wanted(only or [], chosen)
     console, errors = Console(), Console(stderr=True)
@@ -80,7 +82,7 @@ def _wanted(only: list[str], areas: list[Area]) -> set[str]:
 
 def _conclude(console: Console, result: Result) -> None:
     """Goals and notes."""
-    from diffusolve.cli.bench.show import goal_line
+    from benchmarks.suite.show import goal_line
 
     styles = {True: "green", False: "red", None: "dim"}
     for goal in result.goals:
@@ -96,10 +98,21 @@ def _write(console: Console, result: Result, folder: Path) -> None:
     if not result.tables:
         return
     try:
-        from diffusolve.cli.bench.show import figure
+        from benchmarks.suite.show import figure
 
         write_atomically(plot, encode_figure(figure(result), plot))
     except ImportError:
         console.print("no plot: it needs matplotlib, pip install 'diffusolve[plot]'", soft_wrap=True, markup=False)
         return
     console.print(Text(f"plot in {plot}"), soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments`, those of the process when missing, and exit as `diffusolve` does."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(measure)
+    run_program(app, arguments)
+
+
+if __name__ == "__main__":
+    main()

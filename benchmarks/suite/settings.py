@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diffusolve.cli.bench.timing import FULL, Effort
+from benchmarks.suite.timing import FULL, Effort
 
 __all__ = ["Settings"]
 

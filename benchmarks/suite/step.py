@@ -9,12 +9,9 @@ from typing import NamedTuple
 import torch
 
 import diffusolve
-from diffusolve import k_diffusion
-from diffusolve.catalog import CATALOG
-from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.bench.allocator import keep_freed_memory
-from diffusolve.cli.bench.floor import MANY_ELEMENTS, bytes_per_element, copy_loop, floor_seconds
-from diffusolve.cli.bench.loops import (
+from benchmarks.suite.allocator import keep_freed_memory
+from benchmarks.suite.floor import MANY_ELEMENTS, bytes_per_element, copy_loop, floor_seconds
+from benchmarks.suite.loops import (
     SIGMA_MAX,
     SIGMA_MIN,
     Shape,
@@ -26,11 +23,14 @@ from diffusolve.cli.bench.loops import (
     scheduler_loop,
     without_drawing,
 )
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.peers import attempted_loop, diffusers, k_diffusion_sampling, missing, quiet
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table, at_least, at_most
-from diffusolve.cli.bench.settings import Settings
-from diffusolve.cli.bench.timing import Effort, Loop, interleaved, threads
+from benchmarks.suite.machine import machine
+from benchmarks.suite.peers import attempted_loop, diffusers, k_diffusion_sampling, missing, quiet
+from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_most
+from benchmarks.suite.settings import Settings
+from benchmarks.suite.timing import Effort, Loop, interleaved, threads
+from diffusolve import k_diffusion
+from diffusolve.catalog import CATALOG
+from diffusolve.catalog import sampler as sampler_called
 from diffusolve.noise import SD15, Grid, VarianceExploding
 from diffusolve.plan import Plan, plan_for
 from diffusolve.prediction import prediction

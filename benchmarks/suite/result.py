@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["FORMAT", "Figure", "Goal", "Result", "Table", "at_least", "at_most", "geometric_mean"]
 
-FORMAT = "diffusolve bench"
+FORMAT = "diffusolve benchmarks"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Result:
     Attributes:
         area: its name.
         quick: measured with little effort: a first look, not to be quoted.
-        machine: what it was measured on, see :func:`diffusolve.cli.bench.machine.machine`.
+        machine: what it was measured on, see :func:`benchmarks.suite.machine.machine`.
         tables: the figures.
         goals: and what they say about the goals.
         notes: what was left out, and why.
@@ -176,4 +176,4 @@ class Result:
             made["goals"] = tuple(Goal(**goal) for goal in made["goals"])
             return cls(**made | {"notes": tuple(made["notes"])})
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"this is no result of diffusolve bench: {error!r}.") from error
+            raise ValueError(f"this is no result of benchmarks.suite: {error!r}.") from error

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import diffusolve
-from diffusolve.cli.bench.loops import configured, fixed_noise, without_drawing
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.peers import attempted, diffusers, missing, quiet
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table
-from diffusolve.cli.bench.settings import Settings
+from benchmarks.suite.loops import configured, fixed_noise, without_drawing
+from benchmarks.suite.machine import machine
+from benchmarks.suite.peers import attempted, diffusers, missing, quiet
+from benchmarks.suite.result import Figure, Goal, Result, Table
+from benchmarks.suite.settings import Settings
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 
 __all__ = ["Memory", "extra_memory", "measure", "names"]

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table
+from benchmarks.suite.result import Figure, Goal, Result, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import diffusolve
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.peers import diffusers, missing
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table
-from diffusolve.cli.bench.settings import Settings
-from diffusolve.cli.bench.timing import Effort, Loop, interleaved
+from benchmarks.suite.machine import machine
+from benchmarks.suite.peers import diffusers, missing
+from benchmarks.suite.result import Figure, Goal, Result, Table
+from benchmarks.suite.settings import Settings
+from benchmarks.suite.timing import Effort, Loop, interleaved
 
 __all__ = ["IMPORTS", "fresh_import", "measure", "names"]
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 import diffusolve
+from benchmarks.suite.loops import configured
+from benchmarks.suite.machine import machine
+from benchmarks.suite.peers import attempted_loop, diffusers, missing, quiet
+from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_most
+from benchmarks.suite.settings import Settings
+from benchmarks.suite.timing import Effort, Loop, interleaved, repeated, threads
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.bench.loops import configured
-from diffusolve.cli.bench.machine import machine
-from diffusolve.cli.bench.peers import attempted_loop, diffusers, missing, quiet
-from diffusolve.cli.bench.result import Figure, Goal, Result, Table, at_least, at_most
-from diffusolve.cli.bench.settings import Settings
-from diffusolve.cli.bench.timing import Effort, Loop, interleaved, repeated, threads
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from diffusolve.errors import unknown_name
 
 if TYPE_CHECKING:
-    from diffusolve.cli.bench.result import Result
-    from diffusolve.cli.bench.settings import Settings
+    from benchmarks.suite.result import Result
+    from benchmarks.suite.settings import Settings
 
 __all__ = ["AREAS", "Area", "area"]
 
@@ -32,7 +32,7 @@ class Area(NamedTuple):
         return cast("tuple[str, ...]", importlib.import_module(self.module).names())
 
 
-HOME = "diffusolve.cli.bench"
+HOME = "benchmarks.suite"
 
 AREAS: Mapping[str, Area] = MappingProxyType(
     {
