@@ -248,9 +248,9 @@ def text_of(path: Path) -> str:
 
 
 @cache
-def words_of(path: Path) -> frozenset[str]:
-    """The identifiers in a file."""
-    return frozenset(re.findall(r"\w+", text_of(path)))
+def words_of(path: Path) -> Mapping[str, int]:
+    """The identifiers in a file, and how often each occurs."""
+    return MappingProxyType(Counter(re.findall(r"\w+", text_of(path))))
 
 
 def importers_of(root: Path, mutated: Path) -> list[Path]:
@@ -262,19 +262,20 @@ def importers_of(root: Path, mutated: Path) -> list[Path]:
 def tests_by_relevance(root: Path, mutated: Path) -> list[str]:
     """The files of tests, the most relevant first.
 
-    A name that `mutated` defines makes the tests that have it relevant, the more so the fewer there are; one from a
-    file that imports from it does so by a quarter. Among equals come those first that import from its room, and the
-    shorter ones.
+    A name that `mutated` defines makes the tests that have it relevant, each by its share of the occurrences; one from
+    a file that imports from it does so by a quarter, and programs that a test starts halve it all, since they are slow.
+    Among equals come those first that import from the room, and the shorter ones.
     """
     tests = sorted((root / "tests").rglob("test_*.py"))
     weights = {name: 0.25 for path in importers_of(root, mutated) for name in defined_in(path) - {"__init__"}}
     weights |= dict.fromkeys(defined_in(root / mutated), 1.0)
-    named_in = Counter(name for test in tests for name in weights.keys() & words_of(test))
+    occurrences = {name: sum(words_of(test).get(name, 0) for test in tests) for name in weights}
     room = f"diffusolve.{mutated.relative_to(PACKAGE).parts[0]}"
 
     def rank(test: Path) -> tuple[float, bool, int]:
-        relevance = sum(weights[name] / named_in[name] for name in weights.keys() & words_of(test))
-        return -relevance, room not in text_of(test), len(text_of(test))
+        words, text = words_of(test), text_of(test)
+        relevance = sum(weights[name] * words[name] / occurrences[name] for name in weights.keys() & words.keys())
+        return -relevance / (2 if "import subprocess" in text else 1), room not in text, len(text)
 
     return [test.relative_to(root).as_posix() for test in sorted(tests, key=rank)]
 
@@ -306,9 +307,11 @@ class Bench:
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             return None, []
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
         return process.returncode, re.findall(
             r"^(?:FAILED|ERROR) (\S+?\.py(?:::.*?)?)(?: - .*)?$", output, re.MULTILINE
         )
