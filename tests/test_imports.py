@@ -35,6 +35,7 @@ KNOWS: dict[str, set[str]] = {
     "config": LEAVES | {"hub"},
     "diffusers_bridge": LEAVES,
     "schedulers": LEAVES | SAMPLING | {"hub", "config", "diffusers_bridge"},
+    "tokens": LEAVES | {"config", "schedulers"},
     "k_diffusion": LEAVES | SAMPLING | {"sampling"},
     "catalog": {"errors", "files", "noise", "spacing", "solvers", "sampling", "config", "schedulers", "k_diffusion"},
     "serving": LEAVES | SAMPLING | {"sampling", "batching", "catalog"},
@@ -52,7 +53,7 @@ TORCH_AT_TOP = {
     "denoisers/pipeline.py",
 }
 """Files that are only imported when torch is wanted, besides the rooms that are for its users:"""
-FOR_TORCH = {"cli", "hub", "k_diffusion", "schedulers"}
+FOR_TORCH = {"cli", "hub", "k_diffusion", "schedulers", "tokens"}
 
 FREE_OF_ARRAYS = ("solvers", "errors", "files")
 """Rooms that compute with plain floats."""

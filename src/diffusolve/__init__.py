@@ -66,6 +66,11 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
+    from diffusolve.tokens.amused import AmusedScheduler as AmusedScheduler
+    from diffusolve.tokens.block_refinement import BlockRefinementScheduler as BlockRefinementScheduler
+    from diffusolve.tokens.discrete_ddim import DiscreteDDIMScheduler as DiscreteDDIMScheduler
+    from diffusolve.tokens.entropy_bound import EntropyBoundScheduler as EntropyBoundScheduler
+    from diffusolve.tokens.vq_diffusion import VQDiffusionScheduler as VQDiffusionScheduler
 
 __version__ = "0.1.0.dev0"
 
@@ -90,6 +95,11 @@ _HOME = {
     "LMSDiscreteScheduler": "schedulers.lms_discrete",
     "PNDMScheduler": "schedulers.pndm",
     "UniPCMultistepScheduler": "schedulers.unipc_multistep",
+    "AmusedScheduler": "tokens.amused",
+    "BlockRefinementScheduler": "tokens.block_refinement",
+    "DiscreteDDIMScheduler": "tokens.discrete_ddim",
+    "EntropyBoundScheduler": "tokens.entropy_bound",
+    "VQDiffusionScheduler": "tokens.vq_diffusion",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",
