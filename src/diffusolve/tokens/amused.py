@@ -56,7 +56,7 @@ class AmusedScheduler(TokenScheduler):
 
         Args:
             num_inference_steps: how many; the timesteps count them down to 0.
-            temperature: of the noise on the certainties, in the first and the last step; a single number is the first's,
+            temperature: of the noise on the certainties, in the first and last step; a single number is the first's,
                 and the last's is then 0.01.
             device: for the timesteps and temperatures.
         """

@@ -78,7 +78,7 @@ class BlockRefinementScheduler(TokenScheduler):
         self._transfer_schedule = self.get_num_transfer_tokens(length, num_inference_steps).to(device)
 
     def get_num_transfer_tokens(self, block_length: int, num_inference_steps: int) -> Tensor:
-        """The number of tokens that each step commits, shape (num_inference_steps,): equal, or one more in the first."""
+        """The number of tokens that each step commits, shape (num_inference_steps,): equal, or more in the first."""
         each, more = divmod(block_length, num_inference_steps) if num_inference_steps > 0 else (0, 0)
         return torch.tensor([each + (number < more) for number in range(num_inference_steps)], dtype=torch.long)
 

@@ -45,7 +45,7 @@ def draw_tokens(
 
 
 def keep_most_likely(logits: Tensor, number: int | None) -> Tensor:
-    """`logits` (..., vocabulary) with the least float in place of all but the `number` largest; None, 0: all are kept."""
+    """`logits` (..., vocabulary) with the least float in place of all but the `number` largest; None, 0: all stay."""
     if not number or number >= logits.shape[-1]:
         return logits
     least = logits.topk(number, dim=-1).values[..., -1:]
