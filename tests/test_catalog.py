@@ -15,6 +15,7 @@ from diffusolve.noise import SD15, FlowMatching, VarianceExploding
 from diffusolve.sampling import sample
 from diffusolve.solvers import SOLVERS, euler
 from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Karras, Linspace, Polyexponential, Spacing
+from tests.tables import for_each
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": lambda name: name,
@@ -26,12 +27,12 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "spaces around": lambda name: f"  {name} ",
     "pp": lambda name: name.replace("++", "pp"),
 }
-every_spelling = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+every_spelling = for_each("spell", SPELLINGS.values(), ids=SPELLINGS)
 SCHEDULES = {"VP": (SD15, "epsilon"), "VE": (VarianceExploding(), "edm"), "flow": (FlowMatching(3.0), "flow")}
 
 
 @every_spelling
-@pytest.mark.parametrize("name", [*CATALOG, *ALIASES])
+@for_each("name", [*CATALOG, *ALIASES])
 def test_every_name_is_found_in_any_spelling(name: str, spell: Callable[[str], str]) -> None:
     known = ALIASES.get(name, name)
     made = sampler(spell(name))
@@ -45,9 +46,9 @@ def test_every_name_is_found_in_any_spelling(name: str, spell: Callable[[str], s
             assert made.spacing == wanted.spacing
 
 
-@pytest.mark.parametrize("name", CATALOG)
-@pytest.mark.parametrize("schedule_type", SCHEDULE_TYPES)
-@pytest.mark.parametrize(("schedule", "prediction"), SCHEDULES.values(), ids=SCHEDULES)
+@for_each("name", CATALOG)
+@for_each("schedule_type", SCHEDULE_TYPES)
+@for_each(("schedule", "prediction"), SCHEDULES.values(), ids=SCHEDULES)
 def test_every_sampler_plans_with_every_schedule_type(name: str, schedule_type: str, schedule, prediction: str) -> None:
     made = sampler(f"{name} {schedule_type}")
     if made.solver.adaptive:
@@ -165,7 +166,7 @@ def test_every_name_means_one_sampler() -> None:
     assert {entry.automatic for entry in CATALOG.values()} <= set(SCHEDULE_TYPES)
 
 
-@pytest.mark.parametrize("schedule_type", [*SCHEDULE_TYPES, "Automatic"])
+@for_each("schedule_type", [*SCHEDULE_TYPES, "Automatic"])
 def test_dpm_adaptive_walks_the_whole_schedule_whichever_type_is_named(schedule_type: str) -> None:
     grid = sampler(f"DPM adaptive {schedule_type}").grid(SD15, 1)
     assert [point.sigma / point.alpha for point in grid] == pytest.approx([SD15.sigma_max, SD15.sigma_min])
@@ -205,7 +206,7 @@ def test_the_lists_of_other_programs_are_complete() -> None:
     assert functions == {entry.k_diffusion for entry in CATALOG.values()} - {None}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("make", "message"),
     [
         (lambda: sampler("DPM++ 2N"), r"unknown sampler 'DPM\+\+ 2N': did you mean .*'DPM\+\+ 2M'"),
@@ -226,7 +227,7 @@ def test_unknown_names_offer_the_nearest(make: Callable[[], object], message: st
         make()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("options", "message"),
     [
         ({"eta": -0.1}, "eta is -0.1: expected at least 0"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import diffusolve
+from tests.tables import for_each
 
 PACKAGE = Path(diffusolve.__file__).parent
 
@@ -89,7 +90,7 @@ def rooms_imported_by(path: Path) -> set[str]:
     return {name.split(".")[1] for name in imports_of(path) if name.startswith("diffusolve.")} - {room_of(path)}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@for_each("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down_the_table(path: Path) -> None:
     room = room_of(path)
     assert room in KNOWS or room in FACES, f"{room} is not in the table: give it its place"
@@ -107,14 +108,12 @@ def test_the_table_itself_points_one_way() -> None:
         above.add(room)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in sources() if room_of(path) in FREE_OF_ARRAYS], ids=lambda path: path.name
-)
+@for_each("path", [path for path in sources() if room_of(path) in FREE_OF_ARRAYS], ids=lambda path: path.name)
 def test_solvers_know_no_array_library(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports_of(path)} & {"torch", "numpy", "scipy", "jax"}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@for_each("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_torch_is_imported_at_the_top_of_a_file_only_where_it_is_wanted(path: Path) -> None:
     body = ast.parse(path.read_text(encoding="utf-8")).body
     modules = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
@@ -145,7 +144,7 @@ def test_names_grids_and_plans_work_without_torch() -> None:
     assert not modules_after(work) & {"torch", "scipy", "jax", "matplotlib", "diffusers"}
 
 
-@pytest.mark.parametrize("name", diffusolve.__all__)
+@for_each("name", diffusolve.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(diffusolve, name) is not None
     assert name in dir(diffusolve)
@@ -156,7 +155,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         diffusolve.Samplr  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@for_each("room", ROOMS)
 def test_every_name_that_a_room_exports_is_there(room: str) -> None:
     module = __import__(f"diffusolve.{room}", fromlist=["__all__"])
     exported = getattr(module, "__all__", [])

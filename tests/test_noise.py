@@ -26,6 +26,7 @@ from diffusolve.noise import (
     noise_schedule,
 )
 from tests.strategies import noise_schedules
+from tests.tables import for_each
 
 ZERO_SNR = VariancePreserving(rescale_betas_zero_snr=True)
 SCHEDULES = {
@@ -37,7 +38,7 @@ SCHEDULES = {
     "log sigma": VarianceExploding(0.01, 50.0, "log_sigma"),
     "sigma": VarianceExploding(0.002, 80.0, "sigma"),
 }
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+every_schedule = for_each("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
 def levels(schedule: NoiseSchedule) -> np.ndarray:
@@ -63,10 +64,8 @@ def _sigmoid(start: float, end: float, i: int, count: int) -> float:
     return start + (end - start) * (1 + math.tanh((-6 + 12 * i / (count - 1)) / 2)) / 2
 
 
-@pytest.mark.parametrize(
-    ("name", "formula"), [("linear", _linear), ("scaled_linear", _scaled_linear), ("sigmoid", _sigmoid)]
-)
-@pytest.mark.parametrize(("start", "end", "count"), [(0.0001, 0.02, 1000), (0.00085, 0.012, 100), (0.001, 0.05, 2)])
+@for_each(("name", "formula"), [("linear", _linear), ("scaled_linear", _scaled_linear), ("sigmoid", _sigmoid)])
+@for_each(("start", "end", "count"), [(0.0001, 0.02, 1000), (0.00085, 0.012, 100), (0.001, 0.05, 2)])
 def test_betas_are_those_of_the_paper(name: str, formula, start: float, end: float, count: int) -> None:
     expected = [formula(start, end, i, count) for i in range(count)]
     np.testing.assert_allclose(VariancePreserving(name, start, end, count).betas, expected, rtol=1e-13)
@@ -81,11 +80,11 @@ def _laplace_root_power(t: float) -> float:
     return math.sqrt(math.exp(log_snr) / (1 + math.exp(log_snr)))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "signal"),
     [("squaredcos_cap_v2", _cosine_power), ("exp", lambda t: math.exp(-12 * t)), ("laplace", _laplace_root_power)],
 )
-@pytest.mark.parametrize("count", [2, 100, 1000])
+@for_each("count", [2, 100, 1000])
 def test_the_cumulative_product_follows_the_papers_signal_until_the_cap(name: str, signal, count: int) -> None:
     schedule = VariancePreserving(name, num_train_timesteps=count)
     ratio = [signal((i + 1) / count) / signal(i / count) for i in range(count)]
@@ -105,7 +104,7 @@ def test_trained_betas_are_taken_as_they_are() -> None:
     assert hash(schedule) == hash(VariancePreserving(trained_betas=list(betas)))
 
 
-@pytest.mark.parametrize("name", sorted(BETA_SCHEDULES))
+@for_each("name", sorted(BETA_SCHEDULES))
 def test_zero_terminal_snr_leaves_nothing_at_the_last_timestep_and_the_first_as_it_was(name: str) -> None:
     plain, rescaled = VariancePreserving(name), VariancePreserving(name, rescale_betas_zero_snr=True)
     alpha, sigma = rescaled.alpha_sigma(999)
@@ -235,7 +234,7 @@ def test_below_the_smallest_level_comes_the_first_timestep(schedule: NoiseSchedu
         assert float(schedule.timestep(0.0)) == float(schedule.timestep(schedule.sigma_min))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("schedule", "timestep", "nearest"),
     [
         (SD15, 1000, "999"),
@@ -256,7 +255,7 @@ def test_a_timestep_out_of_range_names_itself_the_range_and_the_nearest(
         schedule.sigma([float(schedule.timestep(schedule.sigma_min)), timestep])
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("schedule", "sigma", "nearest"),
     [
         (SD15, 15.0, "14.6"),
@@ -275,7 +274,7 @@ def test_a_sigma_out_of_range_names_itself_the_range_and_the_nearest(
 
 
 @every_schedule
-@pytest.mark.parametrize("method", ["sigma", "timestep", "sigma_at_level"])
+@for_each("method", ["sigma", "timestep", "sigma_at_level"])
 def test_nan_has_no_place_on_a_schedule(schedule: NoiseSchedule, method: str) -> None:
     with pytest.raises(ValueError, match="nan is outside"):
         getattr(schedule, method)(math.nan)
@@ -294,7 +293,7 @@ def test_schedules_are_values(schedule: NoiseSchedule) -> None:
         schedule.num_train_timesteps = 7
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("make", "message"),
     [
         (lambda: VariancePreserving("scaled_linaer"), "did you mean 'scaled_linear'"),
@@ -389,7 +388,7 @@ def test_samples_without_signal_cannot_be_scaled_to_alpha_1() -> None:
     assert grid.in_scaling(Scaling.FLOW)[0] == Point(999, 0.0, 1.0)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("sigmas", "message"),
     [
         ([1.0], "at least two numbers"),

@@ -45,14 +45,15 @@ from diffusolve.spacing import (
 )
 from tests.parity.k_diffusion_reference import sampling
 from tests.strategies import noise_schedules, spacings
+from tests.tables import for_each
 
 EDM = VarianceExploding(0.002, 80.0)
 SVD = VarianceExploding(0.002, 700.0)
 FLOW = FlowMatching()
 ZERO_SNR = VariancePreserving(rescale_betas_zero_snr=True)
 SCHEDULES: dict[str, NoiseSchedule] = {"discrete": SD15, "variance exploding": EDM, "flow": FlowMatching(3.0)}
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-some_steps = pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 1000])
+every_schedule = for_each("schedule", SCHEDULES.values(), ids=SCHEDULES)
+some_steps = for_each("steps", [1, 2, 3, 7, 20, 30, 50, 333, 1000])
 
 
 def ratios(grid: object) -> list[float]:
@@ -63,9 +64,9 @@ def ratios(grid: object) -> list[float]:
 # All of them, on all schedules
 
 
-@pytest.mark.parametrize("name", SPACINGS)
-@pytest.mark.parametrize("steps", [1, 2, 5, 20, 40])
-@pytest.mark.parametrize("schedule", NOISE_SCHEDULES.values(), ids=NOISE_SCHEDULES)
+@for_each("name", SPACINGS)
+@for_each("steps", [1, 2, 5, 20, 40])
+@for_each("schedule", NOISE_SCHEDULES.values(), ids=NOISE_SCHEDULES)
 def test_every_name_divides_every_models_schedule_or_says_why_not(
     name: str, steps: int, schedule: NoiseSchedule
 ) -> None:
@@ -116,21 +117,21 @@ def test_simple_picks_training_sigmas_at_equal_distances_from_the_noisiest(sched
     np.testing.assert_allclose(own, [*picked, 0.0], rtol=1e-12)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("steps", "expected"), [(4, [999, 749, 499, 249]), (3, [999, 666, 333]), (7, [999, 857, 714, 571, 428, 285, 142])]
 )
 def test_simple_rounds_away_from_the_data(steps: int, expected: list[int]) -> None:
     assert Simple().grid(SD15, steps).timesteps.tolist() == expected
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 200, 250, 500])
+@for_each("steps", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 200, 250, 500])
 def test_ddim_uniform_counts_from_the_second_training_sigma(steps: int) -> None:
     expected = list(range(1, 1000, 1000 // steps))[::-1]
     assert spacing("ddim_uniform") == Leading(steps_offset=1)
     assert spacing("ddim_uniform").grid(SD15, steps).timesteps.tolist() == expected
 
 
-@pytest.mark.parametrize("steps", [6, 7, 30, 64])
+@for_each("steps", [6, 7, 30, 64])
 def test_ddim_uniform_takes_as_many_steps_as_it_is_asked_for(steps: int) -> None:
     counted_on = list(range(1, 1000, 1000 // steps))[::-1]  # as ComfyUI does
     grid = spacing("ddim_uniform").grid(SD15, steps)
@@ -138,7 +139,7 @@ def test_ddim_uniform_takes_as_many_steps_as_it_is_asked_for(steps: int) -> None
     assert len(counted_on) > steps
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 50, 100])
+@for_each("steps", [1, 2, 5, 10, 20, 50, 100])
 def test_whole_beta_rounds_the_quantiles(steps: int) -> None:
     expected = np.rint(stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6) * 999)
     assert Beta(whole=True).grid(SD15, steps).timesteps.tolist() == expected.tolist()
@@ -157,8 +158,8 @@ def test_kl_optimal_makes_equal_steps_in_the_arctangent(schedule: NoiseSchedule,
     np.testing.assert_allclose(own, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("sigma_data", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("steps", [2, 4, 7])
+@for_each("sigma_data", [0.1, 0.5, 1.0])
+@for_each("steps", [2, 4, 7])
 def test_no_other_levels_bring_eulers_method_nearer_to_a_gaussian(sigma_data: float, steps: int) -> None:
     """Theorem 3.1, by numerical search. Both distributions are normal, so the ratio of their deviations says it all."""
     low, high = 0.01, 20.0
@@ -178,7 +179,7 @@ def test_no_other_levels_bring_eulers_method_nearer_to_a_gaussian(sigma_data: fl
     np.testing.assert_allclose(found.x, inner, rtol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", [FlowMatching(), ZERO_SNR, Cosine()], ids=["flow", "zero terminal SNR", "cosine"])
+@for_each("schedule", [FlowMatching(), ZERO_SNR, Cosine()], ids=["flow", "zero terminal SNR", "cosine"])
 def test_the_ratio_may_be_infinite_where_kl_optimal_starts(schedule: NoiseSchedule) -> None:
     grid = KLOptimal(of="ratio", final_sigma="sigma_min").grid(schedule, 6)
     end = math.exp(-float(schedule.scaling.log_snr(schedule.sigma_min)))
@@ -198,7 +199,7 @@ def test_what_kl_optimal_divides_matters_for_flow_matching_only() -> None:
 # Align Your Steps
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("model", "schedule", "published"),
     [
         ("sd15", SD15, "StableDiffusionSigmas"),
@@ -211,7 +212,7 @@ def test_ten_steps_are_the_published_table(model: str, schedule: NoiseSchedule, 
     np.testing.assert_allclose(ratios(AlignYourSteps(model=model).grid(schedule, 10)), AysSchedules[key], rtol=1e-9)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("model", "schedule", "timesteps"),
     [
         ("sd15", "sd15", [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]),
@@ -225,8 +226,8 @@ def test_the_tables_are_whole_timesteps_of_their_models(model: str, schedule: st
     np.testing.assert_allclose(grid.timesteps, timesteps, atol=0.6)  # three digits of sigma are worth that much
 
 
-@pytest.mark.parametrize("model", ALIGN_YOUR_STEPS)
-@pytest.mark.parametrize("steps", [1, 2, 5, 20, 40])
+@for_each("model", ALIGN_YOUR_STEPS)
+@for_each("steps", [1, 2, 5, 20, 40])
 def test_other_numbers_of_steps_interpolate_the_logarithm(model: str, steps: int) -> None:
     table = np.log(ALIGN_YOUR_STEPS[model])
     wide = VarianceExploding(0.001, 1000.0)
@@ -263,8 +264,8 @@ def test_a_table_means_sigma_over_alpha_on_every_schedule(schedule: NoiseSchedul
 # Linear-quadratic
 
 
-@pytest.mark.parametrize("steps", [2, 3, 5, 10, 50, 64, 333])
-@pytest.mark.parametrize("threshold", [0.025, 0.1])
+@for_each("steps", [2, 3, 5, 10, 50, 64, 333])
+@for_each("threshold", [0.025, 0.1])
 def test_linear_quadratic_is_what_mochi_uses(steps: int, threshold: float) -> None:
     own = LinearQuadratic(threshold=threshold).grid(FlowMatching(), steps).sigmas
     np.testing.assert_allclose(own[:-1], linear_quadratic_schedule(steps, threshold), rtol=1e-12)
@@ -286,7 +287,7 @@ def test_linear_quadratic_ends_where_it_is_told_to() -> None:
     assert LinearQuadratic().grid(FlowMatching(), 1).sigmas.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("linear", [1, 3, 9])
+@for_each("linear", [1, 3, 9])
 def test_the_number_of_linear_steps_can_be_given(linear: int) -> None:
     progress = 1 - LinearQuadratic(linear_steps=linear, threshold=0.02).grid(FlowMatching(), 10).sigmas
     np.testing.assert_allclose(progress[: linear + 1], 0.02 * np.arange(linear + 1) / linear, atol=1e-15)
@@ -320,7 +321,7 @@ def test_the_levels_that_a1111_gives_dpm2_with_karras() -> None:
 # Errors
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("make", "message"),
     [
         (lambda: KLOptimal(sigma_data=0), "sigma_data is 0: expected the data's standard deviation"),

@@ -31,12 +31,13 @@ from diffusolve.spacing import (
     spacing,
 )
 from tests.strategies import noise_schedules, spacings
+from tests.tables import for_each
 
 ZERO_SNR = VariancePreserving(rescale_betas_zero_snr=True)
 EDM = VarianceExploding(0.002, 80.0)
 FINITE: dict[str, NoiseSchedule] = {"discrete": SD15, "variance exploding": EDM, "flow": FlowMatching(3.0)}
-every_schedule = pytest.mark.parametrize("schedule", FINITE.values(), ids=FINITE)
-some_steps = pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50, 333])
+every_schedule = for_each("schedule", FINITE.values(), ids=FINITE)
+some_steps = for_each("steps", [1, 2, 3, 7, 20, 50, 333])
 
 
 # What all of them promise
@@ -69,8 +70,8 @@ def test_the_timestep_of_each_point_is_that_of_its_noise(
         assert (point.alpha, point.sigma) == pytest.approx((float(alpha), float(sigma)), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", SPACINGS)
-@pytest.mark.parametrize("final_sigma", ["zero", "sigma_min"])
+@for_each("name", SPACINGS)
+@for_each("final_sigma", ["zero", "sigma_min"])
 @every_schedule
 def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedule: NoiseSchedule) -> None:
     start = 0.99 if isinstance(schedule, FlowMatching) else schedule.sigma_max
@@ -107,14 +108,14 @@ def test_sgm_uniform_leaves_out_the_first_timestep(steps: int) -> None:
     np.testing.assert_allclose(spacing("SGM uniform").grid(SD15, steps).timesteps, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50, 333, 1000])
+@for_each("steps", [1, 2, 3, 7, 20, 50, 333, 1000])
 def test_whole_linspace_rounds_to_integers(steps: int) -> None:
     timesteps = Linspace(whole=True).grid(SD15, steps).timesteps
     assert timesteps.dtype == np.int64
     assert np.abs(timesteps - Linspace().grid(SD15, steps).timesteps).max() <= 0.5
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("steps", "offset", "expected"),
     [
         (10, 0, [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),  # Song et al. 2021, appendix D.3: c * i
@@ -143,7 +144,7 @@ def test_trailing_counts_down_from_the_last_timestep(steps: int, expected: list[
     assert Trailing().grid(SD15, steps).timesteps.tolist() == expected
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.6, 0.6), (1.0, 1.0), (2.0, 0.5)])
+@for_each(("alpha", "beta"), [(0.6, 0.6), (1.0, 1.0), (2.0, 0.5)])
 @some_steps
 def test_beta_takes_the_quantiles_of_the_distribution(alpha: float, beta: float, steps: int) -> None:
     expected = 999 * stats.beta.ppf([1 - i / steps for i in range(steps)], alpha, beta)
@@ -174,7 +175,7 @@ def sigmas_of(chosen: Spacing, schedule: NoiseSchedule, steps: int) -> np.ndarra
     )
 
 
-@pytest.mark.parametrize("rho", [1.0, 5.0, 7.0])
+@for_each("rho", [1.0, 5.0, 7.0])
 @every_schedule
 @some_steps
 def test_karras_is_equation_5(rho: float, schedule: NoiseSchedule, steps: int) -> None:
@@ -220,7 +221,7 @@ def test_the_ends_of_a_ramp_are_exact() -> None:
         assert (grid[0].sigma, grid[-1].sigma) == (7.7, 0.3)
 
 
-@pytest.mark.parametrize("make", [Karras, Exponential, Polyexponential, UniformLogSNR, BetaSigmas])
+@for_each("make", [Karras, Exponential, Polyexponential, UniformLogSNR, BetaSigmas])
 def test_ending_at_sigma_min_divides_the_range_into_that_many_steps(make) -> None:
     to_zero, to_min = make().grid(EDM, 6), make(final_sigma="sigma_min").grid(EDM, 5)
     np.testing.assert_allclose(to_zero.sigmas[:-1], to_min.sigmas, rtol=1e-12)
@@ -265,27 +266,27 @@ def test_custom_sigmas_are_used_as_they_are() -> None:
 # Errors
 
 
-@pytest.mark.parametrize("name", SPACINGS)
-@pytest.mark.parametrize("steps", [0, -3])
+@for_each("name", SPACINGS)
+@for_each("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(name: str, steps: int) -> None:
     with pytest.raises(ValueError, match=rf"steps is {steps}: expected at least 1"):
         spacing(name).grid(SD15, steps)
 
 
-@pytest.mark.parametrize("name", SPACINGS)
-@pytest.mark.parametrize("steps", [2.0, True, "20", 1.5])
+@for_each("name", SPACINGS)
+@for_each("steps", [2.0, True, "20", 1.5])
 def test_steps_that_are_no_whole_number_are_refused(name: str, steps: object) -> None:
     with pytest.raises(TypeError, match="expected a whole number, at least 1"):
         spacing(name).grid(SD15, steps)
 
 
-@pytest.mark.parametrize("name", SPACINGS)
+@for_each("name", SPACINGS)
 def test_a_missing_number_of_steps_is_asked_for(name: str) -> None:
     with pytest.raises(ValueError, match="how many steps"):
         spacing(name).grid(SD15)
 
 
-@pytest.mark.parametrize("name", SPACINGS)
+@for_each("name", SPACINGS)
 def test_more_steps_than_a_discrete_schedule_has_timesteps_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="steps is 1001, but the noise schedule holds only 1000 timesteps"):
         spacing(name).grid(SD15, 1001)
@@ -296,8 +297,8 @@ def test_numpy_integers_are_whole_numbers(steps: np.integer) -> None:
     assert Karras().grid(SD15, steps) == Karras().grid(SD15, 5)
 
 
-@pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential", "beta_sigmas", "uniform_log_snr"])
-@pytest.mark.parametrize("schedule", [ZERO_SNR, Cosine()], ids=["zero terminal SNR", "cosine"])
+@for_each("name", ["karras", "exponential", "polyexponential", "beta_sigmas", "uniform_log_snr"])
+@for_each("schedule", [ZERO_SNR, Cosine()], ids=["zero terminal SNR", "cosine"])
 def test_an_infinite_range_of_sigmas_cannot_be_divided(name: str, schedule: NoiseSchedule) -> None:
     with pytest.raises(SingularPointError, match=r"infinite.*give sigma_max, or use .*trailing"):
         spacing(name).grid(schedule, 5)
@@ -309,7 +310,7 @@ def test_an_infinite_log_snr_cannot_be_divided() -> None:
         UniformLogSNR().grid(FlowMatching(), 5)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("make", "message"),
     [
         (lambda: spacing("karas"), "unknown spacing 'karas': did you mean 'karras'"),

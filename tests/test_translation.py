@@ -13,6 +13,7 @@ import diffusolve
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, from_diffusers, sampler, to_diffusers
 from diffusolve.errors import UnknownNameError
 from diffusolve.noise import SD15, Grid
+from tests.tables import for_each
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 WITH_CLASS = [entry.name for entry in CATALOG.values() if entry.diffusers is not None and entry.diffusers.here]
@@ -23,8 +24,8 @@ def ratios(grid: Grid) -> list[float]:
     return list(dict.fromkeys(float(point.sigma / point.alpha) for point in grid))
 
 
-@pytest.mark.parametrize("schedule_type", SCHEDULE_TYPES)
-@pytest.mark.parametrize("name", WITH_CLASS)
+@for_each("schedule_type", SCHEDULE_TYPES)
+@for_each("name", WITH_CLASS)
 def test_what_is_called_exact_has_the_same_noise_levels(name: str, schedule_type: str) -> None:
     translated = to_diffusers(f"{name} {schedule_type}")
     scheduler = translated.scheduler(STABLE_DIFFUSION)
@@ -36,8 +37,8 @@ def test_what_is_called_exact_has_the_same_noise_levels(name: str, schedule_type
             np.testing.assert_allclose(ratios(scheduler.grid), ratios(ours), rtol=2e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("schedule_type", ["Karras", "Exponential", "Trailing", "Beta sigmas"])
-@pytest.mark.parametrize("name", WITH_CLASS)
+@for_each("schedule_type", ["Karras", "Exponential", "Trailing", "Beta sigmas"])
+@for_each("name", WITH_CLASS)
 def test_there_and_back_is_the_same_name(name: str, schedule_type: str) -> None:
     translated = to_diffusers(f"{name} {schedule_type}")
     if not any("noise levels" in difference or "has no" in difference for difference in translated.differences):
@@ -47,7 +48,7 @@ def test_there_and_back_is_the_same_name(name: str, schedule_type: str) -> None:
         )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "class_name", "config"),
     [
         ("DPM++ 2M Karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
@@ -68,7 +69,7 @@ def test_names_lead_to_classes_and_keys(name: str, class_name: str, config: dict
     assert (made.class_name, made.config) == (class_name, config)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("config", "name"),
     [
         ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}, "DPM++ 2M Karras"),
@@ -124,7 +125,7 @@ def test_another_sampler_turns_the_old_curve_off_and_keeps_the_other_keys() -> N
     assert before["use_karras_sigmas"] is True, "what was given is left alone"
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in CATALOG.values() if entry.diffusers is None])
+@for_each("name", [entry.name for entry in CATALOG.values() if entry.diffusers is None])
 def test_what_diffusers_does_not_have_names_the_nearest_that_it_has(name: str) -> None:
     with pytest.raises(ValueError, match="the nearest that it has is '") as caught:
         to_diffusers(name)
