@@ -214,7 +214,7 @@ def started_exactly(solver: Solver, count: int) -> Solver:
 def grid_for(solver: Solver, steps: int) -> Grid:
     """The grid of `steps` equal steps in log-SNR, in the scaling that `solver` needs."""
     grid = SPACING.grid(SCHEDULE, steps)
-    return grid.in_scaling(Scaling.VARIANCE_EXPLODING) if solver.straight else grid
+    return grid.in_scaling(Scaling.VARIANCE_EXPLODING) if solver.integrates_dx_dsigma else grid
 
 
 def error(solver: Solver, steps: int) -> tuple[float, int]:

@@ -47,10 +47,10 @@ def seen_by(
             answer = request.x
 
 
-def straightened(grid: Grid) -> Grid:
+def linear_in_sigma(grid: Grid) -> Grid:
     return (
         grid
-        if grid.scaling.is_straight
+        if grid.scaling.is_linear_in_sigma
         else grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
     )
 
@@ -62,7 +62,7 @@ def test_the_network_is_shown_samples_with_the_signal_and_the_noise_of_their_poi
     """If it always says x0. On flow matching schedules signal and noise add up to 1 wherever it is asked."""
     options = {"eta": eta, "s_noise": 1.0}
     solver = solver.with_options(**{key: options[key] for key in options.keys() & solver.defaults.keys()})
-    grid = straightened(GRIDS[name]) if solver.straight else GRIDS[name]
+    grid = linear_in_sigma(GRIDS[name]) if solver.integrates_dx_dsigma else GRIDS[name]
     start = Combination({"x0": grid[0].alpha, "start": grid[0].sigma})
     fresh = (Combination({f"noise{i}": 1.0}) for i in range(1000))
     seen, result = seen_by(solver, grid, start, lambda x, point: Combination({"x0": 1.0}), fresh)
@@ -112,7 +112,7 @@ def test_churn_does_not_depend_on_how_samples_are_scaled(solver: Solver, schedul
     solver = solver.with_options(s_churn=1.7, s_tmin=0.5, s_tmax=11.0, s_noise=1.1)
     noises = np.random.default_rng(0).standard_normal(20).tolist()
     places, walks = [], []
-    for scaling in [scaling for scaling in Scaling if scaling.is_straight or not solver.straight]:
+    for scaling in [scaling for scaling in Scaling if scaling.is_linear_in_sigma or not solver.integrates_dx_dsigma]:
         grid = Grid.from_sigmas(schedule, np.geomspace(12.0, 0.1, 6)).in_scaling(scaling)
         stages = [stage for stage in plan_for(solver, grid, Epsilon()).stages if stage.stage == 0]
         places.append([(stage.point.log_snr, stage.point.timestep) for stage in stages])
@@ -128,13 +128,13 @@ def test_churn_does_not_depend_on_how_samples_are_scaled(solver: Solver, schedul
     assert [round(value, 9) for value in raised] == [0.0, *[round(-math.log(1.34), 9)] * 3, 0.0]
     for other in places[1:]:
         np.testing.assert_allclose(other, places[0], rtol=1e-9)
-    for other in walks[1:] if not solver.straight else []:
+    for other in walks[1:] if not solver.integrates_dx_dsigma else []:
         np.testing.assert_allclose(other, walks[0], rtol=1e-9)
 
 
 @every_churning_solver
 def test_beyond_the_noisiest_level_the_network_is_told_of_that_level(solver: Solver) -> None:
-    grid = straightened(Linspace().grid(SD15, 5))
+    grid = linear_in_sigma(Linspace().grid(SD15, 5))
     plan = plan_for(solver.with_options(s_churn=5.0), grid, Epsilon())
     first = plan.stages[0]
     hat = SD15.sigma_max * math.sqrt(2)
@@ -142,7 +142,7 @@ def test_beyond_the_noisiest_level_the_network_is_told_of_that_level(solver: Sol
     assert first.point.sigma / first.point.alpha == pytest.approx(hat)
     assert first.scale * math.hypot(first.point.alpha, first.point.sigma) == pytest.approx(1.0), "as it was trained"
     assert plan.stages[-1].point.timestep < plan.stages[0].point.timestep
-    fine = straightened(Linspace().grid(SD15, 60))
+    fine = linear_in_sigma(Linspace().grid(SD15, 60))
     for stage in plan_for(solver.with_options(s_churn=60.0), fine, Epsilon()).stages:
         assert (stage.point.timestep == 999) is (stage.point.sigma / stage.point.alpha >= SD15.sigma_max)
     with pytest.raises(ValueError, match="outside this noise schedule's range"):
@@ -156,7 +156,7 @@ def test_beyond_the_noisiest_level_the_network_is_told_of_that_level(solver: Sol
 @every_churning_solver
 @pytest.mark.parametrize("name", ["flow", "cosine"])
 def test_where_only_noise_is_left_a_part_of_it_is_replaced(solver: Solver, name: str) -> None:
-    grid = straightened(GRIDS[name])
+    grid = linear_in_sigma(GRIDS[name])
     (x, point), *_ = seen_by(
         solver,
         grid,
@@ -180,7 +180,7 @@ def test_where_only_noise_is_left_a_part_of_it_is_replaced(solver: Solver, name:
 
 @pytest.mark.parametrize("made", [euler, heun, dpm_2], ids=lambda made: made.name)
 def test_no_churn_is_no_churn(made: Solver) -> None:
-    grid = straightened(GRIDS["variance preserving"])
+    grid = linear_in_sigma(GRIDS["variance preserving"])
     plain = plan_for(made, grid, Epsilon())
     assert plan_for(made.with_options(s_churn=0.0, s_tmin=1.0, s_tmax=5.0), grid, Epsilon()).stages == plain.stages
     assert plan_for(made.with_options(s_churn=9.0, s_tmin=1e6), grid, Epsilon()).stages == plain.stages

@@ -72,10 +72,10 @@ def ve_drive(solver: Solver, x: float, grid: Grid = VE_GRID) -> list[float]:
     return drive(solver, grid, x, lambda x, point: varying(x, at(point.sigma)), noises())
 
 
-def straight(name: str) -> Grid:
+def linear_in_sigma(name: str) -> Grid:
     """A grid on which dx/dsigma = (x - x0) / sigma holds."""
     grid = GRIDS[name]
-    if grid.scaling.is_straight:
+    if grid.scaling.is_linear_in_sigma:
         return grid
     return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
 
@@ -539,15 +539,15 @@ STRAIGHT_SAME: dict[str, tuple[Solver, Solver]] = {
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize(("one", "other"), STRAIGHT_SAME.values(), ids=STRAIGHT_SAME)
-def test_relatives_on_straight_grids_give_the_same_numbers(one: Solver, other: Solver, name: str) -> None:
-    grid = straight(name)
+def test_relatives_on_grids_linear_in_sigma_give_the_same_numbers(one: Solver, other: Solver, name: str) -> None:
+    grid = linear_in_sigma(name)
     np.testing.assert_allclose(drive(one, grid, 0.7, varying), drive(other, grid, 0.7, varying), rtol=1e-9)
 
 
 @pytest.mark.parametrize("max_order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", GRIDS)
 def test_ipndm_v_is_lms_but_for_the_step_to_the_data(name: str, max_order: int) -> None:
-    grid = straight(name)
+    grid = linear_in_sigma(name)
     made = drive(ipndm_v.with_options(max_order=max_order), grid, 0.7, varying)
     expected = drive(lms.with_options(order=max_order), grid, 0.7, varying)
     np.testing.assert_allclose(made[:-1], expected[:-1], rtol=1e-9)
@@ -599,7 +599,8 @@ WITH_NOISE: dict[str, Solver] = {
 @pytest.mark.parametrize("solver", WITH_NOISE.values(), ids=WITH_NOISE)
 def test_samples_are_alpha_times_the_data_and_noise_of_sigma(solver: Solver, grid: Grid) -> None:
     """With a prediction that never changes: a Combination follows the data and each noise through the whole run."""
-    grid = straight(next(name for name, known in GRIDS.items() if known is grid)) if solver.straight else grid
+    if solver.integrates_dx_dsigma:
+        grid = linear_in_sigma(next(name for name, known in GRIDS.items() if known is grid))
     points: list[Point] = []
     start = grid[0]
 
@@ -715,7 +716,7 @@ def test_restart_chooses_as_a1111_does_and_keeps_the_number_of_steps(
     schedule: FlowMatching, steps: int, way: int, times: int
 ) -> None:
     grid = Trailing().grid(schedule, steps)
-    grid = grid if grid.scaling.is_straight else grid.in_scaling(Scaling.VARIANCE_EXPLODING)
+    grid = grid if grid.scaling.is_linear_in_sigma else grid.in_scaling(Scaling.VARIANCE_EXPLODING)
     plan = trace(restart, grid, Flow())
     assert (plan.steps, plan.nfe) == (steps, 2 * steps - 1)
     starts = [stage.point.log_snr for stage in plan.stages if stage.stage == 0]

@@ -494,15 +494,15 @@ def test_impossible_numbers_of_steps_are_refused(steps: Any) -> None:
 # Samplers as recipes
 
 
-def test_straight_solvers_get_a_grid_where_their_equation_holds() -> None:
+def test_solvers_of_dx_dsigma_get_a_grid_where_their_equation_holds() -> None:
     for made in (heun, unipc):
-        for schedule, straight in ((SD15, Scaling.VARIANCE_EXPLODING), (VE, Scaling.VARIANCE_EXPLODING)):
+        for schedule, linear in ((SD15, Scaling.VARIANCE_EXPLODING), (VE, Scaling.VARIANCE_EXPLODING)):
             scaling = Sampler(made, Trailing()).grid(schedule, 4).scaling
-            assert scaling is (straight if made.straight else schedule.scaling)
+            assert scaling is (linear if made.integrates_dx_dsigma else schedule.scaling)
     assert Sampler(heun, Trailing(), Scaling.FLOW).grid(SD15, 4).scaling is Scaling.FLOW
 
 
-def test_the_space_makes_no_difference_to_solvers_that_are_not_straight() -> None:
+def test_the_scaling_makes_no_difference_to_solvers_that_do_not_integrate_dx_dsigma() -> None:
     exact, x = GaussianDenoiser(SD15, MEAN, STD), noise_like("numpy", sigma=1.0)
     for solver in (euler, dpmpp_multistep, unipc):
         results = []

@@ -172,7 +172,7 @@ WITH_LIMIT: dict[str, Solver] = {
 @pytest.mark.parametrize("solver", WITH_LIMIT.values(), ids=WITH_LIMIT)
 @pytest.mark.parametrize("scaling", [Scaling.FLOW, Scaling.VARIANCE_PRESERVING], ids=lambda scaling: scaling.value)
 def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver, scaling: Scaling) -> None:
-    if solver.straight and not scaling.is_straight:
+    if solver.integrates_dx_dsigma and not scaling.is_linear_in_sigma:
         return  # these run in the flow matching scaling
     *near, limit = results(solver, [grid_from(log_snr, scaling) for log_snr in (-20, -80, -320, -math.inf)])
     errors = [float(np.abs(result - limit).max()) for result in near]

@@ -63,7 +63,7 @@ Data = Callable[[float, Point], float]
 def grid_for(solver: Solver, name: str) -> Grid:
     """The grid called `name`, in a scaling where the solver's equation holds."""
     grid = GRIDS[name]
-    if solver.straight and not grid.scaling.is_straight:
+    if solver.integrates_dx_dsigma and not grid.scaling.is_linear_in_sigma:
         return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
     return grid
 
@@ -389,9 +389,9 @@ def test_short_runs_of_dpmpp_end_in_lower_orders_and_long_ones_do_not(order: int
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_straight_solvers_refuse_grids_where_their_equation_does_not_hold(solver: Solver) -> None:
+def test_solvers_of_dx_dsigma_refuse_grids_where_their_equation_does_not_hold(solver: Solver) -> None:
     grid = GRIDS["variance preserving"]
-    if not solver.straight:
+    if not solver.integrates_dx_dsigma:
         return
     for attempt in (
         lambda: trace(solver, grid, Sample()),
@@ -406,7 +406,7 @@ def test_straight_solvers_refuse_grids_where_their_equation_does_not_hold(solver
 def test_the_step_to_the_data_ends_at_the_prediction(grid: Grid, solver: Solver) -> None:
     if grid[-1].sigma > 0 or solver is lms:  # LMS goes on with its polynomial
         return
-    if solver.straight and not grid.scaling.is_straight:
+    if solver.integrates_dx_dsigma and not grid.scaling.is_linear_in_sigma:
         grid = grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha else Scaling.FLOW)
     seen: list[float] = []
 

@@ -112,19 +112,19 @@ class Grid(Sequence[Point]):
             else Grid(tuple(_in_scaling(p, scaling) for p in self), self.noise_schedule, scaling)
         )
 
-    def at_sigma(self, sigma: float, *, beyond: bool = False) -> Point:
+    def at_sigma(self, sigma: float, *, allow_untrained: bool = False) -> Point:
         """The point where samples of this grid carry noise of standard deviation `sigma` (in the grid's scaling).
 
-        With `beyond` it may be noisier than any level in training, and then has the timestep of the noisiest of these;
-        otherwise that is a ValueError.
+        With `allow_untrained` it may be noisier than any point in training, and then has the timestep of the noisiest
+        of these; otherwise that is a ValueError.
         """
         if self.scaling is Scaling.VARIANCE_PRESERVING:
-            return self._at(sigma / math.sqrt(1.0 - sigma * sigma), beyond)
-        return self._at(sigma, beyond)
+            return self._at(sigma / math.sqrt(1.0 - sigma * sigma), allow_untrained)
+        return self._at(sigma, allow_untrained)
 
-    def at_log_snr(self, log_snr: float, *, beyond: bool = False) -> Point:
-        """The point where ``log(alpha / sigma)`` is `log_snr`; `beyond` as in :meth:`at_sigma`."""
-        return self._at(float(self.scaling.sigma_from_log_snr(log_snr)), beyond)
+    def at_log_snr(self, log_snr: float, *, allow_untrained: bool = False) -> Point:
+        """The point where ``log(alpha / sigma)`` is `log_snr`; `allow_untrained` as in :meth:`at_sigma`."""
+        return self._at(float(self.scaling.sigma_from_log_snr(log_snr)), allow_untrained)
 
     def at_timestep(self, timestep: float) -> Point:
         """The point that has `timestep` on the noise schedule."""
@@ -132,13 +132,13 @@ class Grid(Sequence[Point]):
         whole = self.noise_schedule.is_discrete and timestep == int(timestep)
         return _in_scaling(Point(int(timestep) if whole else timestep, alpha, sigma), self.scaling)
 
-    def _at(self, sigma: float, beyond: bool) -> Point:
+    def _at(self, sigma: float, allow_untrained: bool) -> Point:
         """The point at `sigma`, by the convention of the grid's scaling."""
         alpha, sigma_ = self.scaling.scales(sigma)
         own = self.noise_schedule.scaling
         norm = own.norm(alpha, sigma_)
         own_sigma = sigma_ / norm if own is Scaling.FLOW else sigma_ / alpha if alpha else math.inf
-        if beyond:
+        if allow_untrained:
             own_sigma = min(own_sigma, self.noise_schedule.sigma_max)
         return Point(float(self.noise_schedule.timestep(own_sigma)), alpha, sigma_, 1.0 / norm)
 

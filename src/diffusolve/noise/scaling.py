@@ -34,7 +34,7 @@ class Scaling(enum.Enum):
     FLOW = "flow"
 
     @property
-    def is_straight(self) -> bool:
+    def is_linear_in_sigma(self) -> bool:
         """Whether ``dx/dsigma = (x - x0) / sigma`` is the probability-flow ODE as it stands.
 
         True where alpha is 1 or 1 - sigma: derivative-style solvers (Heun, LMS) need such a scaling.

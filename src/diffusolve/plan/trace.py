@@ -57,7 +57,7 @@ def check_plannable(solver: Solver) -> None:
 
 def check_scaling(solver: Solver, grid: Grid) -> None:
     """Raise unless `solver` is right in the scaling of `grid`."""
-    if solver.straight and not grid.scaling.is_straight:
+    if solver.integrates_dx_dsigma and not grid.scaling.is_linear_in_sigma:
         raise NotPlannableError(
             f"{solver.name} integrates dx/dsigma = (x - x0) / sigma, which does not hold on a {grid.scaling.value} "
             "grid: use grid.in_scaling(Scaling.VARIANCE_EXPLODING)."

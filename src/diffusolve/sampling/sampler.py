@@ -24,8 +24,8 @@ class Sampler:
         solver: the algorithm with its options.
         spacing: where the steps fall; equally spaced timesteps when missing.
         scaling: how the sample is scaled. When missing: as the noise schedule has it, but for solvers that integrate
-            dx/dsigma (``solver.straight``), whose samples on a variance preserving schedule are scaled to alpha = 1, or
-            to alpha + sigma = 1 where the grid starts at alpha = 0 (sigma / alpha is infinite there).
+            dx/dsigma (``solver.integrates_dx_dsigma``), whose samples on a variance preserving schedule are scaled to
+            alpha = 1, or to alpha + sigma = 1 where the grid starts at alpha = 0 (sigma / alpha is infinite there).
         name: what people call it.
         seed_offset: added to the seeds of the noise between steps, not to those of the noise to start from (A1111's
             "eta noise seed delta").
@@ -68,7 +68,7 @@ def _grid(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int | None) ->
     grid = sampler.spacing.grid(noise_schedule, steps)
     if sampler.scaling is not None:
         return grid.in_scaling(sampler.scaling)
-    if sampler.solver.straight and not grid.scaling.is_straight:
+    if sampler.solver.integrates_dx_dsigma and not grid.scaling.is_linear_in_sigma:
         return grid.in_scaling(Scaling.VARIANCE_EXPLODING if grid[0].alpha > 0 else Scaling.FLOW)
     return grid
 

@@ -32,7 +32,7 @@ def churn(
     factor = _churn_factor(s.sigma / s.alpha if s.alpha else inf, grid.steps, s_churn, s_tmin, s_tmax)
     if factor == 1.0:
         return x, s
-    hat = grid.at_log_snr(s.log_snr - log(factor), beyond=True) if s.alpha else s
+    hat = grid.at_log_snr(s.log_snr - log(factor), allow_untrained=True) if s.alpha else s
     kept = hat.sigma / s.sigma / factor  # hat.alpha / s.alpha, or its limit
     added = hat.sigma * sqrt(1 - factor**-2)
     return kept * x + (s_noise * added) * (yield Noise(s, hat)), hat
@@ -47,7 +47,8 @@ def check_churn(s_churn: float, s_tmin: float, s_tmax: float) -> None:
 
 
 @solver(
-    paper="Karras et al. 2022, Elucidating the Design Space, algorithm 2, but for the order of its lines", straight=True
+    paper="Karras et al. 2022, Elucidating the Design Space, algorithm 2, but for the order of its lines",
+    integrates_dx_dsigma=True,
 )
 def euler_with_late_churn(
     grid: Grid,

@@ -16,7 +16,7 @@ __all__ = ["gradient_estimation"]
 @solver(
     paper="Permenter & Yuan 2023, Interpreting and Improving Diffusion Models from an Optimization Perspective, "
     "algorithm 2 and equation 12",
-    straight=True,
+    integrates_dx_dsigma=True,
 )
 def gradient_estimation(grid: Grid, x: Value, *, ge_gamma: float = 2.0, cfg_pp: bool = False) -> SolverRun:
     """Euler's method with the slope ``ge_gamma * d + (1 - ge_gamma) * (d of the step before)``.

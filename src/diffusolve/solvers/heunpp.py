@@ -13,7 +13,10 @@ from diffusolve.solvers.solver import solver
 __all__ = ["heunpp2"]
 
 
-@solver(paper="none; Heun++ of Carzit's sd-webui-samplers-scheduler, 2023, which ComfyUI calls heunpp2", straight=True)
+@solver(
+    paper="none; Heun++ of Carzit's sd-webui-samplers-scheduler, 2023, which ComfyUI calls heunpp2",
+    integrates_dx_dsigma=True,
+)
 def heunpp2(
     grid: Grid, x: Value, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = inf, s_noise: float = 1.0
 ) -> SolverRun:

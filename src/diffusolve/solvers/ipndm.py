@@ -16,7 +16,7 @@ __all__ = ["ipndm", "ipndm_v"]
 PAPER = "Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator, appendix (iPNDM)"
 
 
-@solver(paper=PAPER, straight=True)
+@solver(paper=PAPER, integrates_dx_dsigma=True)
 def ipndm(grid: Grid, x: Value, *, max_order: int = 4) -> SolverRun:
     """Adams-Bashforth with the weights of equal steps, whatever the grid, which makes it of second order at most.
 
@@ -32,7 +32,7 @@ def ipndm(grid: Grid, x: Value, *, max_order: int = 4) -> SolverRun:
     return _adams_bashforth(grid, x, max_order, weights)
 
 
-@solver(paper=PAPER + "; Hairer, Norsett & Wanner, Solving ODEs I, III.5 (variable steps)", straight=True)
+@solver(paper=PAPER + "; Hairer, Norsett & Wanner, Solving ODEs I, III.5 (variable steps)", integrates_dx_dsigma=True)
 def ipndm_v(grid: Grid, x: Value, *, max_order: int = 4) -> SolverRun:
     """Adams-Bashforth with the weights of the grid's own steps: the exact integral of a polynomial in sigma.
 

@@ -13,7 +13,10 @@ from diffusolve.solvers.solver import solver
 __all__ = ["lms"]
 
 
-@solver(paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5", straight=True)
+@solver(
+    paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5",
+    integrates_dx_dsigma=True,
+)
 def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = ()) -> SolverRun:
     """Integrates the polynomial through the last `order` slopes; the first steps have a lower order.
 

@@ -16,7 +16,9 @@ Restarts = tuple[tuple[float, tuple[int, int, float]], ...]
 """Pairs ``(min_sigma, (restart_steps, restart_times, max_sigma))``."""
 
 
-@solver(paper="Xu et al. 2023, Restart Sampling for Improving Generative Processes, algorithm 1", straight=True)
+@solver(
+    paper="Xu et al. 2023, Restart Sampling for Improving Generative Processes, algorithm 1", integrates_dx_dsigma=True
+)
 def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noise: float = 1.0) -> SolverRun:
     """Heun's method; on reaching `min_sigma` noise is added up to `max_sigma`, and taken away again in Heun steps.
 

@@ -28,15 +28,15 @@ class Solver:
         function: the algorithm; yields :mod:`requests <diffusolve.solvers.requests>`.
         paper: where the algorithm stands.
         options: the options that differ from the function's defaults, sorted by name.
-        straight: it integrates ``dx/dsigma = (x - x0) / sigma``, which holds where alpha is 1 or 1 - sigma; on other
-            noise schedules it therefore runs on samples scaled to alpha = 1.
+        integrates_dx_dsigma: it integrates ``dx/dsigma = (x - x0) / sigma``, which holds where alpha is 1 or 1 - sigma;
+            on other noise schedules it therefore runs on samples scaled to alpha = 1.
         adaptive: it looks at the data to choose its steps, so there is no plan for it.
     """
 
     function: Callable[..., SolverRun]
     paper: str
     options: tuple[tuple[str, Any], ...] = ()
-    straight: bool = False
+    integrates_dx_dsigma: bool = False
     adaptive: bool = False
 
     @property
@@ -80,12 +80,12 @@ def _by_name(module: str, name: str, options: dict[str, Any]) -> Solver:
 
 
 def solver(
-    *, paper: str, straight: bool = False, adaptive: bool = False
+    *, paper: str, integrates_dx_dsigma: bool = False, adaptive: bool = False
 ) -> Callable[[Callable[..., SolverRun]], Solver]:
     """Decorator: make a generator function a :class:`Solver`. Its keyword-only arguments are its options."""
 
     def decorate(function: Callable[..., SolverRun]) -> Solver:
-        made = Solver(function, paper, straight=straight, adaptive=adaptive)
+        made = Solver(function, paper, integrates_dx_dsigma=integrates_dx_dsigma, adaptive=adaptive)
         object.__setattr__(made, "__doc__", function.__doc__)
         return made
 

@@ -14,7 +14,7 @@ from diffusolve.solvers.solver import check_eta, solver
 __all__ = ["dpm_2", "heun"]
 
 
-@solver(paper="Karras et al. 2022, Elucidating the Design Space, algorithms 1 and 2 (churn)", straight=True)
+@solver(paper="Karras et al. 2022, Elucidating the Design Space, algorithms 1 and 2 (churn)", integrates_dx_dsigma=True)
 def heun(
     grid: Grid, x: Value, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = inf, s_noise: float = 1.0
 ) -> SolverRun:
@@ -35,7 +35,7 @@ def heun(
     return x
 
 
-@solver(paper="Lu et al. 2022, DPM-Solver, algorithm 1; Karras et al. 2022, algorithm 2", straight=True)
+@solver(paper="Lu et al. 2022, DPM-Solver, algorithm 1; Karras et al. 2022, algorithm 2", integrates_dx_dsigma=True)
 def dpm_2(
     grid: Grid,
     x: Value,
@@ -61,7 +61,7 @@ def dpm_2(
         norm = grid.scaling.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
         end = down / norm
         if end > 0:
-            middle = grid.at_sigma(sqrt(s.sigma * end), beyond=True)  # after churn
+            middle = grid.at_sigma(sqrt(s.sigma * end), allow_untrained=True)  # after churn
             inner, data = yield Evaluate(x + (middle.sigma - s.sigma) * d, middle, stage=1)
             d = (inner - data) / middle.sigma
         x = norm * (x + (end - s.sigma) * d)
