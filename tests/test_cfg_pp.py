@@ -96,7 +96,7 @@ def test_a_step_of_euler_is_that_of_the_papers_algorithm(eta: float, schedule: N
             GaussianDenoiser(schedule, mean, std)(x, timestep) for mean, std in ((0.5, 0.3), (-0.3, 0.7))
         )
         up, down = split_noise(s, t, eta)
-        x = t.alpha * guided + down * (x - s.alpha * unguided) / s.sigma
+        x = t.alpha * guided + down.sigma * (x - s.alpha * unguided) / s.sigma
         if up > 0:
             x = x + up * fresh[step]
     result = sample(network, begun, made, steps=5, noise=lambda x, s, t: next(drawn))

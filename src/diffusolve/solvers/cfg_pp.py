@@ -23,8 +23,8 @@ def evaluate(x: Value, s: Point, cfg_pp: bool) -> Generator[Evaluate, Any, tuple
 
     How far a run is led towards the condition depends on its number of steps, since each adds a full difference of the
     two predictions: there is no differential equation that it approaches. The guidance scale is the paper's lambda,
-    from 0 (no condition) to 1; the paper sets 0.2, 0.4, 0.6, 0.8 and 1 beside 2, 5, 7.5, 9 and 12.5 of usual guidance,
-    with 50 steps of DDIM.
+    from 0 (no condition) to 1; the paper sets 0.2, 0.4, 0.6, 0.8 and 1 beside 2, 5, 7.5, 9 and 12.5 of
+    guidance without CFG++, with 50 steps of DDIM.
 
     The sample can be used until the next evaluation; keep it for longer.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from math import hypot, sqrt
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.checks import check_choice
+from diffusolve.solvers.exponential import ddim_step
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -27,12 +28,11 @@ def ddpm(grid: Grid, x: Value, *, variance: str = "posterior", noisy_end: bool =
         noisy_end: add noise in a step to sigma = 0 too, except from timestep 0. Diffusers does where the timesteps
             chosen do not lead down to 0.
     """
-    if variance not in VARIANCES:
-        raise unknown_name("variance", variance, VARIANCES)
+    check_choice("variance", variance, VARIANCES)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         up, down = split_noise(s, t, 1.0)
-        x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
+        x = ddim_step(x, data, s, down)
         if t.sigma > 0 or (noisy_end and s.timestep > 0):
             deviation = {"posterior": up, "forward": forward_noise(s, t), "given": 1.0}[variance]
             x = x + deviation * (yield Noise(s, t))

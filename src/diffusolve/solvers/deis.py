@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import exp, expm1, isinf
+from math import exp, expm1
 
-from diffusolve.noise import Grid, Point
+from diffusolve.noise import Grid
+from diffusolve.solvers.exponential import data_step, noise_prediction
 from diffusolve.solvers.moments import weights_of
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -17,9 +19,9 @@ __all__ = ["deis"]
     paper="Zhang & Chen 2022, Fast Sampling of Diffusion Models with Exponential Integrator, section 4 (log rho-AB)"
 )
 def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = False) -> SolverRun:
-    """Integrates the polynomial in log rho through the last `order` noise predictions exactly, over rho.
+    """Exact integral over rho of the polynomial in log rho through the last `order` noise predictions.
 
-    Samples are alpha times a solution of ``d(x / alpha) = noise d(rho)``.
+    Samples are alpha times a solution of ``d(x / alpha) = noise d(rho)``, ``rho = sigma / alpha``.
 
     Args:
         order: at least 1; the first steps have a lower one.
@@ -28,23 +30,21 @@ def deis(grid: Grid, x: Value, *, order: int = 3, lower_order_final: bool = Fals
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
     if order < 1:
-        raise ValueError(f"order is {order}: expected at least 1 (3 is usual).")
-    history: list[tuple[Value, Point]] = []
+        raise ValueError(f"order is {order}: expected at least 1 (the paper has 3).")
+    past = Past(order)
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
-        eps = yield Keep((x - s.alpha * data) / s.sigma)
-        known = [(eps, s), *history]
-        remaining = grid.steps - step if lower_order_final else order
-        p = 1 if t.sigma == 0 else min(order, len(known), remaining)
-        h = t.log_snr - s.log_snr
-        x = (t.sigma / s.sigma) * x - t.alpha * expm1(-h) * data  # the noise stays as it is
+        eps = yield Keep(noise_prediction(x, data, s))
+        past.remember(eps, s)
+        p = past.usable_order(t, order, grid.steps - step if lower_order_final else order)
+        x = data_step(x, data, s, t)  # the noise stays as it is
         if p > 1:
             rho = s.sigma / s.alpha
-            weights = exponential_weights([s.log_snr - point.log_snr for _, point in known[:p]], -h)
-            for weight, (other, _) in zip(weights[1:], known[1:p], strict=True):
+            weights = exponential_weights([s.log_snr - point.log_snr for _, point in past[:p]], s.log_snr - t.log_snr)
+            for weight, (other, _) in zip(weights[1:], past[1:p], strict=True):
                 x = x + t.alpha * rho * weight * (other - eps)
-        if h != 0:  # otherwise the next point is this one again, and no polynomial goes through both
-            history = [] if isinf(s.log_snr) else known[: order - 1]
+        if s.alpha == 0:  # at log rho = inf: no polynomial goes there
+            past.clear()
     return x
 
 

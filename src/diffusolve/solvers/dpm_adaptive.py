@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from math import atan, expm1, inf, isinf, log, sqrt
+from math import atan, expm1, isinf, sqrt
 
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.checks import check_eta
+from diffusolve.solvers.exponential import noise_prediction, noise_step, z_phi
 from diffusolve.solvers.requests import ErrorRatio, Evaluate, Noise, Request, SolverRun, StepEnded, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["PIDController", "ancestral_end", "dpm_12", "dpm_23", "dpm_adaptive", "renewed"]
 
@@ -31,7 +33,7 @@ def dpm_adaptive(
     eta: float = 0.0,
     s_noise: float = 1.0,
 ) -> SolverRun:
-    """From the grid's first point to its last, in as many steps in log-SNR as the tolerance asks for.
+    """DPM-Solver from the grid's first point to its last, in as many steps in log-SNR as the tolerance asks for.
 
     Each step compares DPM-Solver of `order` with that of one order less, which shares its evaluations.
 
@@ -59,7 +61,7 @@ def dpm_adaptive(
         )
     controller = PIDController(h_init, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
     x, data = yield Evaluate(x, s)
-    eps = (x - s.alpha * data) / s.sigma
+    eps = noise_prediction(x, data, s)
     previous = x
     while s.log_snr < end.log_snr - 1e-5:
         log_snr = min(end.log_snr, s.log_snr + controller.h)
@@ -77,20 +79,19 @@ def dpm_adaptive(
         s = t
         if s.log_snr < end.log_snr - 1e-5:
             x, data = yield Evaluate(x, s)
-            eps = (x - s.alpha * data) / s.sigma
+            eps = noise_prediction(x, data, s)
     return x
 
 
 def ancestral_end(grid: Grid, s: Point, t: Point, end: Point, eta: float) -> Point:
-    """Where the ODE's part of a step from `s` to `t` ends: with less noise than `t` has, but no less than `end` has.
+    """The point where the ODE's part of a step from `s` to `t` ends: less noisy than `t`, but no less than `end`.
 
     `eta` is how much noise is replaced, as in Euler ancestral.
     """
     if eta == 0:
         return t
     _, down = split_noise(s, t, eta)
-    below = log(t.alpha / down) if down > 0 else inf
-    return end if below >= end.log_snr else grid.at_log_snr(below)
+    return end if down.log_snr >= end.log_snr else grid.at_log_snr(down.log_snr)
 
 
 def renewed(x: Value, s: Point, t: Point, down: Point, s_noise: float) -> Generator[Noise, Value, Value]:
@@ -103,19 +104,13 @@ def renewed(x: Value, s: Point, t: Point, down: Point, s_noise: float) -> Genera
     return result + (s_noise * up) * (yield Noise(s, t)) if up > 0 else result
 
 
-def _first_order(x: Value, eps: Value, s: Point, t: Point) -> Value:
-    """DPM-Solver of order 1 from `s` to `t`; `eps` is the noise prediction at `s`."""
-    result: Value = (t.alpha / s.alpha) * x - t.sigma * expm1(t.log_snr - s.log_snr) * eps
-    return result
-
-
 def dpm_12(
     grid: Grid, x: Value, eps: Value, s: Point, t: Point
 ) -> Generator[Request, tuple[Value, Value], tuple[Value, Value]]:
     """DPM-Solver of order 1 and 2 from `s` to `t`."""
     h = t.log_snr - s.log_snr
     eps_1 = yield from _inner(grid, x, eps, s, h, 1 / 2, 1, None)
-    first = _first_order(x, eps, s, t)
+    first = noise_step(x, eps, s, t, h)
     return first, first - t.sigma * expm1(h) * (eps_1 - eps)
 
 
@@ -126,11 +121,11 @@ def dpm_23(
     h = t.log_snr - s.log_snr
     r1, r2 = 1 / 3, 2 / 3
     eps_1 = yield from _inner(grid, x, eps, s, h, r1, 1, None)
-    first = _first_order(x, eps, s, t)
+    first = noise_step(x, eps, s, t, h)
     second = first - t.sigma * expm1(h) / (2 * r1) * (eps_1 - eps)
-    slope = r2 / r1 * (expm1(r2 * h) / (r2 * h) - 1) * (eps_1 - eps)
+    slope = r2 / r1 * z_phi(2, r2 * h) * (eps_1 - eps)
     eps_2 = yield from _inner(grid, x, eps, s, h, r2, 2, slope)
-    return second, first - t.sigma / r2 * (expm1(h) / h - 1) * (eps_2 - eps)
+    return second, first - t.sigma / r2 * z_phi(2, h) * (eps_2 - eps)
 
 
 def _inner(
@@ -138,12 +133,11 @@ def _inner(
 ) -> Generator[Request, tuple[Value, Value], Value]:
     """The noise prediction at the fraction `r` of a step of `h`, reached to first order and by `slope`."""
     u = grid.at_log_snr(s.log_snr + r * h)
-    inner = (u.alpha / s.alpha) * x - u.sigma * expm1(r * h) * eps
+    inner = noise_step(x, eps, s, u, r * h)
     if slope is not None:
         inner = inner - u.sigma * slope
     inner, data = yield Evaluate(inner, u, stage)
-    result: Value = (inner - u.alpha * data) / u.sigma
-    return result
+    return noise_prediction(inner, data, u)
 
 
 @dataclass

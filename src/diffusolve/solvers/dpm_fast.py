@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.dpm_adaptive import ancestral_end, dpm_12, dpm_23, renewed
+from diffusolve.solvers.exponential import noise_prediction
 from diffusolve.solvers.requests import Evaluate, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["dpm_fast"]
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver: DPM-Solver-fast, of algorithms 1 and 2")
 def dpm_fast(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, skipped: int = 0) -> SolverRun:
-    """From the grid's first point to its last with as many evaluations as the grid has steps.
+    """DPM-Solver from the grid's first point to its last with as many evaluations as the grid has steps.
 
     DPM-Solver of order 3 as long as there are evaluations left, then of order 2 and 1, in equal steps in log-SNR. Where
     the grid's own steps fall does not matter, but for one from alpha = 0 or to sigma = 0: it is infinitely long, so it
@@ -42,7 +44,7 @@ def dpm_fast(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, sk
             kept = down.sigma / at.sigma
             x = kept * x + (down.alpha - kept * at.alpha) * data
         else:
-            eps = (x - at.alpha * data) / at.sigma
+            eps = noise_prediction(x, data, at)
             _, x = yield from (dpm_12 if order == 2 else dpm_23)(grid, x, eps, at, down)
         x = yield from renewed(x, s, t, down, s_noise)
     return x

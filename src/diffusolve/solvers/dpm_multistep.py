@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import expm1, sqrt
+from math import expm1, inf, sqrt
 
-from diffusolve.errors import SingularPointError, unknown_name
-from diffusolve.noise import Grid, Point
+from diffusolve.errors import SingularPointError
+from diffusolve.noise import Grid
+from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
 from diffusolve.solvers.dpmpp_multistep import SOLVER_TYPES, THIRD_ORDERS, derivatives
+from diffusolve.solvers.exponential import noise_prediction, noise_step, z_phi
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -27,7 +30,7 @@ def dpm_multistep(
     euler_at_final: bool = False,
     third_order: str = "taylor",
 ) -> SolverRun:
-    """Integrates a polynomial in log-SNR through the last `order` noise predictions exactly.
+    """Exact integral of the polynomial in log-SNR through the last `order` noise predictions.
 
     Args:
         order: 1, 2 or 3; the first steps have a lower one.
@@ -42,13 +45,11 @@ def dpm_multistep(
     Raises:
         SingularPointError: the grid ends at sigma = 0, where the noise prediction says nothing about the sample.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order is {order}: expected 1, 2 or 3.")
-    if solver_type not in SOLVER_TYPES:
-        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
-    if third_order not in THIRD_ORDERS:
-        raise unknown_name("third_order", third_order, THIRD_ORDERS)
-    history: list[tuple[Value, Point]] = []
+    check_up_to("order", order, 3)
+    check_choice("solver_type", solver_type, SOLVER_TYPES)
+    check_choice("third_order", third_order, THIRD_ORDERS)
+    check_eta(eta)
+    past = Past(order)
     stabilise = grid.steps < 15 if lower_order_final is None else lower_order_final
     for step, (s, t) in enumerate(pairwise(grid)):
         if t.sigma == 0 or s.alpha == 0:
@@ -57,21 +58,18 @@ def dpm_multistep(
                 "start below the last timestep, or use dpmpp_multistep."
             )
         x, data = yield Evaluate(x, s)
-        eps = yield Keep((x - s.alpha * data) / s.sigma)
-        remaining = grid.steps - step
-        first_order = t.sigma == s.sigma or (euler_at_final and remaining == 1)
-        p = 1 if first_order else min(order, 1 + len(history), remaining if stabilise else order)
+        eps = yield Keep(noise_prediction(x, data, s))
+        past.remember(eps, s)
+        last = step == grid.steps - 1
+        p = 1 if euler_at_final and last else past.usable_order(t, order, grid.steps - step if stabilise else inf)
         h = t.log_snr - s.log_snr
         drift = (1 + eta) * t.sigma
-        x = (t.alpha / s.alpha) * x - drift * expm1(h) * eps
-        match derivatives(eps, s, history[: p - 1], h):
+        x = noise_step(x, (1 + eta) * eps, s, t, h)
+        match derivatives(past[:p], h):
             case [d1]:
-                x = x - drift * (0.5 * expm1(h) if solver_type == "midpoint" else expm1(h) / h - 1) * d1
+                x = x - drift * (0.5 * expm1(h) if solver_type == "midpoint" else z_phi(2, h)) * d1
             case [d1, d2]:
-                x = x - drift * (expm1(h) / h - 1) * d1
-                x = x - drift * THIRD_ORDERS[third_order]((expm1(h) / h - 1) / h) * d2
+                x = x - drift * z_phi(2, h) * d1 - drift * THIRD_ORDERS[third_order](z_phi(2, h) / h) * d2
         if eta > 0:
             x = x + s_noise * t.sigma * sqrt(eta * expm1(2 * h)) * (yield Noise(s, t))
-        if h != 0:
-            history = [(eps, s), *history[:1]]
     return x

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import exp, expm1, isinf, sqrt
+from math import expm1
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
 from diffusolve.solvers.dpmpp_multistep import SOLVER_TYPES
 from diffusolve.solvers.dpmpp_sde import NOISES
+from diffusolve.solvers.exponential import data_step, decay, fresh_noise, noise_prediction, noise_step, z_phi
+from diffusolve.solvers.past import has_no_length
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["dpm_singlestep", "dpmpp_singlestep"]
 
@@ -36,7 +38,7 @@ def dpmpp_singlestep(
     noise: str = "disjoint",
     third_order: str = "taylor",
 ) -> SolverRun:
-    """Integrates a polynomial in log-SNR through the data predictions of a group of up to `order` steps exactly.
+    """Exact integral of a polynomial in log-SNR through the data predictions of a group of up to `order` steps.
 
     The first step of a group is of first order, the second goes over both steps of the group and is of second order,
     and so on; the next group remembers nothing of this one.
@@ -56,10 +58,8 @@ def dpmpp_singlestep(
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
     check_eta(eta)
-    if noise not in NOISES:
-        raise unknown_name("noise", noise, NOISES)
-    if third_order not in THIRD_ORDERS:
-        raise unknown_name("third_order", third_order, THIRD_ORDERS)
+    check_choice("noise", noise, NOISES)
+    check_choice("third_order", third_order, THIRD_ORDERS)
     group: list[tuple[Value, Point]] = []
     start = earlier = x
     for (s, t), p in zip(pairwise(grid), _orders(order, orders, grid, solver_type), strict=True):
@@ -68,18 +68,16 @@ def dpmpp_singlestep(
             start, group = x, []
         group.append((data, s))
         first, beginning = group[0]
-        h = t.log_snr - beginning.log_snr
-        g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
-        decay = exp(-eta * h) if eta > 0 else 1.0
-        x = (t.sigma / beginning.sigma) * decay * start - t.alpha * expm1(-g) * first
-        for weight, other in _differences(group, t, -g, solver_type, third_order):
+        z = -(1 + eta) * (t.log_snr - beginning.log_snr)  # the SDE forgets the sample faster than the ODE
+        x = data_step(start, first, beginning, t, eta)
+        for weight, other in _differences(group, t, z, solver_type, third_order):
             x = x - t.alpha * weight * other
         if eta > 0 and t.sigma > 0:
             since = s if noise == "disjoint" else beginning
             length = t.log_snr - since.log_snr
-            fresh = t.sigma * sqrt(-expm1(-2 * eta * length)) * (yield Noise(since, t))
+            fresh = t.sigma * fresh_noise(length, eta) * (yield Noise(since, t))
             if since is not beginning:  # what is left of the noise of the group's earlier steps
-                fresh = fresh + t.sigma / s.sigma * exp(-eta * length) * earlier
+                fresh = fresh + t.sigma / s.sigma * decay(length, eta) * earlier
             x, earlier = x + s_noise * fresh, fresh
         group = _continued(group, s, t)
     return x
@@ -95,7 +93,7 @@ def dpm_singlestep(
     solver_type: str = "midpoint",
     earliest_midpoint: float = 0.4,
 ) -> SolverRun:
-    """Integrates a polynomial in log-SNR through the noise predictions of a group of up to `order` steps exactly.
+    """Exact integral of a polynomial in log-SNR through the noise predictions of a group of up to `order` steps.
 
     Args:
         order, orders, solver_type: as :func:`dpmpp_singlestep` has them.
@@ -109,7 +107,7 @@ def dpm_singlestep(
     """
     if not 0.0 <= earliest_midpoint <= 1.0:
         raise ValueError(
-            f"earliest_midpoint is {earliest_midpoint:g}: expected a part of the way, from 0 to 1 (0.4 is usual)."
+            f"earliest_midpoint is {earliest_midpoint:g}: expected a part of the way, from 0 to 1 (the middle is 0.5)."
         )
     group: list[tuple[Value, Point]] = []
     start = x
@@ -117,13 +115,13 @@ def dpm_singlestep(
         x, data = yield Evaluate(x, s)
         if p == 1 or not group:
             start, group = x, []
-        group.append(((yield Keep((x - s.alpha * data) / s.sigma)), s))
+        group.append(((yield Keep(noise_prediction(x, data, s))), s))
         if len(group) == 1:
-            x = (t.sigma / s.sigma) * x - t.alpha * expm1(s.log_snr - t.log_snr) * data  # finite at both ends
+            x = data_step(x, data, s, t)  # finite at both ends
         else:
             first, beginning = group[0]
             h = t.log_snr - beginning.log_snr
-            x = (t.alpha / beginning.alpha) * start - t.sigma * expm1(h) * first
+            x = noise_step(start, first, beginning, t, h)
             for weight, other in _differences(group, t, h, solver_type, earliest_midpoint=earliest_midpoint):
                 x = x - t.sigma * weight * other
         group = _continued(group, s, t)
@@ -133,25 +131,24 @@ def dpm_singlestep(
 def _differences(
     group: Sequence[tuple[Value, Point]],
     t: Point,
-    k: float,
+    z: float,
     solver_type: str,
     third_order: str = "taylor",
     earliest_midpoint: float = 0.0,
 ) -> list[tuple[float, Value]]:
-    """What a step to `t` adds for the change of the predictions in `group`: (weight, difference from the first).
+    """(weight, difference from the first) for each later prediction in `group` that a step to `t` takes.
 
-    `k` is the exponent of the integrating factor over the step, in which the weights are the exponential integrators'
-    functions phi_2 and phi_3 (times k and k^2): expm1(k) is the weight of the first prediction.
+    `z` is the exponent of the integrating factor over the step, in which the weights are the phi functions.
     """
     (first, beginning), *others = group
     if not others:
         return []
     nodes = [(point.log_snr - beginning.log_snr) / (t.log_snr - beginning.log_snr) for _, point in others]
-    slope = expm1(k) / k - 1
+    slope = z_phi(2, z)
     if len(others) == 1:
         in_middle = solver_type == "midpoint" and nodes[0] >= earliest_midpoint
-        return [((expm1(k) / 2 if in_middle else slope) / nodes[0], others[0][0] - first)]
-    (r1, r2), curvature = nodes, 2 * THIRD_ORDERS[third_order](slope / k)
+        return [((expm1(z) / 2 if in_middle else slope) / nodes[0], others[0][0] - first)]
+    (r1, r2), curvature = nodes, 2 * THIRD_ORDERS[third_order](slope / z)
     if solver_type == "midpoint":
         return [(slope / r2, others[1][0] - first)]
     return [
@@ -161,16 +158,14 @@ def _differences(
 
 
 def _continued(group: list[tuple[Value, Point]], s: Point, t: Point) -> list[tuple[Value, Point]]:
-    """What the next step may use of `group` after the step from `s` to `t`."""
-    return [] if isinf(s.log_snr) or t.sigma == s.sigma else group
+    """`group`, or none of it after a step from alpha = 0 or of no length, where no polynomial goes through it."""
+    return [] if s.alpha == 0 or has_no_length(s, t) else group
 
 
 def _orders(order: int, orders: tuple[int, ...], grid: Grid, solver_type: str) -> tuple[int, ...]:
     """The order of each step of `grid`: those given, or full groups and then what is left."""
-    if order not in (1, 2, 3):
-        raise ValueError(f"order is {order}: expected 1, 2 or 3.")
-    if solver_type not in SOLVER_TYPES:
-        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
+    check_up_to("order", order, 3)
+    check_choice("solver_type", solver_type, SOLVER_TYPES)
     if orders:
         if len(orders) != grid.steps:
             raise ValueError(f"orders has {len(orders)} numbers, but the grid has {grid.steps} steps.")

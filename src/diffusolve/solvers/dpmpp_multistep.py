@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import exp, expm1, sqrt
+from math import expm1, inf
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.cfg_pp import evaluate
+from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
+from diffusolve.solvers.exponential import data_step, fresh_noise, z_phi
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["dpmpp_multistep"]
 
@@ -42,7 +44,7 @@ def dpmpp_multistep(
     third_order: str = "taylor",
     cfg_pp: bool = False,
 ) -> SolverRun:
-    """Integrates a polynomial in log-SNR through the last `order` data predictions exactly.
+    """Exact integral of the polynomial in log-SNR through the last `order` data predictions.
 
     Args:
         order: 1, 2 or 3; the first steps have a lower one.
@@ -57,51 +59,40 @@ def dpmpp_multistep(
 
     A step that starts or ends at infinite log-SNR is of first order, the highest that has a limit there.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order is {order}: expected 1, 2 or 3.")
-    if solver_type not in SOLVER_TYPES:
-        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
-    if third_order not in THIRD_ORDERS:
-        raise unknown_name("third_order", third_order, THIRD_ORDERS)
+    check_up_to("order", order, 3)
+    check_choice("solver_type", solver_type, SOLVER_TYPES)
+    check_choice("third_order", third_order, THIRD_ORDERS)
     check_eta(eta)
-    history: list[tuple[Value, Point]] = []
+    past = Past(order)
     stabilise = grid.steps < 15 if lower_order_final is None else lower_order_final
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield from evaluate(x, s, cfg_pp)
-        remaining = grid.steps - step
-        first_order = t.sigma in (0, s.sigma) or (euler_at_final and remaining == 1)
-        p = 1 if first_order else min(order, 1 + len(history), remaining if stabilise else order)
+        past.remember(data, s)
+        last = step == grid.steps - 1
+        p = 1 if euler_at_final and last else past.usable_order(t, order, grid.steps - step if stabilise else inf)
         h = t.log_snr - s.log_snr
-        g = (1 + eta) * h  # the SDE forgets the sample faster than the ODE
-        decay = exp(-eta * h) if eta > 0 else 1.0
-        x = (t.sigma / s.sigma) * decay * x - t.alpha * expm1(-g) * data
-        match derivatives(data, s, history[: p - 1], h):
+        z = -(1 + eta) * h  # the SDE forgets the sample faster than the ODE
+        x = data_step(x, data, s, t, eta)
+        match derivatives(past[:p], h):
             case [d1]:
-                x = x + t.alpha * (-0.5 * expm1(-g) if solver_type == "midpoint" else _phi_2(g)) * d1
+                x = x - t.alpha * (0.5 * expm1(z) if solver_type == "midpoint" else z_phi(2, z)) * d1
             case [d1, d2]:
-                x = x + t.alpha * _phi_2(g) * d1 - t.alpha * THIRD_ORDERS[third_order](_phi_2(g) / g) * d2
+                x = x - t.alpha * z_phi(2, z) * d1 - t.alpha * THIRD_ORDERS[third_order](z_phi(2, z) / z) * d2
         if eta > 0 and t.sigma > 0:
-            x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * (yield Noise(s, t))
-        if h != 0:  # otherwise the next point is this one again, and no polynomial goes through both
-            history = [(data, s), *history[:1]]
+            x = x + s_noise * t.sigma * fresh_noise(h, eta) * (yield Noise(s, t))
     return x
 
 
-def _phi_2(g: float) -> float:
-    """The weight of the first derivative of the data in the exact integral: (exp(-g) - 1 + g) / g."""
-    return expm1(-g) / g + 1
+def derivatives(past: Sequence[tuple[Value, Point]], h: float) -> list[Value]:
+    """First and half the second derivative by log-SNR of the newest of `past`, in units of the step `h`.
 
-
-def derivatives(value: Value, s: Point, history: Sequence[tuple[Value, Point]], h: float) -> list[Value]:
-    """First and half the second derivative of `value` at `s`, as far as `history` allows, in units of the step `h`.
-
-    `history` holds earlier values, the newest first, with their points.
+    As many as its one to three values, the newest first, allow; they are those of the polynomial through the values.
     """
-    if not history:
+    if len(past) == 1:
         return []
-    (m1, s1), *older = history
-    r0 = (s.log_snr - s1.log_snr) / h
-    d10 = (value - m1) / r0
+    (m0, s0), (m1, s1), *older = past
+    r0 = (s0.log_snr - s1.log_snr) / h
+    d10 = (m0 - m1) / r0
     if not older:
         return [d10]
     m2, s2 = older[0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import sqrt
 
-from diffusolve.errors import unknown_name
-from diffusolve.noise import Grid, Point
+from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.cfg_pp import evaluate
+from diffusolve.solvers.checks import check_choice, check_eta, check_part
+from diffusolve.solvers.exponential import between, ddim_step
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["dpmpp_2s_ancestral", "dpmpp_sde"]
 
@@ -34,17 +35,16 @@ def dpmpp_sde(
     A step that starts or ends at infinite log-SNR is of first order: there is no way to be in the middle of.
     """
     check_eta(eta)
-    _check_r(r)
-    if noise not in NOISES:
-        raise unknown_name("noise", noise, NOISES)
+    check_part("r", r)
+    check_choice("noise", noise, NOISES)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         up, down = split_noise(s, t, eta)
         fresh: Value | None = None  # the noise of the whole step
-        middle = _between(grid, s, t, r)
+        middle = between(grid, s, t, r)
         if middle is not None:
             inner_up, inner_down = split_noise(s, middle, eta)
-            inner = _denoised(x, data, s, middle, inner_down)
+            inner = ddim_step(x, data, s, inner_down)
             if inner_up > 0:
                 first = yield Noise(s, middle)
                 inner = inner + (s_noise * inner_up) * first
@@ -52,10 +52,12 @@ def dpmpp_sde(
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
             if inner_up > 0 and noise == "disjoint":
                 rest_up, rest_down = split_noise(middle, t, eta)
-                kept_up = rest_down / middle.sigma * inner_up  # what a step from the middle leaves of the first noise
+                kept_up = (
+                    rest_down.sigma / middle.sigma * inner_up
+                )  # what a step from the middle leaves of the first noise
                 total = sqrt(kept_up**2 + rest_up**2)
                 fresh = kept_up / total * first + rest_up / total * (yield Noise(middle, t))
-        x = _denoised(x, data, s, t, down)
+        x = ddim_step(x, data, s, down)
         if up > 0:
             x = x + (s_noise * up) * ((yield Noise(s, t)) if fresh is None else fresh)
     return x
@@ -77,37 +79,17 @@ def dpmpp_2s_ancestral(
     order.
     """
     check_eta(eta)
-    _check_r(r)
+    check_part("r", r)
     for s, t in pairwise(grid):
         x, data = yield from evaluate(x, s, cfg_pp)
         up, down = split_noise(s, t, eta)
-        middle = _between(grid, s, Point(t.timestep, t.alpha, down), r)
+        middle = between(grid, s, down, r)
         if middle is not None:
             if cfg_pp:
                 x = yield Keep(x)
-            _, inner_data = yield Evaluate(_denoised(x, data, s, middle, middle.sigma), middle, stage=1)
+            _, inner_data = yield Evaluate(ddim_step(x, data, s, middle), middle, stage=1)
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
-        x = _denoised(x, data, s, t, down)
+        x = ddim_step(x, data, s, down)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
     return x
-
-
-def _check_r(r: float) -> None:
-    if not 0.0 < r < 1.0:
-        raise ValueError(f"r is {r:g}: expected a part of the step, between 0 and 1 (0.5 is usual).")
-
-
-def _between(grid: Grid, s: Point, t: Point, r: float) -> Point | None:
-    """The point at part `r` of the way from `s` to `t`; None if the way is infinitely long, or next to it."""
-    log_snr = s.log_snr + r * (t.log_snr - s.log_snr)
-    if not isfinite(log_snr):
-        return None
-    middle = grid.at_log_snr(log_snr)
-    return middle if isfinite(middle.log_snr) else None
-
-
-def _denoised(x: Value, data: Value, s: Point, t: Point, down: float) -> Value:
-    """`x` from `s` at the signal of `t` and noise `down`, if the data are `data`."""
-    result: Value = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
-    return result

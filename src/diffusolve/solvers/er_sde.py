@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from math import exp, expm1, inf, isinf, log, log1p, sqrt
+from math import exp, expm1, inf, log, log1p, sqrt
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
+from diffusolve.solvers.exponential import ddim_step
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["NOISE_SCALERS", "THIRD_ORDERS", "er_sde", "integrals"]
 
@@ -26,8 +28,8 @@ NOISE_SCALERS: dict[str, Callable[[float], float]] = {
 }
 """Name -> log of the paper's ``phi(rho) / rho``, with rho = sigma / alpha.
 
-"er_sde" is ``rho * (exp(rho ** 0.3) + 10)``, the paper's own choice; "reverse_time_sde" is ``rho ** 2``, the usual
-reverse SDE; "ode" is ``rho``, without noise."""
+"er_sde" is ``rho * (exp(rho ** 0.3) + 10)``, the paper's own choice; "reverse_time_sde" is ``rho ** 2``, the
+reverse SDE of Song et al. 2021; "ode" is ``rho``, without noise."""
 
 THIRD_ORDERS = ("taylor", "authors")
 
@@ -46,7 +48,7 @@ def er_sde(
     s_noise: float = 1.0,
     third_order: str = "taylor",
 ) -> SolverRun:
-    """Integrates a polynomial in sigma / alpha through the last `max_stage` data predictions.
+    """Exact integral of a polynomial in sigma / alpha through the last `max_stage` data predictions.
 
     Args:
         max_stage: the order, 1, 2 or 3; the first steps have a lower one.
@@ -60,31 +62,27 @@ def er_sde(
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
     check_eta(eta)
-    if max_stage not in (1, 2, 3):
-        raise ValueError(f"max_stage is {max_stage}: expected 1, 2 or 3 (3 is usual).")
-    if noise_scaler not in NOISE_SCALERS:
-        raise unknown_name("noise_scaler", noise_scaler, NOISE_SCALERS)
-    if third_order not in THIRD_ORDERS:
-        raise unknown_name("third_order", third_order, THIRD_ORDERS)
+    check_up_to("max_stage", max_stage, 3)
+    check_choice("noise_scaler", noise_scaler, NOISE_SCALERS)
+    check_choice("third_order", third_order, THIRD_ORDERS)
     log_scale = NOISE_SCALERS[noise_scaler]
-    history: list[tuple[Value, float]] = []  # data predictions at rho, the newest first
+    past = Past(max_stage)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         rho, end = _rho(s), _rho(t)
         log_kept = eta * (log_scale(end) - log_scale(rho)) if eta > 0 else 0.0
-        down = t.sigma * exp(log_kept)  # what is left of the old noise
-        x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
-        known = [(data, rho), *history][:max_stage]
-        if 0 < end < rho < inf and len(known) > 1:
+        past.remember(data, s)
+        x = ddim_step(x, data, s, Point(t.timestep, t.alpha, t.sigma * exp(log_kept)))
+        if 0 < end < rho < inf and len(past) > 1:
             first, second = integrals(lambda at: eta * log_scale(at), rho, end)
-            d1, d2 = _derivatives(known, third_order)
+            d1, d2 = _derivatives([(value, _rho(point)) for value, point in past], third_order)
             x = x - t.alpha * first * d1
             if d2 is not None:
                 x = x + t.alpha * second * d2
         if t.sigma > 0 and log_kept < 0:
             x = x + (s_noise * t.sigma * sqrt(-expm1(2 * log_kept))) * (yield Noise(s, t))
-        if end < rho:  # otherwise the next point is this one again, and no polynomial goes through both
-            history = [] if isinf(rho) else known
+        if s.alpha == 0:  # at rho = inf: no polynomial goes there
+            past.clear()
     return x
 
 

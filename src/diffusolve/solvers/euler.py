@@ -7,9 +7,11 @@ from math import inf
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.churn import churn
+from diffusolve.solvers.exponential import ddim_step
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["euler"]
 
@@ -53,9 +55,9 @@ def euler(
         x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data, *others = yield Evaluate(x, s, unclipped=unclipped_noise, unguided=cfg_pp)
         up, down = split_noise(s, t, eta)
-        x = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * data
-        for other in others:  # the data that the noise belongs to
-            x = x + (s.alpha * down / s.sigma) * (data - other)
+        x = ddim_step(x, data, s, down)
+        for other in others:  # the data prediction that the noise left in the sample belongs to
+            x = x + (s.alpha * down.sigma / s.sigma) * (data - other)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
     return x

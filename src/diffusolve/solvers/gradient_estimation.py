@@ -1,4 +1,4 @@
-"""Gradient estimation: the slope, and on top of it some of its last change."""
+"""Gradient estimation: Euler's method with the slope extrapolated from the last two."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gradient_estimation(grid: Grid, x: Value, *, ge_gamma: float = 2.0, cfg_pp: 
     The first step and one to sigma = 0 are Euler's.
     """
     if not isfinite(ge_gamma):
-        raise ValueError(f"ge_gamma is {ge_gamma:g}: expected a number (2 is usual, 1 is Euler's method).")
+        raise ValueError(f"ge_gamma is {ge_gamma:g}: expected a number (the paper has 2, and 1 is Euler's method).")
     older: Value | None = None
     for s, t in pairwise(grid):
         x, data = yield from evaluate(x, s, cfg_pp)

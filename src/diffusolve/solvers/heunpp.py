@@ -1,4 +1,4 @@
-"""Heun++: Heun's method with a third slope, from beyond the step."""
+"""Heun++: Heun's method with a third slope, at the end of the step that follows."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_up_to
 from diffusolve.solvers.linear_multistep import adams_weights
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.pndm import ADAMS_BASHFORTH
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
@@ -51,17 +53,12 @@ def ipndm_v(grid: Grid, x: Value, *, max_order: int = 4) -> SolverRun:
 def _adams_bashforth(
     grid: Grid, x: Value, max_order: int, weights: Callable[[Sequence[Point], Point], list[float]]
 ) -> SolverRun:
-    if max_order not in (1, 2, 3, 4):
-        raise ValueError(f"max_order is {max_order}: expected 1, 2, 3 or 4 (4 is usual).")
-    slopes: list[Value] = []
-    nodes: list[Point] = []
+    check_up_to("max_order", max_order, 4)
+    past = Past(max_order)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
-        d = yield Keep((x - data) / s.sigma)
-        slopes, nodes = [d, *slopes[: max_order - 1]], [s, *nodes[: max_order - 1]]
-        p = len(nodes) if t.sigma > 0 else 1
-        for weight, slope in zip(weights(nodes[:p], t), slopes, strict=False):
-            x = x + weight * slope
-        if t.sigma == s.sigma:  # the next point is this one again, and no polynomial goes through both
-            slopes, nodes = slopes[1:], nodes[1:]
+        past.remember((yield Keep((x - data) / s.sigma)), s)
+        used = past[: past.usable_order(t, max_order)]
+        for weight, (d, _) in zip(weights([point for _, point in used], t), used, strict=True):
+            x = x + weight * d
     return x

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.moments import weights_of
+from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -18,7 +19,7 @@ __all__ = ["lms"]
     integrates_dx_dsigma=True,
 )
 def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = ()) -> SolverRun:
-    """Integrates the polynomial through the last `order` slopes; the first steps have a lower order.
+    """Exact integral of the polynomial in sigma through the last `order` slopes; the first steps have a lower order.
 
     Args:
         order: at least 1.
@@ -26,15 +27,14 @@ def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = 
             such in a run that begins in the middle, which makes its first steps wrong.
     """
     if order < 1:
-        raise ValueError(f"order is {order}: expected at least 1 (4 is usual).")
-    slopes: list[Value] = []
-    sigmas = list(forgotten)
+        raise ValueError(f"order is {order}: expected at least 1 (k-diffusion has 4).")
+    past = Past(order)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
-        d = yield Keep((x - data) / s.sigma)
-        slopes, sigmas = [d, *slopes[: order - 1]], [s.sigma, *sigmas[: order - 1]]
-        for weight, slope in zip(adams_weights(sigmas, t.sigma), slopes, strict=False):
-            x = x + weight * slope
+        past.remember((yield Keep((x - data) / s.sigma)), s)
+        sigmas = [*(point.sigma for _, point in past), *forgotten][:order]
+        for weight, (d, _) in zip(adams_weights(sigmas, t.sigma), past, strict=False):
+            x = x + weight * d
     return x
 
 

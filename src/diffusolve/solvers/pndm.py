@@ -7,8 +7,9 @@ from itertools import islice, pairwise
 from math import hypot
 from typing import Any, NamedTuple
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_choice
+from diffusolve.solvers.exponential import noise_prediction
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -61,8 +62,7 @@ def pndm(grid: Grid, x: Value, *, start: str = "runge_kutta") -> SolverRun:
 
     A step of the start that begins at alpha = 0 or ends at sigma = 0 has a single evaluation.
     """
-    if start not in STARTS:
-        raise unknown_name("start", start, STARTS)
+    check_choice("start", start, STARTS)
     return _walk(_calls(grid, *STARTS[start]), x, "epsilon")
 
 
@@ -105,8 +105,7 @@ def _calls(grid: Grid, table: Table, steps: int) -> Iterator[Call]:
 
 
 def _walk(calls: Iterable[Call], x: Value, prediction: str) -> SolverRun:
-    if prediction not in PREDICTIONS:
-        raise unknown_name("prediction", prediction, PREDICTIONS)
+    check_choice("prediction", prediction, PREDICTIONS)
     begun = x
     history: list[Value] = []
     slopes: list[Value] = []
@@ -131,8 +130,8 @@ def _walk(calls: Iterable[Call], x: Value, prediction: str) -> SolverRun:
 
 
 def _slope(x: Value, data: Value, point: Point, prediction: str) -> Any:
-    """What `prediction` says of the sample `x` at `point` if `data` is the prediction of x0."""
-    noise = (x - point.alpha * data) / point.sigma
+    """The `prediction`, "epsilon" or "v_prediction", in which `data` is the prediction of x0 for `x` at `point`."""
+    noise = noise_prediction(x, data, point)
     if prediction == "epsilon":
         return noise
     return (point.alpha * noise - point.sigma * data) / hypot(point.alpha, point.sigma)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import expm1, inf, log
+from math import inf
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.cfg_pp import evaluate
-from diffusolve.solvers.exponential import slope_weight
+from diffusolve.solvers.checks import check_eta
+from diffusolve.solvers.exponential import data_step, z_phi
 from diffusolve.solvers.requests import Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["res_multistep"]
 
@@ -20,7 +21,7 @@ __all__ = ["res_multistep"]
     "Sampling (RES, multistep, order 2)"
 )
 def res_multistep(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, cfg_pp: bool = False) -> SolverRun:
-    """Integrates a line in log-SNR through the last two data predictions exactly; ancestral with ``eta=1``.
+    """Exact integral of the line in log-SNR through the last two data predictions; ancestral with ``eta=1``.
 
     Without noise it is DPM-Solver++(2M) in its "heun" form. An ancestral step goes on to less noise than asked for and
     fills up with fresh noise. The data prediction moves while noise is removed and, on average, stays while noise is
@@ -38,13 +39,13 @@ def res_multistep(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.
     for s, t in pairwise(grid):
         x, data = yield from evaluate(x, s, cfg_pp)
         up, down = split_noise(s, t, eta)
-        h = log(t.alpha / down) - s.log_snr if down > 0 else inf
-        x = (down / s.sigma) * x - t.alpha * expm1(-h) * data
+        h = down.log_snr - s.log_snr
+        x = data_step(x, data, s, down)
         if older is not None and 0 < h < inf:
             before, way = older
-            x = x + t.alpha * slope_weight(h) * (h / way) * (data - before)
+            x = x - t.alpha * z_phi(2, -h) * (h / way) * (data - before)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
-        if h > 0:  # otherwise the next point is this one again
+        if h > 0:  # no line goes through two predictions at one point
             older = data, h
     return x

@@ -1,4 +1,4 @@
-"""Restart sampling: Heun's method that goes back to more noise and comes down again, a few times."""
+"""Restart sampling: Heun's method that goes back to more noise, a few times, and integrates down from there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Restarts = tuple[tuple[float, tuple[int, int, float]], ...]
     paper="Xu et al. 2023, Restart Sampling for Improving Generative Processes, algorithm 1", integrates_dx_dsigma=True
 )
 def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noise: float = 1.0) -> SolverRun:
-    """Heun's method; on reaching `min_sigma` noise is added up to `max_sigma`, and taken away again in Heun steps.
+    """Heun's method that, on reaching `min_sigma`, adds noise up to `max_sigma` and integrates down from there.
 
     Each Heun step is a step of the plan, those after a restart too. The noise must be new each time: on a Brownian path
     that of one interval is always the same.
@@ -39,22 +39,22 @@ def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noi
     """
     if restart_list is None:
         grid, restart_list = _automatic(grid)
-    walk = [grid[0]]
-    ways = _ways(grid, restart_list)
+    points = [grid[0]]
+    restarts = _restarts(grid, restart_list)
     for index, point in enumerate(grid[1:], 1):
-        walk.append(point)
-        for levels in ways.get(index, ()):
-            x = yield from heun.function(_over(grid, walk), x)
-            top = levels[0]
+        points.append(point)
+        for way_back in restarts.get(index, ()):
+            x = yield from heun.function(_over(grid, points), x)
+            top = way_back[0]
             ratio = top.alpha / point.alpha
             fresh = sqrt(top.sigma**2 - (ratio * point.sigma) ** 2)
             x = ratio * x + (s_noise * fresh) * (yield Noise(point, top))
-            walk = [*levels]
-    return (yield from heun.function(_over(grid, walk), x))
+            points = [*way_back]
+    return (yield from heun.function(_over(grid, points), x))
 
 
 def _automatic(grid: Grid) -> tuple[Grid, Restarts]:
-    """What A1111 makes of a grid: how the steps without restarts go, and the restarts."""
+    """A1111's choice for `grid`: the grid of the steps without restarts, and the restarts."""
     if grid.steps < 20:
         return grid, ()
     restart_steps, times = (9, 1) if grid.steps < 36 else (grid.steps // 4, 2)
@@ -69,9 +69,9 @@ def _automatic(grid: Grid) -> tuple[Grid, Restarts]:
     return spaced, ((0.1, (restart_steps + 1, times, 2.0)),)
 
 
-def _ways(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]]:
-    """Index of a point -> the ways from more noise back to it, in the order in which they are gone."""
-    ways: dict[int, list[list[Point]]] = {}
+def _restarts(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]]:
+    """Index of a point -> for each restart from there the points from more noise back to it, in order."""
+    restarts: dict[int, list[list[Point]]] = {}
     if not isinstance(restart_list, tuple):
         raise TypeError(f"restart_list is {restart_list!r}: expected a tuple of pairs, such as ((0.1, (10, 1, 2.0)),).")
     for entry in restart_list:
@@ -85,12 +85,12 @@ def _ways(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]]:
         if not 0.0 < min_sigma < max_sigma:
             raise ValueError(
                 f"restart_list has min_sigma {min_sigma:g} and max_sigma {max_sigma:g}: expected "
-                "0 < min_sigma < max_sigma (0.1 and 2 are usual)."
+                "0 < min_sigma < max_sigma (0.1 and 2, say)."
             )
         if restart_steps < 2 or times < 1 or restart_steps % 1 or times % 1:
             raise ValueError(
                 f"restart_list has restart_steps {restart_steps} and restart_times {times}: expected whole numbers, at "
-                "least 2 levels and 1 restart (10 and 1 are usual)."
+                "least 2 levels and 1 restart (10 and 1, say)."
             )
         bottom, top = _nearest(grid, min_sigma), _nearest(grid, max_sigma)
         if top >= bottom:
@@ -98,8 +98,8 @@ def _ways(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]]:
                 f"restart_list goes from sigma {min_sigma:g} back to {max_sigma:g}, but the same point of the grid is "
                 f"the nearest to both, at {grid[top].sigma / grid[top].alpha:g}: take more steps, or a longer way."
             )
-        ways.setdefault(bottom, []).extend([_karras(grid, grid[top], grid[bottom], restart_steps)] * int(times))
-    return ways
+        restarts.setdefault(bottom, []).extend([_karras(grid, grid[top], grid[bottom], restart_steps)] * int(times))
+    return restarts
 
 
 def _nearest(grid: Grid, ratio: float) -> int:

@@ -7,10 +7,12 @@ from itertools import pairwise
 from math import expm1, inf, isinf
 
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.exponential import decay, fresh_noise
+from diffusolve.solvers.past import Past, has_no_length
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["sa_solver", "stochastic_adams_weights"]
 
@@ -34,16 +36,16 @@ def sa_solver(
     lower_order_final: bool = False,
     longest_step: float = 1.5,
 ) -> SolverRun:
-    """Integrates polynomials in log-SNR through data predictions exactly, along the reverse SDE or the ODE.
+    """Exact integrals of polynomials in log-SNR through data predictions, along the reverse SDE or the ODE.
 
     The predictor uses the last `predictor_order` data predictions. The network is asked about its result, and the
-    corrector takes the same step again, with the same noise, through that answer and those before it.
+    corrector repeats the step, with the same noise, through that answer and those before it.
 
     Args:
         predictor_order: 1 to 6; the first steps have a lower one.
         corrector_order: how many data predictions the corrector uses, the new one included, up to 6; 0 corrects
             nothing.
-        use_pece: ask the network again, about the corrected sample.
+        use_pece: evaluate the corrected sample too (predict, evaluate, correct, evaluate).
         eta: the paper's tau where it is not 0; 0 is the ODE, and 1 the reverse SDE. Other solvers' eta is its square.
         sde_start_percent, sde_end_percent: tau is `eta` in steps that begin in this part of the noise schedule's
             levels, 0 being the noisiest and 1 the cleanest, and 0 elsewhere.
@@ -61,20 +63,18 @@ def sa_solver(
     """
     check_eta(eta)
     if predictor_order not in range(1, 7):
-        raise ValueError(f"predictor_order is {predictor_order}: expected 1 to 6 (2 or 3 is usual).")
+        raise ValueError(f"predictor_order is {predictor_order}: expected 1 to 6 (the paper has up to 4).")
     if corrector_order not in range(7):
         raise ValueError(f"corrector_order is {corrector_order}: expected 0 to 6 (0 corrects nothing).")
     if not longest_step > 0.0:
-        raise ValueError(
-            f"longest_step is {longest_step:g}: expected a positive number (1.5 is usual, inf sets no limit)."
-        )
+        raise ValueError(f"longest_step is {longest_step:g}: expected a positive number (inf sets no limit).")
     if not 0.0 <= sde_start_percent <= sde_end_percent <= 1.0:
         raise ValueError(
             f"sde_start_percent is {sde_start_percent:g} and sde_end_percent {sde_end_percent:g}: expected "
-            "0 <= start <= end <= 1 (0.2 and 0.8 are usual)."
+            "0 <= start <= end <= 1 (the defaults are 0.2 and 0.8)."
         )
     window = _log_snr_at(grid, sde_start_percent), _log_snr_at(grid, sde_end_percent)
-    history: list[tuple[Value, Point]] = []
+    past = Past(max(predictor_order, corrector_order))
     step_before: tuple[Value, Point, float, Value | None] | None = None
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
@@ -82,25 +82,23 @@ def sa_solver(
         if corrector_order and step_before is not None:
             start, before, tau, noise = step_before
             p = min(corrector_order, remaining + 1) if lower_order_final else corrector_order
-            known = _near(history[: p - 1], s, longest_step)
+            known = _near(past[: p - 1], s, longest_step)
             x = _adams(start, before, s, tau, [(data, s), *known], simple_order_2)
             x = x if noise is None else x + noise
             if use_pece:
                 x, data = yield Evaluate(x, s, stage=1)
             else:
                 x = yield Keep(x, s)
-        known = [(data, s), *history]
-        p = 1 if t.sigma in (0, s.sigma) else min(predictor_order, remaining if lower_order_final else predictor_order)
+        past.remember(data, s)
+        p = past.usable_order(t, predictor_order, remaining if lower_order_final else inf)
         tau = eta if window[0] <= s.log_snr <= window[1] else 0.0
         fresh = t.sigma * fresh_noise(t.log_snr - s.log_snr, tau**2)
         noise = (s_noise * fresh) * (yield Noise(s, t)) if fresh > 0 else None
-        # After a step of no length the next point is the same, and no polynomial goes through both.
-        moves = t.sigma != s.sigma
-        step_before = (x, s, tau, noise) if moves else None
-        x = _adams(x, s, t, tau, _near(known[:p], t, longest_step), simple_order_2)
+        step_before = None if has_no_length(s, t) else (x, s, tau, noise)
+        x = _adams(x, s, t, tau, _near(past[:p], t, longest_step), simple_order_2)
         x = x if noise is None else x + noise
-        if moves:
-            history = [] if isinf(s.log_snr) else known[: max(predictor_order, corrector_order) - 1]
+        if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there
+            past.clear()
     return x
 
 
@@ -115,7 +113,7 @@ def _near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> li
 def _log_snr_at(grid: Grid, percent: float) -> float:
     """The log-SNR at the training level that is `percent` of the way from the noisiest to the cleanest.
 
-    Both ends are infinite, so that nothing of a run is beyond them.
+    Both ends are infinite, so that all of a run is between them.
     """
     if percent in (0, 1):
         return -inf if percent == 0 else inf

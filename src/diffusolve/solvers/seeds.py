@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from itertools import pairwise
-from math import expm1, isinf
+from math import expm1
 from typing import Any
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.exponential import decay, fresh_noise, slope_weight
+from diffusolve.solvers.checks import check_choice, check_eta
+from diffusolve.solvers.exponential import between, data_step, decay, fresh_noise, z_phi
+from diffusolve.solvers.past import has_no_length
 from diffusolve.solvers.requests import Evaluate, Noise, Request, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["exp_heun_2_x0", "seeds_2", "seeds_3"]
 
@@ -36,21 +37,20 @@ def seeds_2(
     """
     check_eta(eta)
     if not 0.0 < r <= 1.0:
-        raise ValueError(f"r is {r:g}: expected a part of the step, above 0 and up to 1 (0.5 is usual).")
-    if solver_type not in SOLVER_TYPES:
-        raise unknown_name("solver_type", solver_type, SOLVER_TYPES)
+        raise ValueError(f"r is {r:g}: expected a part of the step, above 0 and up to 1 (0.5 is its middle).")
+    check_choice("solver_type", solver_type, SOLVER_TYPES)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         start, noise = x, None
-        x, here = _first_order(start, data, s, t, eta), s
-        middle = _on_the_way(grid, s, t, r)
+        x, here = data_step(start, data, s, t, eta), s
+        middle = None if has_no_length(s, t) else between(grid, s, t, r)
         if middle is not None:
-            g = (1 + eta) * (t.log_snr - s.log_snr)
+            z = -(1 + eta) * (t.log_snr - s.log_snr)
             noise = yield from _noise(noise, s, middle, eta)
-            inner = _noisy(_first_order(start, data, s, middle, eta), noise, s_noise)
+            inner = _noisy(data_step(start, data, s, middle, eta), noise, s_noise)
             inner, inner_data = yield Evaluate(inner, middle, stage=1)
-            weight = slope_weight(g) if solver_type == "phi_2" else -0.5 * expm1(-g)
-            x, here = x + (t.alpha * weight / r) * (inner_data - data), middle
+            weight = z_phi(2, z) if solver_type == "phi_2" else 0.5 * expm1(z)
+            x, here = x - (t.alpha * weight / r) * (inner_data - data), middle
         x = _noisy(x, (yield from _noise(noise, here, t, eta)), s_noise)
     return x
 
@@ -70,22 +70,22 @@ def seeds_3(
     """
     check_eta(eta)
     if not 0.0 < r_1 < r_2 < 1.0:
-        raise ValueError(f"r_1 is {r_1:g} and r_2 {r_2:g}: expected 0 < r_1 < r_2 < 1 (1/3 and 2/3 are usual).")
+        raise ValueError(f"r_1 is {r_1:g} and r_2 {r_2:g}: expected 0 < r_1 < r_2 < 1 (the paper has 1/3 and 2/3).")
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         start, noise = x, None
-        x, here = _first_order(start, data, s, t, eta), s
-        one, two = _on_the_way(grid, s, t, r_1), _on_the_way(grid, s, t, r_2)
-        if one is not None and two is not None:
-            g = (1 + eta) * (t.log_snr - s.log_snr)
+        x, here = data_step(start, data, s, t, eta), s
+        one, two = between(grid, s, t, r_1), between(grid, s, t, r_2)
+        if one is not None and two is not None and not has_no_length(s, t):
+            z = -(1 + eta) * (t.log_snr - s.log_snr)
             noise = yield from _noise(noise, s, one, eta)
-            inner = _noisy(_first_order(start, data, s, one, eta), noise, s_noise)
+            inner = _noisy(data_step(start, data, s, one, eta), noise, s_noise)
             inner, data_1 = yield Evaluate(inner, one, stage=1)
             noise = yield from _noise(noise, one, two, eta)
-            inner = _noisy(_first_order(start, data, s, two, eta), noise, s_noise)
-            inner = inner + (two.alpha * r_2 / r_1 * slope_weight(r_2 * g)) * (data_1 - data)
+            inner = _noisy(data_step(start, data, s, two, eta), noise, s_noise)
+            inner = inner - (two.alpha * r_2 / r_1 * z_phi(2, r_2 * z)) * (data_1 - data)
             inner, data_2 = yield Evaluate(inner, two, stage=2)
-            x, here = x + (t.alpha / r_2 * slope_weight(g)) * (data_2 - data), two
+            x, here = x - (t.alpha / r_2 * z_phi(2, z)) * (data_2 - data), two
         x = _noisy(x, (yield from _noise(noise, here, t, eta)), s_noise)
     return x
 
@@ -103,23 +103,6 @@ def exp_heun_2_x0(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.
     The step to sigma = 0 is of first order.
     """
     return seeds_2.function(grid, x, eta=eta, s_noise=s_noise, r=1.0, solver_type="phi_2")
-
-
-def _on_the_way(grid: Grid, s: Point, t: Point, r: float) -> Point | None:
-    """The point at part `r` of the way from `s` to `t`; None if the way has no such point, or no length."""
-    h = t.log_snr - s.log_snr
-    if isinf(t.log_snr) or h == 0:
-        return None
-    if r == 1:  # also from alpha = 0, where the limit of infinitely long steps holds
-        return t
-    return None if isinf(h) else grid.at_log_snr(s.log_snr + r * h)
-
-
-def _first_order(x: Value, data: Value, s: Point, t: Point, eta: float) -> Value:
-    """`x` from `s` to `t`, without noise, if the data stay as they are."""
-    h = t.log_snr - s.log_snr
-    moved: Value = (t.sigma / s.sigma) * decay(h, eta) * x - t.alpha * expm1(-(1 + eta) * h) * data
-    return moved
 
 
 def _noise(earlier: Value | None, s: Point, t: Point, eta: float) -> Generator[Request, Any, Value | None]:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +14,7 @@ from diffusolve.errors import check_options
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import SolverRun, Value
 
-__all__ = ["Solver", "check_eta", "solver"]
+__all__ = ["Solver", "solver"]
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,3 @@ def _plain(value: Any, default: Any) -> Any:
         return float(value)
     whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     return int(value) if isinstance(default, int) and whole else value
-
-
-def check_eta(eta: float) -> None:
-    """Raise ValueError unless `eta`, how much noise a stochastic solver replaces, is a number from 0 up."""
-    if not 0.0 <= eta < inf:
-        raise ValueError(f"eta is {eta:g}: expected at least 0 (0 adds no noise, 1 is usual).")

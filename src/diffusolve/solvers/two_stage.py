@@ -7,9 +7,10 @@ from math import inf, sqrt
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.churn import churn
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
-from diffusolve.solvers.solver import check_eta, solver
+from diffusolve.solvers.solver import solver
 
 __all__ = ["dpm_2", "heun"]
 
@@ -58,8 +59,8 @@ def dpm_2(
         x, data = yield Evaluate(x, s)
         d = (x - data) / s.sigma
         up, down = split_noise(s, t, eta)
-        norm = grid.scaling.norm(t.alpha, down)  # a sample with (t.alpha, down) is norm times one of this grid at `end`
-        end = down / norm
+        norm = grid.scaling.norm(down.alpha, down.sigma)  # a sample at `down` is norm times one of this grid at `end`
+        end = down.sigma / norm
         if end > 0:
             middle = grid.at_sigma(sqrt(s.sigma * end), allow_untrained=True)  # after churn
             inner, data = yield Evaluate(x + (middle.sigma - s.sigma) * d, middle, stage=1)

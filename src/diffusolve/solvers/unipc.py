@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import expm1, isinf
+from math import expm1, factorial, inf
 
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, Point
+from diffusolve.solvers.checks import check_choice
+from diffusolve.solvers.exponential import data_step, noise_prediction, noise_step, z_phi
 from diffusolve.solvers.moments import weights_of
+from diffusolve.solvers.past import Past, has_no_length
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -49,29 +51,26 @@ def unipc(
     A step that starts or ends at infinite log-SNR is of first order and not corrected.
     """
     if order < 1:
-        raise ValueError(f"order is {order}: expected at least 1 (2 or 3 is usual).")
-    if variant not in VARIANTS:
-        raise unknown_name("variant", variant, VARIANTS)
-    if form not in FORMS:
-        raise unknown_name("form", form, FORMS)
-    history: list[tuple[Value, Point]] = []
+        raise ValueError(f"order is {order}: expected at least 1 (the paper has 2 and 3).")
+    check_choice("variant", variant, VARIANTS)
+    check_choice("form", form, FORMS)
+    past = Past(order)
     p = 0
     start = x
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
         value = data
         if form == "noise" and s.alpha > 0:
-            value = yield Keep((x - s.alpha * data) / s.sigma)
-        if corrector and history and step - 1 not in uncorrected:
-            x = yield Keep(_unified(start, history[0][1], s, history[:p], (value, s), variant, form), s)
+            value = yield Keep(noise_prediction(x, data, s))
+        if corrector and past and step - 1 not in uncorrected and not has_no_length(past[0][1], s):
+            x = yield Keep(_unified(start, past[0][1], s, past[:p], (value, s), variant, form), s)
         start = x
-        known = [(value, s), *history]
-        remaining = grid.steps - step if lower_order_final else order
-        p = 1 if t.sigma in (0, s.sigma) else min(order, len(known), remaining)
+        past.remember(value, s)
+        p = past.usable_order(t, order, grid.steps - step if lower_order_final else inf)
         if predictor:
-            x = _unified(start, s, t, known[:p], None, variant, form)
-        # After a step of no length the next point is the same, and no polynomial goes through both.
-        history = [] if isinf(s.log_snr) or t.sigma == s.sigma else known[:order]
+            x = _unified(start, s, t, past[:p], None, variant, form)
+        if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there
+            past.clear()
     return x
 
 
@@ -89,32 +88,23 @@ def _unified(
     value = known[0][0]
     others = [*known[1:], *([new] if new else [])]
     if form == "data" or s.alpha == 0:  # there is no noise prediction at alpha = 0, and `value` is the data
-        k, factor = -h, t.alpha
-        end: Value = (t.sigma / s.sigma) * x - t.alpha * expm1(-h) * value
+        z, factor, end = -h, t.alpha, data_step(x, value, s, t)
     else:
-        k, factor = h, t.sigma
-        ratio = t.alpha / s.alpha
-        end = ratio * x - (ratio * s.sigma - t.sigma) * value
+        z, factor, end = h, t.sigma, noise_step(x, value, s, t, h)
     if not others:
         return end
-    scale = k if variant == "bh1" else expm1(k)
+    scale = z if variant == "bh1" else expm1(z)
     nodes = [(point.log_snr - s.log_snr) / h for _, point in others]
-    for weight, node, (other, _) in zip(_weights(nodes, k, scale), nodes, others, strict=True):
+    for weight, node, (other, _) in zip(_weights(nodes, z, scale), nodes, others, strict=True):
         end = end - factor * scale * weight / node * (other - value)
     return end
 
 
-def _weights(nodes: Sequence[float], k: float, scale: float) -> list[float]:
+def _weights(nodes: Sequence[float], z: float, scale: float) -> list[float]:
     """The paper's a_m: the solution of equation 5, sum of ``nodes**n * a = b_n``; 1/2 for one node.
 
-    `k` is the exponent of the integrating factor over the step: -h for data, h for noise.
+    `z` is the exponent of the integrating factor over the step: -h for data, h for noise.
     """
     if len(nodes) == 1:
         return [0.5]
-    right = []
-    phi, factorial = expm1(k) / k - 1, 1
-    for n in range(2, len(nodes) + 2):
-        right.append(phi * factorial / scale)
-        factorial *= n
-        phi = phi / k - 1 / factorial
-    return weights_of(nodes, right)
+    return weights_of(nodes, [z_phi(n, z) * factorial(n - 1) / scale for n in range(2, len(nodes) + 2)])
