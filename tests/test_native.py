@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from diffusolve.backends import Clip, Run, backend_of
-from diffusolve.backends.program import Instruction
+from diffusolve.backends import Clip, Run, choice
+from diffusolve.backends.lowered import NEXT, LoweredStage, Sum, Trait
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler
@@ -360,7 +360,7 @@ def test_runs_make_the_samples_that_pytorch_makes(
     plan, x = plan_of(solver), start(dtype)
     run = Run(plan, noise, transform)
     compiled = walk(run, x)
-    monkeypatch.setattr(backend_of(x), "faster", ())
+    monkeypatch.setattr(choice, "_faster_torch_backends", lambda: ())
     assert close(compiled, walk(Run(plan, noise, transform), x))
 
 
@@ -491,11 +491,12 @@ def test_noise_of_any_kind_may_be_kept_for_later_stages(solver: Solver, sample_d
 
 
 def test_more_registers_than_the_module_takes_are_left_to_pytorch() -> None:
-    names = [f"kept{i}" for i in range(70)]
-    many = [Instruction("x1", ("x0", *names), (1.0, *[0.01] * 70))]
-    registers = {name: torch.ones(3) for name in ("x0", *names)}
-    native.NativeBackend(torch.float32, torch.float32).update(many)(registers)
-    torch.testing.assert_close(registers["x1"], torch.full((3,), 1.7))
+    many = Sum(NEXT, (-1, *range(70)), (1.0, *[0.01] * 70))
+    nothing: frozenset[int] = frozenset()
+    stage = LoweredStage(1.0, 0.0, Trait(0), None, None, (), (many,), (), (), nothing, nothing)
+    places = [torch.ones(3) for _ in range(74)]
+    native.NativeBackend(torch.float32, torch.float32).update(stage)(places)
+    torch.testing.assert_close(places[NEXT], torch.full((3,), 1.7))
 
 
 def test_everything_works_without_the_compiled_module() -> None:

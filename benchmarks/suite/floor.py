@@ -7,8 +7,9 @@ import time
 import torch
 
 from benchmarks.suite.timing import Loop, threads
-from diffusolve.backends.program import compile_plan, inputs_of
-from diffusolve.plan import OUTPUT, Plan
+from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, numbered
+from diffusolve.backends.lowering import lower
+from diffusolve.plan import Plan
 
 __all__ = ["MANY_ELEMENTS", "bytes_per_element", "copy_loop", "floor_seconds"]
 
@@ -34,15 +35,14 @@ def bytes_per_element(plan: Plan, *, sample: int, output: int, shown: int, kept:
         shown: of the network's input.
         kept: of what is remembered between steps; such sums are kept in float32.
     """
-    noises = {noise.register for stage in plan.stages for noise in stage.update.noises}
-    as_samples = {plan.initial, plan.result, *(stage.sample for stage in plan.stages), *noises}
     total = 0
-    for stage in compile_plan(plan, False).stages:
-        if stage.plan_stage.scale != 1.0 or shown != sample:
+    for stage in lower(plan).stages:
+        if stage.scale != 1.0 or shown != sample:
             total += sample + shown
-        written = [made.register for made in stage.instructions if not made.passing]
-        for register in (*inputs_of(stage.instructions), *written):
-            total += output if register == OUTPUT else sample if register in as_samples else kept
+        inputs, _ = numbered(stage.sums)
+        for place in (*inputs, *(made.target for made in stage.sums if not made.scratch)):
+            as_samples = place in (SAMPLE, NEXT) or place in stage.samples | stage.callers
+            total += output if place in (OUTPUT, UNGUIDED) else sample if as_samples else kept
     return total / plan.nfe
 
 

@@ -1,6 +1,8 @@
 """Backends: executing plans on arrays."""
 
-from diffusolve.backends.backend import Backend, backend_of
-from diffusolve.backends.run import Clip, DrawNoise, Run, Transform
+from diffusolve.backends.backend import Backend
+from diffusolve.backends.choice import backend_of, fastest
+from diffusolve.backends.run import DrawNoise, Run
+from diffusolve.backends.transform import Clip, Transform
 
-__all__ = ["Backend", "Clip", "DrawNoise", "Run", "Transform", "backend_of"]
+__all__ = ["Backend", "Clip", "DrawNoise", "Run", "Transform", "backend_of", "fastest"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusolve.arrays import Array
-from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
-from diffusolve.backends.program import Instruction
+from diffusolve.backends.backend import Combine, Update, one_by_one
+from diffusolve.backends.lowered import SAMPLE, LoweredStage, Sum
 
 __all__ = ["ArrayBackend"]
 
@@ -22,10 +22,6 @@ class ArrayBackend:
     def __init__(self, namespace: Any) -> None:
         self.xp = namespace
 
-    def specialised(self, x: Array, output: Array, simple: bool) -> ArrayBackend:
-        """The fastest backend for arrays like these: this one."""
-        return self
-
     def takes(self, x: Array, output: Array) -> bool:
         """Whether what is bound here can be run on these arrays: always."""
         return True
@@ -37,21 +33,19 @@ class ArrayBackend:
             total = total + coefficient * self.widen(source)
         return total
 
-    def bind(self, sources: Sequence[str], coefficients: Sequence[float], spent: Sequence[str] = ()) -> Combine:
-        """:meth:`combine` of the registers `sources`."""
-        if not sources:
-            return lambda registers: self.zeros(next(iter(registers.values())))
-        return lambda registers: self.combine([registers[source] for source in sources], coefficients)
+    def bind(self, made: Sum) -> Combine:
+        """:meth:`combine` of the sources of `made`."""
+        if not made.sources:
+            return lambda places: self.zeros(places[SAMPLE])
+        return lambda places: self.combine([places[source] for source in made.sources], made.coefficients)
 
     def scaled(self, factor: float) -> Callable[[Array], Array]:
         """The function that multiplies by `factor`, in the precision of what it is given."""
         return lambda x: self.cast(self.widen(x) * factor, x)
 
-    def update(
-        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
-    ) -> UpdateRegisters:
-        """All `instructions`, one after the other."""
-        return one_by_one(self, instructions)
+    def update(self, stage: LoweredStage) -> Update:
+        """All sums of `stage`, one after the other."""
+        return one_by_one(self, stage.sums)
 
     def clip(self, made: Array, limit: float) -> Array:
         """`made` within plus and minus `limit`."""
@@ -60,6 +54,14 @@ class ArrayBackend:
     def zeros(self, like: Array) -> Array:
         """What an empty sum is."""
         return self.xp.zeros_like(like)
+
+    def copied(self, x: Array) -> Array:
+        """`x` in memory of its own."""
+        return self.xp.asarray(x, copy=True)
+
+    def detached(self, x: Array) -> Array:
+        """`x` without gradients, which these arrays do not carry."""
+        return x
 
     def widen(self, x: Array) -> Array:
         """`x` in the precision that combinations are computed in."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf, isfinite
 
 import torch
 from torch import Tensor
 
-from diffusolve.backends.backend import UpdateRegisters
-from diffusolve.backends.program import Instruction, inputs_of
+from diffusolve.backends.backend import Update
+from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum, numbered
 from diffusolve.backends.torch_eager import TorchBackend
 
 __all__ = ["FusedBackend"]
@@ -28,39 +28,33 @@ class FusedBackend(TorchBackend):
     takes seconds to compile. Sums are of single precision, or of double precision if a source is.
     """
 
-    def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
-        """Whether this is the fastest: whoever asks for it has decided so."""
-        return True
-
-    def update(
-        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
-    ) -> UpdateRegisters:
+    def update(self, stage: LoweredStage) -> Update:
         """See :meth:`TorchBackend.update`."""
-        if not all(made.sources for made in instructions):
-            return super().update(instructions, samples, foreign)
-        inputs, names = inputs_of(instructions), [made.register for made in instructions]
-        place = {name: index for index, name in enumerate((*inputs, *names))}
-        numbers = [number for made in instructions for number in (*made.coefficients, *_limits(made))]
-        sources = tuple(tuple(place[source] for source in made.sources) for made in instructions)
+        sums = stage.sums
+        if not all(made.sources for made in sums):
+            return super().update(stage)
+        inputs, sources = numbered(sums)
+        targets = [made.target for made in sums]
+        numbers = [number for made in sums for number in (*made.coefficients, *_limits(made))]
         tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-        def update(registers: dict[str, Tensor]) -> None:
-            arrays = [registers[name] for name in inputs]
+        def update(places: list[Tensor]) -> None:
+            arrays, sample = [places[place] for place in inputs], places[SAMPLE]
             wide = _widest(arrays)
-            sample = next((array.dtype for name, array in zip(inputs, arrays, strict=True) if name in samples), wide)
             form = tuple(
-                (source, isfinite(made.limit), sample if made.register in samples else wide)
-                for source, made in zip(sources, instructions, strict=True)
+                (numbers_of, isfinite(made.limit), sample.dtype if made.target == NEXT else wide)
+                for numbers_of, made in zip(sources, sums, strict=True)
             )
-            key = arrays[0].device, wide
+            key = sample.device, wide
             if key not in tables:
-                tables[key] = torch.tensor(numbers, dtype=wide).to(arrays[0].device, non_blocking=True)
-            registers.update(zip(names, _kernel(form, wide)(tables[key], *arrays), strict=True))
+                tables[key] = torch.tensor(numbers, dtype=wide).to(sample.device, non_blocking=True)
+            for target, made in zip(targets, _kernel(form, wide)(tables[key], *arrays), strict=True):
+                places[target] = made
 
         return update
 
 
-def _limits(made: Instruction) -> tuple[float, ...]:
+def _limits(made: Sum) -> tuple[float, ...]:
     return () if made.limit == inf else (made.limit,)
 
 

@@ -1,52 +1,31 @@
 """Executing a stage of a plan in one pass over memory, with the compiled module ``_combine``.
 
-For plain tensors in the processor's memory. Where the package was installed without a compiler there is no such module,
-and everything is left to :mod:`diffusolve.backends.torch_eager`.
+For plain tensors in the processor's memory. Where the package was installed without a compiler everything is left to
+:mod:`diffusolve.backends.torch_eager`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from math import inf
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_dynamo_compiling
+from torch.autograd.graph import increment_version
 
 from diffusolve.backends import _combine
-from diffusolve.backends.backend import UpdateRegisters
-from diffusolve.backends.program import Instruction, inputs_of, is_simple
+from diffusolve.backends.backend import Update
+from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
+from diffusolve.backends.programs import is_plain, is_watched, program, threads_for
 from diffusolve.backends.torch_eager import HALF, TorchBackend
-from diffusolve.plan import OUTPUT, UNGUIDED
 
-__all__ = ["LARGE", "MOST_ARRAYS", "NativeBackend", "in_order", "is_transformed", "is_watched"]
+__all__ = ["NativeBackend"]
 
-Source = TypeVar("Source")
-
-is_transformed = torch._C._are_functorch_transforms_active
-_modes, _tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-
-
-def is_watched() -> bool:
-    """Whether something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
-    return is_transformed() or _modes() > 0 or _tracer() is not None or is_dynamo_compiling()
-
-
-LARGE = 1 << 16
-"""Arrays with this many elements are shared out to threads."""
-
-MOST_ARRAYS, MOST_NARROW = 60, 12
-"""Stages with more inputs and outputs, or more of half precision, are left to PyTorch."""
-
-MOST_PASSING = 4
-"""So many outputs that are read in their stage only need no memory."""
-
-KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
-"""What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
+MOST_SCRATCH = 4
+"""So many sums that are read in their stage only need no memory."""
 
 
 class NativeBackend(TorchBackend):
@@ -59,12 +38,11 @@ class NativeBackend(TorchBackend):
     def __init__(self, sample: torch.dtype, output: torch.dtype) -> None:
         self.sample, self.output = sample, output
         self.sums = torch.promote_types(torch.promote_types(sample, output), torch.float32)
-        self._narrow = HALF if self.sums is torch.float32 else ()
         super().__init__(self.sums if sample is output is self.sums else None)
 
-    def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
-        """Whether this is the fastest for a program that is `simple` or not."""
-        return not (simple and self.plain) and self.takes(x, output)
+    def suits(self, simple: bool) -> bool:
+        """See :meth:`TorchBackend.suits`. PyTorch adds two arrays of its own precision as fast."""
+        return not (simple and self.plain)
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
         """Whether what is bound here can be run on these tensors."""
@@ -76,136 +54,162 @@ class NativeBackend(TorchBackend):
             and output.is_cpu
             and x.is_contiguous()
             and output.is_contiguous()
-            and not (x.requires_grad or output.requires_grad)
+            and not (x.requires_grad or output.requires_grad or x.is_neg() or output.is_neg())
             and forward_ad._current_level < 0
             and not is_watched()
         )
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """See :meth:`TorchBackend.combine`."""
-        first, dtype, number = sources[0], self.sums, len(sources)
-        if number >= MOST_ARRAYS or is_watched() or forward_ad._current_level >= 0:
+        shape, numbers = sources[0].shape, tuple(range(len(sources)))
+        if (
+            is_watched()
+            or forward_ad._current_level >= 0
+            or not all(is_plain(source, self.sums) and source.shape == shape for source in sources)
+        ):
             return super().combine(sources, coefficients)
-        shape = first.shape
-        for source in sources:
-            if not _is_plain(source, dtype) or source.shape != shape:
-                return super().combine(sources, coefficients)
-        terms = tuple(in_order(range(number), coefficients))
-        return _made(_combine.program(dtype is torch.float64, number, ((inf, terms),)), sources)
+        found = program([Sum(NEXT, numbers, tuple(coefficients))], len(sources), [numbers], self.sums)
+        return super().combine(sources, coefficients) if found is None else _made(found, sources)
 
     def scaled(self, factor: float) -> Callable[[Tensor], Tensor]:
         """See :meth:`TorchBackend.scaled`. PyTorch takes longer with numbers times half-precision tensors."""
         multiply = super().scaled(factor)
         if self.sample not in HALF:
             return multiply
-        program = _combine.program(False, 1, ((inf, ((0, factor),)),), None, bytes(2 * [KINDS[self.sample]]))
+        found = program([Sum(NEXT, (0,), (factor,))], 1, [(0,)], torch.float32, dtypes=2 * [self.sample])
 
         def scale(x: Tensor) -> Tensor:
-            return _made(program, (x,)) if self.takes(x, x) else multiply(x)
+            return _made(found, (x,)) if self.takes(x, x) else multiply(x)
 
-        return scale
+        return scale if self.sample is self.output else multiply
 
-    def update(
-        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
-    ) -> UpdateRegisters:
+    def update(self, stage: LoweredStage) -> Update:
         """See :meth:`TorchBackend.update`."""
-        eager = super().update(instructions)
-        names = [made.register for made in instructions]
-        inputs = sorted(inputs_of(instructions), key=lambda name: name in foreign)
-        empty = not all(made.sources for made in instructions)
-        held = {name: self._dtype(name, samples) for name in (*inputs, *names)}
-        targets = [(name, held[name]) for name in names]
-
-        def leave(registers: dict[str, Tensor]) -> None:
-            eager(registers)
-            for name, dtype in targets:  # so that later stages can read it
-                if not _is_plain(registers[name], dtype):
-                    registers[name] = registers[name].to(dtype).contiguous()
-
-        if self.plain and is_simple(instructions) and not any(name in foreign for name in inputs):
+        eager = super().update(stage)
+        inputs, sources = numbered(stage.sums, stage.callers)
+        callers = [place for place in inputs if place in stage.callers]
+        if self.plain and stage.is_simple and not callers:
             return eager
-        if empty or inputs[0] in foreign or len(inputs) + len(names) > MOST_ARRAYS:
-            return leave
-        place = {name: index for index, name in enumerate((*inputs, *names))}
-        outputs = tuple(
-            (made.limit, tuple((place[source], c) for source, c in in_order(made.sources, made.coefficients)))
-            for made in instructions
-        )
+        held = [self._dtype(place, stage) for place in inputs[: len(inputs) - len(callers)]]
+        made = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
 
         @cache
         def program_for(*given: torch.dtype) -> object | None:
-            """For foreign arrays of these precisions; None if the compiled module cannot read them."""
-            dtypes = [*held.values()]
-            dtypes[len(inputs) - len(given) : len(inputs)] = given
-            narrow = sum(dtype in HALF for dtype in dtypes)
-            if narrow > MOST_NARROW or not all(dtype is self.sums or dtype in self._narrow for dtype in dtypes):
-                return None
-            kinds = bytes(KINDS[dtype] for dtype in dtypes)
-            return _combine.program(self.sums is torch.float64, len(inputs), outputs, None, kinds)
+            """For callers' arrays of these precisions; None if the compiled module cannot read them."""
+            return program(stage.sums, len(inputs), sources, self.sums, dtypes=(*held, *given, *made))
 
-        strangers = [name for name in inputs if name in foreign]
-        usual = program_for(*(self.sample for _ in strangers))
+        def leave(places: list[Tensor]) -> None:
+            """Compute the sums with PyTorch, into arrays that later stages can read."""
+            eager(places)
+            for each, dtype in zip(stage.sums, made, strict=True):
+                if not is_plain(places[each.target], dtype):
+                    places[each.target] = places[each.target].to(dtype).contiguous()
+
+        usual = program_for(*(self.sample for _ in callers))
         if usual is None:
             return leave
-        passing = {made.register for made in instructions if made.passing}
-        if len(passing) > MOST_PASSING:
-            passing = set()
-        made_of = [
-            (name, next((spent for spent in made.spent if held[spent] is dtype and spent not in passing), None), dtype)
-            if name not in passing
-            else (name, None, None)
-            for made, (name, dtype) in zip(instructions, targets, strict=True)
-        ]
-        combine, empty_like, address, first = _combine.combine, torch.empty_like, Tensor.data_ptr, inputs[0]
-        read = itemgetter(*inputs) if len(inputs) > 1 else lambda registers: (registers[first],)
+        results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *made), self.sample)
+        donated = [r.source for r in results if r.source in (SAMPLE, OUTPUT, UNGUIDED) or r.source in stage.samples]
+        drawn = {slot for slot, _, _ in stage.noises} | ({stage.data.target} if stage.data else set())
+        kept = [place for place in inputs if place in stage.samples | stage.callers and place not in drawn]
+        earlier = [place for place in kept if place in stage.samples]
+        combine, empty_like, address = _combine.combine, torch.empty_like, Tensor.data_ptr
+        first = inputs[0]
+        read = itemgetter(*inputs) if len(inputs) > 1 else lambda places: (places[first],)
 
-        def update(registers: dict[str, Tensor]) -> None:
-            like, program = registers[first], usual
-            if strangers:
-                given = [registers[name] for name in strangers]
-                program, shape = program_for(*[x.dtype for x in given]), like.shape
+        def update(places: list[Tensor]) -> None:
+            like, found = places[SAMPLE], usual
+            for place in kept:
+                _check_memory(places[place])
+            for place in earlier:
+                array = places[place]
+                if array.shape != like.shape:
+                    raise ValueError(
+                        f"the sample of shape {tuple(like.shape)} that this run remembers from an earlier step has "
+                        f"been resized to {tuple(array.shape)} since: give the run tensors that stay as they are."
+                    )
+                if not is_plain(array, self.sample):
+                    return leave(places)
+            if callers:
+                given = [places[place] for place in callers]
+                found, shape = program_for(*[x.dtype for x in given]), like.shape
                 for x in given:
-                    if program is None or x.shape != shape or not _is_plain(x, x.dtype):
-                        return leave(registers)
-            addresses = [*map(address, read(registers))]
-            for register, spent, dtype in made_of:
-                if dtype is None:
-                    registers[register] = like  # nothing reads it
+                    if found is None or x.shape != shape or not is_plain(x, x.dtype):
+                        return leave(places)
+            arrays = read(places)  # which live until the module is done with them, whatever becomes of the places
+            overwritten = [places[place] for place in donated]
+            addresses = [*map(address, arrays)]
+            for target, source, dtype, scratch in results:
+                if scratch:
                     addresses.append(0)
                     continue
-                if spent is not None:
-                    made = registers[spent]
+                if source is not None:
+                    result = places[source]
                 else:
-                    made = empty_like(like) if dtype is like.dtype else empty_like(like, dtype=dtype)
-                registers[register] = made
-                addresses.append(address(made))
+                    result = empty_like(like) if dtype is None else empty_like(like, dtype=dtype)
+                places[target] = result
+                addresses.append(address(result))
             count = like.numel()
-            combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
+            combine(found, count, threads_for(count), *addresses)
+            if overwritten:
+                increment_version(overwritten)
             return None
 
         return update
 
-    def _dtype(self, register: str, samples: Collection[str]) -> torch.dtype:
-        """What a register of the run's own holds: of half precision are only samples and outputs."""
-        if register in (OUTPUT, UNGUIDED):
+    def _dtype(self, place: int, stage: LoweredStage) -> torch.dtype:
+        """What a place holds that the caller's functions have not filled: only samples and outputs are half precise."""
+        if place in (OUTPUT, UNGUIDED):
             return self.output
-        return self.sample if register in samples else self.sums
+        return self.sample if place == SAMPLE or place in stage.samples else self.sums
 
 
-def _made(program: object, sources: Sequence[Tensor]) -> Tensor:
-    """What a program with one output makes of `sources`, in their precision."""
+class _Result(NamedTuple):
+    """Where the result of a sum goes: the array of the place `source`, or a new one of `dtype` (None: the sample's)."""
+
+    target: int
+    source: int | None
+    dtype: torch.dtype | None
+    scratch: bool
+
+
+def _results(
+    stage: LoweredStage,
+    inputs: int,
+    sources: Sequence[Sequence[int]],
+    dtypes: Sequence[torch.dtype | None],
+    sample: torch.dtype,
+) -> list[_Result]:
+    """What the sums of `stage` write to, given the precisions of its inputs and results by their numbers."""
+    scratch = {number for number, made in enumerate(stage.sums, inputs) if made.scratch}
+    if len(scratch) > MOST_SCRATCH:
+        scratch = set()
+    results = []
+    for number, (made, numbers) in enumerate(zip(stage.sums, sources, strict=True), inputs):
+        dtype = dtypes[number]
+        number_of = dict(zip(made.sources, numbers, strict=True))
+        fitting = [
+            place
+            for place in made.reusable
+            if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
+        ]
+        source = fitting[0] if fitting else None
+        results.append(_Result(made.target, source, None if dtype is sample else dtype, number in scratch))
+    return results
+
+
+def _check_memory(array: Tensor) -> None:
+    """Raise unless `array`, which a run remembers and others may hold, still has the memory that it says it has."""
+    end = (array.storage_offset() + array.numel()) * array.element_size()
+    if array.untyped_storage().nbytes() < end:
+        raise ValueError(
+            f"a tensor that this run remembers from an earlier step (a sample or noise) has lost its memory since: "
+            f"{array.untyped_storage().nbytes()} bytes are left of {end}. Give the run tensors that stay as they are."
+        )
+
+
+def _made(found: object, sources: Sequence[Tensor]) -> Tensor:
+    """What a program with one result makes of `sources`, in their precision."""
     made, count = torch.empty_like(sources[0]), sources[0].numel()
-    addresses = map(Tensor.data_ptr, (*sources, made))
-    _combine.combine(program, count, 1 if count < LARGE else torch.get_num_threads(), *addresses)
+    _combine.combine(found, count, threads_for(count), *map(Tensor.data_ptr, (*sources, made)))
     return made
-
-
-def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the compiled module can read `x`."""
-    return x.dtype is dtype and type(x) is Tensor and x.is_cpu and x.is_contiguous() and not x.requires_grad
-
-
-def in_order(sources: Sequence[Source], coefficients: Sequence[float]) -> list[tuple[Source, float]]:
-    """The terms, large ones last, so that the rounding errors of their sum do not count."""
-    terms = zip(sources, coefficients, strict=True)
-    return sorted(terms, key=lambda term: (term[1] == 1.0, abs(term[1])))

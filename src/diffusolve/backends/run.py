@@ -1,42 +1,30 @@
-"""A run: a position in a plan and its live registers."""
+"""A run: a position in a plan and what is remembered there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffusolve.arrays import Array, is_torch
-from diffusolve.backends.backend import Combine, UpdateRegisters, backend_of, fused_backend, one_by_one
-from diffusolve.backends.program import OUTPUT, compile_plan
+from diffusolve.backends.backend import one_by_one
+from diffusolve.backends.choice import backend_of, fastest, fused_backend
+from diffusolve.backends.lowered import NEXT, BoundStage, Lowered, LoweredStage
+from diffusolve.backends.lowering import lower
+from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
-from diffusolve.plan import UNGUIDED, NoiseTerm, Plan, Stage
+from diffusolve.plan import Plan, Stage
 
-__all__ = ["BACKENDS", "Clip", "DrawNoise", "Run", "Transform"]
+__all__ = ["BACKENDS", "DrawNoise", "Run"]
 
 BACKENDS = ("auto", "fused")
 
 DrawNoise = Callable[[Array, float, float], Array]
 """Draws standard normal noise like an array, for the interval between two sigmas."""
 
-Transform = Callable[[Array, Stage], Array]
-"""Changes a data prediction (clips it, say) before it is used."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The transform that clips data predictions to plus and minus `limit`, which runs do in passing."""
-
-    limit: float
-
-    def __call__(self, data: Array, stage: Stage) -> Array:
-        return backend_of(data).clip(data, self.limit)
-
 
 class Run:
-    """Walks a plan with real arrays. The only mutable thing in the library; runs share nothing.
+    """Walks a plan with real arrays. Runs share nothing, and are the only mutable thing of sampling.
 
         run = Run(plan, draw_noise)
         x = run.begin(x)
@@ -47,7 +35,8 @@ class Run:
     A plan that ``reads_unguided`` (CFG++) takes two outputs, ``run.step(guided, x, unguided)``.
 
     Half-precision samples are combined in float32 and come back in the precision that they have; for a loop that rounds
-    to half precision at its end only, begin with a float32 sample.
+    to half precision at its end only, begin with a float32 sample. A step that raises leaves the run where it was. One
+    thread at a time may step a run; a second one gets an error.
 
     Args:
         plan: what to do.
@@ -77,10 +66,12 @@ class Run:
         self.transform = transform
         self.donate = donate
         self.backend = backend
-        self._registers: dict[str, Any] = {}
+        self._slots: list[Any] | None = None  # arrays; there are none before the first step and after the last
+        self._empty: list[None] = []
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
         self._shape: Any = None
+        self._turn = [None]  # popped by a step and put back, which is atomic: a second step finds none
 
     @property
     def is_done(self) -> bool:
@@ -88,14 +79,14 @@ class Run:
         return self.position == self.plan.nfe
 
     @property
-    def holds_nothing(self) -> bool:
-        """Whether nothing is remembered from earlier stages."""
-        return not self._registers
-
-    @property
     def registers(self) -> dict[str, Array]:
         """What is remembered from earlier stages, by the plan's names. Not to be changed."""
-        return self._registers
+        slots = self._slots
+        if slots is None:
+            return {}
+        lowered = self._lowered()
+        before = lowered.stages[self.position - 1] if self.position else lowered.opening
+        return {} if before is None else {register: slots[slot] for register, slot in before.holds}
 
     @property
     def last_stage(self) -> Stage:
@@ -112,17 +103,18 @@ class Run:
     def begin(self, x: Array) -> Array:
         """The first sample that the network is asked about, from `x`, the sample at ``plan.start``."""
         self._bind(x)
-        opening = self.plan.opening
-        if not (opening.writes or opening.noises):
+        lowered = self._lowered()
+        opening = lowered.opening
+        if opening is None:
             return x
-        registers = self._registers
-        registers[self.plan.initial] = x
-        self._draw(opening.noises, x)
+        places = [*self._empty, None, None, None, x]
+        if opening.keeps is not None:
+            places[opening.keeps] = x
+        self._draw(opening, places, x)
         backend = backend_of(x)
-        one_by_one(backend, compile_plan(*self._compiled).opening)(registers)
-        sample = registers[self.plan.stages[0].sample]
-        for register in opening.frees:
-            del registers[register]
+        one_by_one(backend, opening.sums)(places)
+        sample = places[NEXT]
+        self._slots = _remembered(opening, places)
         return backend.cast(sample, x)
 
     def model_input(self, x: Array) -> Array:
@@ -130,12 +122,12 @@ class Run:
         stages = self._stages
         if not stages:
             stages = self._bind(x)
-            if self._registers:  # of samples, whose shape an input need not have: it may be doubled for guidance
+            if self._slots is not None:  # of samples, whose shape an input need not have: it may be doubled for guidance
                 self._backend = self._shape = None
         if self.position >= len(stages):
             raise self._is_over()
-        stage = stages[self.position]
-        return x if stage.scale is None else stage.scale(x)
+        show = stages[self.position].show
+        return x if show is None else show(x)
 
     def data(self, output: Array, x: Array) -> Array:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
@@ -154,37 +146,49 @@ class Run:
 
         Raises:
             ValueError: an output has another shape than `x`, or `x` another than earlier samples that are remembered;
-                `unguided` is missing, or the plan has no use for it.
+                a remembered tensor was resized since; `unguided` is missing, or the plan has no use for it.
             IndexError: the plan has no more stages.
+            RuntimeError: another step of this run is under way.
         """
-        stages, shape = self._stages, self._shape
-        if not stages or x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
-            stages = self._bind(x, output)
-        if self.position >= len(stages):
-            raise self._is_over()
-        stage = stages[self.position]
-        if self.donate:
-            _check_donated(x, output)
-        if unguided is not None or stage.reads_unguided:
-            stage = self._with_unguided(stage, x, unguided)
-        registers = self._registers
-        registers[stage.sample], registers[OUTPUT] = x, output
-        if stage.convert is not None and self.transform is not None:
-            registers[stage.data] = self.transform(stage.convert(registers), self.plan.stages[self.position])
-        if stage.noises:
-            self._draw(stage.noises, x)
-        stage.update(registers)
-        next_sample = registers[stage.next_sample]
-        del registers[OUTPUT]
-        for register in stage.frees:
-            del registers[register]
-        self.position += 1
-        if self.position == len(stages):
-            registers.clear()
-        return next_sample if next_sample.dtype is x.dtype else self._backend.cast(next_sample, x)
+        try:
+            self._turn.pop()
+        except IndexError:
+            raise self._is_busy() from None
+        try:
+            stages, shape = self._stages, self._shape
+            if not stages or x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
+                stages = self._bind(x, output)
+            position = self.position
+            if position >= len(stages):
+                raise self._is_over()
+            stage = stages[position]
+            if self.donate:
+                _check_donated(x, output)
+            if unguided is not None or stage.reads_unguided:
+                stage = self._with_unguided(stage, x, unguided)
+            lowered = stage.lowered
+            slots = self._slots
+            places = [*(self._empty if slots is None else slots), None, unguided, output, x]
+            if lowered.keeps is not None:
+                places[lowered.keeps] = x
+            if lowered.data is not None and stage.convert is not None and self.transform is not None:
+                places[lowered.data.target] = self.transform(stage.convert(places), self.plan.stages[position])
+            if lowered.noises:
+                self._draw(lowered, places, x)
+            stage.update(places)
+            following = places[NEXT]
+            self.position = position = position + 1
+            self._slots = _remembered(lowered, places) if position < len(stages) else None
+            return following if following.dtype is x.dtype else self._backend.cast(following, x)
+        finally:
+            self._turn.append(None)
 
     def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None) -> BoundStage:
-        """`stage` for the unguided output as well, which is put into its register where the stage reads it."""
+        """`stage`, bound for the unguided output as well.
+
+        Raises:
+            ValueError: it is missing where it is read, there where nothing reads it, or of another shape than `x`.
+        """
         if unguided is None:
             raise ValueError(
                 f"{self.plan.solver} needs the network's output without guidance as well: step(guided, x, unguided)."
@@ -196,53 +200,56 @@ class Run:
             )
         if unguided.shape != x.shape or not self._backend.takes(x, unguided):
             stage = self._bind(x, unguided, "unguided output")[self.position]
-        if stage.reads_unguided:
-            self._registers[UNGUIDED] = unguided
         return stage
 
     def _bind(self, x: Array, output: Array | None = None, name: str = "output") -> tuple[BoundStage, ...]:
         """The stages, ready for arrays like these."""
-        backend: Any = backend_of(x)
         output = x if output is None else output
+        generic: Any = backend_of(x)
         if output.shape != x.shape:
             raise ValueError(
                 f"the network's {name} has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
                 "they must be equal."
             )
-        if self._registers and self._shape not in (None, x.shape):
+        begun = self._slots is not None
+        if begun and self._shape not in (None, x.shape):
             raise ValueError(
                 f"the sample has shape {tuple(x.shape)}, but this run began with shape {tuple(self._shape)} and "
                 "remembers earlier steps: begin another run."
             )
-        program = compile_plan(*self._compiled)
-        remembers = self._backend is not None and self._registers  # arrays that were like others
+        lowered = self._lowered()
         if self.backend == "fused":
             if not is_torch(x):
                 raise TypeError(f'backend is "fused", which is for torch tensors, not for a {type(x).__name__}.')
             self._backend = fused_backend()
+        elif begun and self._backend is not None:  # what is remembered may be of another kind
+            self._backend = generic
         else:
-            self._backend = backend if remembers else backend.specialised(x, output, program.simple)
+            self._backend = fastest(x, output, lowered.is_simple)
         self._shape = x.shape
-        self._stages = _bound_stages(*self._compiled, self._backend)
+        self._empty = lowered.slots * [None]
+        self._stages = _bound_stages(lowered, self._backend)
         return self._stages
 
-    @property
-    def _compiled(self) -> tuple[Plan, bool, float, bool]:
-        """What the program depends on: the plan, whether data are transformed, their limit, and what is donated."""
-        if isinstance(self.transform, Clip):
-            return self.plan, False, self.transform.limit, self.donate
-        return self.plan, self.transform is not None, inf, self.donate
+    def _lowered(self) -> Lowered:
+        return lower(self.plan, self.transform, self.donate)
 
     def again(self, draw_noise: DrawNoise | None) -> Run:
-        """Another run of the same plan and transform, with this one's preparations."""
+        """Another run of the same plan and transform from its start, with this one's preparations."""
         run = object.__new__(Run)
-        run.__dict__.update(self.__dict__, position=0, _registers={}, _draw_noise=draw_noise)
+        run.__dict__.update(self.__dict__, position=0, _slots=None, _turn=[None], _draw_noise=draw_noise)
         return run
 
-    def _draw(self, noises: tuple[NoiseTerm, ...], like: Array) -> None:
-        assert self._draw_noise is not None
-        for noise in noises:
-            self._registers[noise.register] = self._draw_noise(like, noise.sigma_from, noise.sigma_to)
+    def copied(self) -> Run:
+        """Another run where this one stands, which remembers the same arrays."""
+        run = self.again(self._draw_noise)
+        run.position, run._slots = self.position, self._slots
+        return run
+
+    def _draw(self, lowered: LoweredStage, places: list[Any], like: Array) -> None:
+        for slot, sigma_from, sigma_to in lowered.noises:
+            assert self._draw_noise is not None
+            places[slot] = self._draw_noise(like, sigma_from, sigma_to)
 
     def _is_over(self) -> IndexError:
         return IndexError(
@@ -250,8 +257,24 @@ class Run:
             "run."
         )
 
+    def _is_busy(self) -> RuntimeError:
+        return RuntimeError(
+            f"evaluation {self.position + 1} of this run of {self.plan.solver} is under way in another thread, or in a "
+            "transform or noise source that steps its own run: a run takes one step at a time. Give each thread a run "
+            "of its own; runs share nothing."
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_stages": (), "_backend": None, "_shape": None}  # functions, made again from the plan
+        made_anew = {"_stages": (), "_backend": None, "_shape": None, "_turn": [None]}  # functions, from the plan
+        return {**vars(self), **made_anew}
+
+
+def _remembered(lowered: LoweredStage, places: list[Any]) -> list[Any]:
+    """The slots as they are after a stage."""
+    del places[NEXT:]
+    for slot in lowered.frees:
+        places[slot] = None
+    return places
 
 
 def _check_donated(x: Array, output: Array) -> None:
@@ -261,44 +284,15 @@ def _check_donated(x: Array, output: Array) -> None:
         raise ValueError("a tensor that requires gradients cannot be overwritten: leave donate=True out.")
 
 
-class BoundStage(NamedTuple):
-    """A stage for one backend; what it does needs the registers only. `convert` makes data predictions to transform."""
-
-    scale: Callable[[Array], Array] | None
-    sample: str
-    data: str
-    convert: Combine | None
-    noises: tuple[NoiseTerm, ...]
-    update: UpdateRegisters
-    frees: tuple[str, ...]
-    next_sample: str
-    reads_unguided: bool
-
-
 @lru_cache(maxsize=1024)
-def _bound_stages(plan: Plan, transforms: bool, limit: float, donated: bool, backend: Any) -> tuple[BoundStage, ...]:
-    bound = []
-    samples = frozenset(stage.sample for stage in plan.stages)
-    noises = {
-        noise.register for update in (plan.opening, *(stage.update for stage in plan.stages)) for noise in update.noises
-    }
-    for made in compile_plan(plan, transforms, limit, donated).stages:
-        stage = made.plan_stage
-        instructions = made.instructions[1:] if transforms else made.instructions
-        reads_unguided = stage.reads_unguided
-        theirs = samples | {made.next_sample}
-        foreign = noises | {stage.data} if transforms else noises
-        bound.append(
-            BoundStage(
-                None if stage.scale == 1.0 else backend.scaled(stage.scale),
-                stage.sample,
-                stage.data,
-                backend.bind((stage.sample, OUTPUT), (stage.a, stage.b)) if transforms else None,
-                made.noises,
-                backend.update(instructions, theirs, foreign),
-                (*made.frees, UNGUIDED) if reads_unguided else made.frees,
-                made.next_sample,
-                reads_unguided,
-            )
+def _bound_stages(lowered: Lowered, backend: Any) -> tuple[BoundStage, ...]:
+    return tuple(
+        BoundStage(
+            stage,
+            None if stage.scale == 1.0 else backend.scaled(stage.scale),
+            None if stage.data is None else backend.bind(stage.data),
+            backend.update(stage),
+            stage.reads_unguided,
         )
-    return tuple(bound)
+        for stage in lowered.stages
+    )

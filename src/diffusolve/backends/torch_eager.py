@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
-from diffusolve.backends.backend import Combine, UpdateRegisters, one_by_one
-from diffusolve.backends.program import Instruction
-from diffusolve.plan import OUTPUT, UNGUIDED
+from diffusolve.backends.backend import Combine, Update, one_by_one
+from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum
 
-__all__ = ["TorchBackend"]
+__all__ = ["HALF", "TorchBackend"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -35,24 +34,15 @@ class TorchBackend:
     Args:
         plain: all tensors will be of this precision, float32 or float64, and of no subclass. Constants are then
             tensors, which PyTorch multiplies with in little more than half the time that a number takes.
-        faster: backends for some tensors only, the fastest first.
     """
 
-    def __init__(self, plain: torch.dtype | None = None, faster: Sequence[TorchBackend] = ()) -> None:
+    def __init__(self, plain: torch.dtype | None = None) -> None:
         self.plain = plain
-        self.faster = faster
         self._wide = _wide if plain is None else _unchanged
 
-    def specialised(self, x: Tensor, output: Tensor, simple: bool) -> TorchBackend:
-        """The fastest backend for tensors like these, and a program that is `simple` or not."""
-        for backend in self.faster:
-            if backend.suits(x, output, simple):
-                return backend
-        return self
-
-    def suits(self, x: Tensor, output: Tensor, simple: bool) -> bool:
-        """Whether this is the fastest for tensors like these, and a program that is `simple` or not."""
-        return self.takes(x, output)
+    def suits(self, simple: bool) -> bool:
+        """Whether no other backend that takes the tensors is faster, for a plan that is `simple` or not."""
+        return True
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
         """Whether what is bound here can be run on these tensors."""
@@ -63,19 +53,21 @@ class TorchBackend:
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """The sum of ``coefficient * source`` as a new tensor."""
-        names = [str(i) for i in range(len(sources))]
-        total: Tensor = self.bind(names, coefficients)(dict(zip(names, sources, strict=True)))
+        total: Tensor = self.bind(Sum(NEXT, tuple(range(len(sources))), tuple(coefficients)))([*sources])
         return total
 
-    def bind(self, sources: Sequence[str], coefficients: Sequence[float], spent: Sequence[str] = ()) -> Combine:
-        """The sum of ``coefficient * source`` over the registers `sources`, for the least work when it is computed.
+    def bind(self, made: Sum) -> Combine:
+        """The sum `made` (but for its limit), for the least work when it is computed.
 
-        The sum may be accumulated in the tensor of a register that is `spent`. A term with coefficient 1 is added last:
-        it is the sample, and large against the rest, whose rounding errors then do not count.
+        It may be accumulated in the tensor of a source that is reusable. A term with coefficient 1 is added last: it is
+        the sample, and large against the rest, whose rounding errors then do not count.
         """
-        terms = sorted(zip(sources, coefficients, strict=True), key=lambda term: (term[0] not in spent, abs(term[1])))
+        spent = made.reusable
+        terms = sorted(
+            zip(made.sources, made.coefficients, strict=True), key=lambda term: (term[0] not in spent, abs(term[1]))
+        )
         if not terms:
-            return lambda registers: self.zeros(next(iter(registers.values())))
+            return lambda places: self.zeros(places[SAMPLE])
         whole = next((source for source, coefficient in terms if coefficient == 1.0), None)
         if whole is None or len(terms) == 1:
             return _sum(self._scaled(*terms[0], terms[0][0] in spent), terms[1:])
@@ -88,29 +80,29 @@ class TorchBackend:
         else:
             total = _sum(self._added(unit, itemgetter(rest[0][0]), rest[0][1]), rest[1:])
         if whole in spent:
-            return lambda registers: registers[whole].add_(total(registers), alpha=factor)
+            return lambda places: places[whole].add_(total(places), alpha=factor)
         return self._added(whole, total, factor)
 
-    def _scaled(self, source: str, factor: float, spent: bool) -> Combine:
+    def _scaled(self, source: int, factor: float, spent: bool) -> Combine:
         """``factor * source``."""
         wide, multiply = self._wide, torch.mul
         if self.plain is None:
-            return lambda registers: multiply(wide(registers[source]), factor)
+            return lambda places: multiply(wide(places[source]), factor)
         constant = self._constant(factor)
         if spent:
-            return lambda registers: registers[source].mul_(constant)
-        return lambda registers: multiply(registers[source], constant)
+            return lambda places: places[source].mul_(constant)
+        return lambda places: multiply(places[source], constant)
 
     def _constant(self, factor: float) -> Tensor:
         with torch.inference_mode(False):
             return torch.tensor(factor, dtype=self.plain)
 
-    def _added(self, source: str, other: Combine, factor: float) -> Combine:
+    def _added(self, source: int, other: Combine, factor: float) -> Combine:
         """``source + factor * other``."""
         wide, add = self._wide, torch.add
         if self.plain is None:
-            return lambda registers: add(wide(registers[source]), other(registers), alpha=factor)
-        return lambda registers: add(registers[source], other(registers), alpha=factor)
+            return lambda places: add(wide(places[source]), other(places), alpha=factor)
+        return lambda places: add(places[source], other(places), alpha=factor)
 
     def scaled(self, factor: float) -> Callable[[Tensor], Tensor]:
         """The function that multiplies by `factor`, in the precision of what it is given."""
@@ -120,16 +112,13 @@ class TorchBackend:
         constant = self._constant(factor)
         return lambda x: multiply(x, constant)
 
-    def update(
-        self, instructions: Sequence[Instruction], samples: Collection[str] = (), foreign: Collection[str] = ()
-    ) -> UpdateRegisters:
-        """All `instructions`, where the registers `samples` hold samples and `foreign` what the run has not made."""
+    def update(self, stage: LoweredStage) -> Update:
+        """All sums of `stage`."""
+        sums: Sequence[Sum] = stage.sums
         if self.plain is None:  # sums may be of another precision than samples and outputs
-            theirs = {*samples, *foreign, OUTPUT, UNGUIDED}
-            instructions = [
-                made._replace(spent=tuple(name for name in made.spent if name not in theirs)) for made in instructions
-            ]
-        return one_by_one(self, instructions)
+            given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
+            sums = [made._replace(reusable=tuple(each for each in made.reusable if each not in given)) for made in sums]
+        return one_by_one(self, sums)
 
     def clip(self, made: Tensor, limit: float) -> Tensor:
         """`made`, which nobody else has, within plus and minus `limit`."""
@@ -138,6 +127,14 @@ class TorchBackend:
     def zeros(self, like: Tensor) -> Tensor:
         """What an empty sum is."""
         return torch.zeros_like(like)
+
+    def copied(self, x: Tensor) -> Tensor:
+        """`x` in memory of its own."""
+        return x.clone()
+
+    def detached(self, x: Tensor) -> Tensor:
+        """`x` without gradients."""
+        return x.detach()
 
     def widen(self, x: Tensor) -> Tensor:
         """`x` in the precision that combinations are computed in."""
@@ -168,18 +165,18 @@ class TorchBackend:
         return x.is_floating_point()
 
 
-def _sum(total: Combine, rest: Sequence[tuple[str, float]]) -> Combine:
+def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
     """`total`, with ``coefficient * source`` accumulated in it for each of the `rest`."""
     if not rest:
         return total
     if len(rest) == 1:
         ((source, coefficient),) = rest
-        return lambda registers: total(registers).add_(registers[source], alpha=coefficient)
+        return lambda places: total(places).add_(places[source], alpha=coefficient)
 
-    def accumulated(registers: Mapping[str, Tensor]) -> Tensor:
-        made: Tensor = total(registers)
+    def accumulated(places: list[Tensor]) -> Tensor:
+        made: Tensor = total(places)
         for source, coefficient in rest:
-            made.add_(registers[source], alpha=coefficient)
+            made.add_(places[source], alpha=coefficient)
         return made
 
     return accumulated

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusolve.arrays import Array
-from diffusolve.backends import DrawNoise, backend_of
+from diffusolve.backends import DrawNoise, backend_of, fastest
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import Combination, check_scaling
 from diffusolve.prediction import Prediction
@@ -63,7 +63,7 @@ def run_directly(
 
     def total(terms: Sequence[tuple[Array, float]]) -> Array:
         arrays, coefficients = zip(*terms, strict=True)
-        return backend.specialised(arrays[0], arrays[-1], simple=False).combine(arrays, coefficients)
+        return fastest(arrays[0], arrays[-1]).combine(arrays, coefficients)
 
     def answer(request: object) -> Any:
         if isinstance(request, Evaluate):

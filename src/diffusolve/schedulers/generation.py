@@ -173,6 +173,5 @@ class Generation:
         self.origin = self.origin or urandom(16)
         state = {**vars(self), "_levels": {}}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
-            state["run"] = run = self.run.again(self.run._draw_noise)
-            run.position, run._registers = self.run.position, self.run.registers.copy()
+            state["run"] = self.run.copied()
         return state

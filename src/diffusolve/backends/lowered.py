@@ -1,0 +1,133 @@
+"""The one form in which a plan is executed: stages of sums between numbered slots.
+
+A run or a row holds an array in each slot; four more places stand for what a stage is given and leads to. Executors are
+these stages plus what each needs to run one of them (:class:`BoundStage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from math import inf
+from typing import Any, NamedTuple
+
+__all__ = ["NEXT", "OUTPUT", "SAMPLE", "UNGUIDED", "BoundStage", "Lowered", "LoweredStage", "Sum", "Trait", "numbered"]
+
+SAMPLE, OUTPUT, UNGUIDED, NEXT = -1, -2, -3, -4
+"""The places that are no slots: the current sample, the network's outputs, the sample that the stage leads to. They are
+the last four places of a list that begins with the slots."""
+
+
+class Sum(NamedTuple):
+    """``target = sum of coefficient * source`` over places, clipped to plus and minus `limit`.
+
+    The arrays of the sources `reusable` may be overwritten: nothing reads them later, and they are no caller's. A sum
+    that is `scratch` is read by later sums of its stage only.
+    """
+
+    target: int
+    sources: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    limit: float = inf
+    reusable: tuple[int, ...] = ()
+    scratch: bool = False
+
+
+class Trait(Flag):
+    """What an executor does differently for some stages."""
+
+    PREPARES = auto()
+    """Noise is drawn, or a data prediction is transformed by the caller's function."""
+    READS_UNGUIDED = auto()
+    """The sums read the network's output without guidance."""
+    ENDS = auto()
+    """It is the last stage of its plan."""
+    SCALES = auto()
+    """The network sees its sample scaled."""
+
+
+class LoweredStage(NamedTuple):
+    """An evaluation of the network and what follows from it; in the opening of a plan there is no network.
+
+    The network sees ``scale * sample`` and `timestep`. Then the sample is put into slot `keeps`, if later stages read
+    it; `data`, if the caller's own function transforms data predictions, is computed and transformed; the `noises`
+    (slot, sigma_from, sigma_to) are drawn; and the `sums` are computed in their order, the last of which leads to the
+    next sample. Afterwards the slots `frees` are empty, and `holds` says what is remembered, (register, slot).
+
+    Of the slots that the sums read, `callers` hold arrays that the caller has made (noises, transformed data) and
+    `samples` earlier samples.
+    """
+
+    scale: float
+    timestep: float
+    traits: Trait
+    keeps: int | None
+    data: Sum | None
+    noises: tuple[tuple[int, float, float], ...]
+    sums: tuple[Sum, ...]
+    frees: tuple[int, ...]
+    holds: tuple[tuple[str, int], ...]
+    callers: frozenset[int]
+    samples: frozenset[int]
+
+    @property
+    def reads_unguided(self) -> bool:
+        """Whether the sums read the network's output without guidance."""
+        return Trait.READS_UNGUIDED in self.traits
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether this is one sum of two terms, one of them an array as it is."""
+        if len(self.sums) != 1:
+            return False
+        (only,) = self.sums
+        return len(only.sources) == 2 and 1.0 in only.coefficients and only.limit == inf
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A plan in numbered slots; there is no `opening` if the network is asked about the first sample as it is."""
+
+    slots: int
+    opening: LoweredStage | None
+    stages: tuple[LoweredStage, ...]
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether each stage adds a multiple to an array."""
+        return all(stage.is_simple for stage in self.stages)
+
+
+class BoundStage(NamedTuple):
+    """A lowered stage with what one executor runs it by.
+
+    In a run these are functions: `show` of the sample (None where the network sees it as it is), `convert` of the
+    places, which answers with the data prediction to transform, and `update` of the places, which computes the sums.
+    Rows of the compiled module have programs for `show` and `update`.
+    """
+
+    lowered: LoweredStage
+    show: Any = None
+    convert: Callable[[list[Any]], Any] | None = None
+    update: Any = None
+    reads_unguided: bool = False
+
+
+def numbered(sums: Sequence[Sum], last: frozenset[int] = frozenset()) -> tuple[list[int], list[tuple[int, ...]]]:
+    """The places that `sums` read and have not written before, and for each sum the numbers of its sources.
+
+    Numbers count these inputs, those in `last` after the others, and then the results of the sums.
+    """
+    inputs: dict[int, None] = {}
+    written: set[int] = set()
+    for made in sums:
+        inputs |= dict.fromkeys(source for source in made.sources if source not in written)
+        written.add(made.target)
+    ordered = sorted(inputs, key=lambda place: place in last)
+    number = {place: index for index, place in enumerate(ordered)}
+    sources = []
+    for index, made in enumerate(sums, len(ordered)):
+        sources.append(tuple(number[source] for source in made.sources))
+        number[made.target] = index
+    return ordered, sources
