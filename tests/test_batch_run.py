@@ -18,7 +18,7 @@ from torch import Tensor
 
 import diffusolve
 from diffusolve.backends import Clip, Run
-from diffusolve.batching import BatchRun, Inputs, Row, coefficients, lanes, slots_of
+from diffusolve.batching import BatchRun, Inputs, Row, choice, coefficients, slots_of
 from diffusolve.noise import SD15, FlowMatching, Grid, VarianceExploding
 from diffusolve.plan import Plan, trace
 from diffusolve.prediction import Sample
@@ -84,8 +84,8 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 def use(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "plain":
-        monkeypatch.setattr(lanes, "compiled_lanes", lambda: None)
-    elif lanes.compiled_lanes() is None:
+        monkeypatch.setattr(choice, "compiled_rows", lambda: None)
+    elif choice.compiled_rows() is None:
         pytest.skip("the package was installed without a compiler")
 
 
@@ -489,7 +489,7 @@ def test_a_batch_that_is_empty_holds_nothing(path: str) -> None:
     for index in range(3):
         batch.join(PLANS[2], start(PLANS[2], index, (index + 1, 2)))
     finish(batch)
-    assert (batch.rows, batch.inputs(), len(batch), batch._lanes) == ((), [], 0, {})
+    assert (batch.rows, batch.inputs(), len(batch), batch._groups) == ((), [], 0, {})
 
 
 def test_data_is_the_transformed_prediction_of_x0(path: str) -> None:
@@ -548,23 +548,24 @@ def test_plans_that_no_shipped_solver_makes(path: str, made: Any) -> None:
 
 def test_stages_that_the_compiled_module_does_not_take_are_done_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     use("compiled", monkeypatch)
+    from diffusolve.backends import programs
     from diffusolve.batching import compiled
 
     usual = [alone(plan, start(plan, index), index, TRANSFORMS[index % 4]) for index, plan in enumerate(PLANS)]
-    monkeypatch.setattr(compiled, "MOST_ARRAYS", 4)
-    compiled._stages.cache_clear()
+    monkeypatch.setattr(programs, "MOST_ARRAYS", 4)
+    compiled._bound_stages.cache_clear()
     try:
         batch = BatchRun()
         rows = [
             batch.join(plan, start(plan, index), noise=index, transform=TRANSFORMS[index % 4])
             for index, plan in enumerate(PLANS)
         ]
-        assert {stage.moves is None for row in rows for stage in row._stages} == {True, False}
+        assert {stage.update is None for row in rows for stage in row._stages} == {True, False}
         finish(batch)
         for row, result in zip(rows, usual, strict=True):
             torch.testing.assert_close(row.result, result, rtol=1e-4, atol=1e-4)
     finally:
-        compiled._stages.cache_clear()
+        compiled._bound_stages.cache_clear()
 
 
 # The table for other engines
@@ -801,4 +802,4 @@ def test_what_cannot_join_says_why() -> None:
         batch.join(PLANS[2], [1.0])
     with pytest.raises(ValueError, match="2 seeds or generators for a batch of 1"):
         batch.join(PLANS[5], torch.zeros(3), noise=[1, 2])
-    assert (len(batch), batch._lanes) == (0, {})
+    assert (len(batch), batch._groups) == (0, {})

@@ -47,9 +47,10 @@ FACES = {"cli"}
 TORCH_AT_TOP = {
     "backends/fused.py",
     "backends/native.py",
+    "backends/plan_module.py",
+    "backends/programs.py",
     "backends/torch_eager.py",
     "batching/compiled.py",
-    "batching/plan_module.py",
     "denoisers/digits_network.py",
     "denoisers/pipeline.py",
 }

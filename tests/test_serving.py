@@ -916,7 +916,7 @@ async def soak(count: int, at_once: int) -> tuple[Counter[str], dict[str, int], 
         await asyncio.gather(*(client(served) for _ in range(at_once)))
         assert not served._active
         assert not served._waiting
-        assert (len(served._batch), served._batch._lanes, served._stepping) == (0, {}, ())
+        assert (len(served._batch), served._batch._groups, served._stepping) == (0, {}, ())
         assert served._planning == 0
     gc.collect()
     assert unseen == []

@@ -19,8 +19,8 @@ from diffusolve import diffusers_bridge
 if TYPE_CHECKING:
     from diffusolve import serving as serving
     from diffusolve.backends import Run as Run
+    from diffusolve.backends.plan_module import PlanModule as PlanModule
     from diffusolve.batching import BatchRun as BatchRun
-    from diffusolve.batching.plan_module import PlanModule as PlanModule
     from diffusolve.catalog import CATALOG as CATALOG
     from diffusolve.catalog import from_diffusers as from_diffusers
     from diffusolve.catalog import sampler as sampler
@@ -109,7 +109,7 @@ _HOME = {
     "KarrasDiffusionSchedulers": "schedulers.compatible",
     "NoiseSchedule": "noise",
     "Plan": "plan",
-    "PlanModule": "batching.plan_module",
+    "PlanModule": "backends.plan_module",
     "PushToHubMixin": "hub",
     "Report": "sampling",
     "Run": "backends",

@@ -206,29 +206,29 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]]) -> 
     as they are: they are large against the rest, and rounding a sum with one costs as much precision as a step. `given`
     are the registers that come with each stage, without a sum. New sums take the numbers that follow those in use.
     """
-    stages = [[*sums] for sums in stages]
+    changed = [[*sums] for sums in stages]
     uses: dict[int, list[tuple[int, int]]] = {}
-    for at, sums in enumerate(stages):
+    for at, sums in enumerate(changed):
         for index, made in enumerate(sums):
             for source in made.sources:
                 uses.setdefault(source, []).append((at, index))
-    new = 1 + max((made.target for sums in stages for made in sums), default=0)
+    new = 1 + max((made.target for sums in changed for made in sums), default=0)
     new = max(new, 1 + max(uses, default=0), 1 + max(set[int]().union(*given), default=0))
     there: set[int] = set()
-    for at, sums in enumerate(stages):
+    for at, sums in enumerate(changed):
         written = {made.target for made in sums}
         there |= (written | given[at]) - {NEXT}
         for (then, index), parts in _waiting(there, uses, at).items():
-            target = stages[then][index]
+            target = changed[then][index]
             if len(parts) < 2 or not written & {*parts} or target.limit < inf:
                 continue
             terms = dict(zip(target.sources, target.coefficients, strict=True))
             sums.insert(-1, Sum(new, tuple(parts), tuple(terms.pop(part) for part in parts)))
-            stages[then][index] = _of_terms(target, {new: 1.0, **terms})
+            changed[then][index] = _of_terms(target, {new: 1.0, **terms})
             uses[new] = [(then, index)]
             there = (there | {new}) - {*parts}
             new += 1
-    return stages
+    return changed
 
 
 def _waiting(
@@ -315,7 +315,9 @@ def in_slots(sums: Sequence[Sum], held: dict[int, int], slots: Slots) -> tuple[S
     """
     placed = []
     for made in sums:
-        sources, reusable = (tuple(held.get(source, source) for source in each) for each in (made.sources, made.reusable))
+        sources, reusable = (
+            tuple(held.get(source, source) for source in each) for each in (made.sources, made.reusable)
+        )
         target = made.target
         if target >= 0:
             spent = next((register for register in made.reusable if register in held), None)

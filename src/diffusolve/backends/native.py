@@ -189,9 +189,7 @@ def _results(
         dtype = dtypes[number]
         number_of = dict(zip(made.sources, numbers, strict=True))
         fitting = [
-            place
-            for place in made.reusable
-            if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
+            place for place in made.reusable if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
         ]
         source = fitting[0] if fitting else None
         results.append(_Result(made.target, source, None if dtype is sample else dtype, number in scratch))

@@ -122,7 +122,9 @@ class Run:
         stages = self._stages
         if not stages:
             stages = self._bind(x)
-            if self._slots is not None:  # of samples, whose shape an input need not have: it may be doubled for guidance
+            if (
+                self._slots is not None
+            ):  # of samples, whose shape an input need not have: it may be doubled for guidance
                 self._backend = self._shape = None
         if self.position >= len(stages):
             raise self._is_over()

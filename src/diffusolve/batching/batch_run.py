@@ -7,8 +7,9 @@ from typing import Any
 
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Transform, backend_of
-from diffusolve.batching.coefficients import Coefficients, coefficients
-from diffusolve.batching.lanes import Lanes, lanes_of
+from diffusolve.backends.coefficients import Coefficients, coefficients
+from diffusolve.batching.choice import row_group_for
+from diffusolve.batching.row_group import RowGroup
 from diffusolve.batching.rows import Inputs, Row
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike
@@ -38,17 +39,17 @@ class BatchRun:
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[Hashable, Lanes] = {}
+        self._groups: dict[Hashable, RowGroup] = {}
         self._joined = 0
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows that have not left, in the order in which they joined."""
-        rows = [row for lanes in self._lanes.values() for row in lanes.rows.values()]
+        rows = [row for group in self._groups.values() for row in group.rows.values()]
         return tuple(sorted(rows, key=lambda row: row.number))
 
     def __len__(self) -> int:
-        return sum(len(lanes.rows) for lanes in self._lanes.values())
+        return sum(len(group.rows) for group in self._groups.values())
 
     def join(
         self,
@@ -80,9 +81,9 @@ class BatchRun:
         if not backend.is_floating(x):
             raise TypeError(f"x has dtype {x.dtype}: expected floating point numbers.")
         key = (namespace(x), tuple(x.shape), x.dtype, str(x.device) if is_torch(x) else None)
-        lanes = self._lanes.get(key) or lanes_of(x)
-        row = lanes.join(plan, x, self._joined, noise, transform, tag)
-        self._lanes[key] = lanes
+        group = self._groups.get(key) or row_group_for(x)
+        row = group.join(plan, x, self._joined, noise, transform, tag)
+        self._groups[key] = group
         self._joined += 1
         return row
 
@@ -93,7 +94,7 @@ class BatchRun:
             LookupError: it has left already, or is in another batch.
         """
         self._check(row)
-        row._lanes.leave(row)
+        row._group.leave(row)
         self._forget_empty()
 
     def inputs(self, rows: Iterable[Row] | None = None) -> list[Inputs]:
@@ -107,21 +108,22 @@ class BatchRun:
             ValueError: a row is there twice.
         """
         if rows is None:
-            return [lanes.inputs([*lanes.rows.values()]) for lanes in self._lanes.values()]
-        wanted: dict[Lanes, dict[int, Row]] = {}
+            return [group.inputs([*group.rows.values()]) for group in self._groups.values()]
+        wanted: dict[RowGroup, dict[int, Row]] = {}
         for row in rows:
             self._check(row)
-            among = wanted.setdefault(row._lanes, {})
+            among = wanted.setdefault(row._group, {})
             if row.number in among:
                 raise ValueError(f"{row} is there twice: a row advances by one evaluation at a time.")
             among[row.number] = row
-        return [lanes.inputs([*among.values()]) for lanes, among in wanted.items()]
+        return [group.inputs([*among.values()]) for group, among in wanted.items()]
 
     def advance(self, inputs: Inputs, outputs: Any, unguided: Any = None) -> list[Row]:
         """Take the network's outputs and move every row of `inputs` by one evaluation.
 
-        Rows that left since the inputs were made are passed over. A row whose own noise source or transform raises an
-        exception is ended by it, alone.
+        Rows that left since the inputs were made are passed over, also those that a noise source or a transform takes
+        out meanwhile, its own row or another. A row whose own noise source or transform raises an exception is ended by
+        it, alone.
 
         Args:
             inputs: what the network was asked.
@@ -137,10 +139,11 @@ class BatchRun:
             ValueError: outputs that are missing or of the wrong shape or device, for which row and what was expected;
                 unguided outputs that a row needs; a row that was advanced since. Nothing has been moved then.
             TypeError: outputs that are no arrays of floating point numbers of the inputs' library.
+            RuntimeError: rows of this shape, precision and device are being advanced already.
         """
-        if inputs._lanes not in self._lanes.values() and any(not row.has_left for row in inputs.rows):
+        if inputs._group not in self._groups.values() and any(not row.has_left for row in inputs.rows):
             raise LookupError(f"{inputs!r} are of another batch.")
-        over = inputs._lanes.advance(inputs, outputs, unguided)
+        over = inputs._group.advance(inputs, outputs, unguided)
         if over:
             self._forget_empty()
         return over
@@ -157,7 +160,7 @@ class BatchRun:
         if row not in inputs.rows:
             raise LookupError(f"{row} is not among {inputs!r}.")
         index = inputs.rows.index(row)
-        return row._lanes.data(row, row._lanes.take(outputs[index : index + 1]))[0, ...]
+        return row._group.data(row, row._group.take(outputs[index : index + 1]))[0, ...]
 
     def coefficients(self, rows: Iterable[Row] | None = None) -> Coefficients:
         """The next stage of all rows, or of some, as one table of numbers, for engines that do the step themselves.
@@ -179,9 +182,9 @@ class BatchRun:
         """Raise LookupError unless `row` is in this batch."""
         if row.has_left:
             raise LookupError(f"{row} has left its batch: {row._why_left()}")
-        if row._lanes not in self._lanes.values():
+        if row._group not in self._groups.values():
             raise LookupError(f"{row} is in another batch.")
 
     def _forget_empty(self) -> None:
-        for key in [key for key, lanes in self._lanes.items() if not lanes.rows]:
-            del self._lanes[key]
+        for key in [key for key, group in self._groups.items() if not group.rows]:
+            del self._groups[key]

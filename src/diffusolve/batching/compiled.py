@@ -8,34 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Transform, _combine
-from diffusolve.backends.native import LARGE, MOST_ARRAYS, in_order, is_transformed, is_watched
-from diffusolve.batching.lanes import ENDS, Lanes, traits_of, what_transforms
-from diffusolve.batching.layout import (
-    NEXT_PLACE,
-    OUTPUT_PLACE,
-    SAMPLE_PLACE,
-    UNGUIDED_PLACE,
-    LaidOutStage,
-    Move,
-    lay_out,
+from diffusolve.backends import _combine, programs
+from diffusolve.backends.lowered import (
+    NEXT,
+    OUTPUT,
+    SAMPLE,
+    UNGUIDED,
+    BoundStage,
+    Lowered,
+    LoweredStage,
+    Sum,
+    Trait,
+    numbered,
 )
+from diffusolve.backends.programs import is_transformed, is_watched, threads_for
+from diffusolve.batching.row_group import RowGroup, sums_of
 from diffusolve.batching.rows import Row
-from diffusolve.plan import Plan
 
-__all__ = ["CompiledLanes"]
+__all__ = ["CompiledRows"]
 
-SHOWN_PLACE = NEXT_PLACE - 1
+SHOWN = NEXT - 1
 """The next sample as the network is to see it."""
 
-STACKS = {OUTPUT_PLACE: -1, UNGUIDED_PLACE: -2, SHOWN_PLACE: -3}
+STACKS = {OUTPUT: -1, UNGUIDED: -2, SHOWN: -3}
 """What the compiled module calls the places that are the rows' parts of one array: the first, second, third stack."""
 
 WIDE = {
@@ -47,21 +48,7 @@ WIDE = {
 NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-class CompiledStage(NamedTuple):
-    """A stage as programs: one `shows` the sample to the network, one `moves` the row on and shows the next sample.
-
-    The second is None where PyTorch is to do it.
-    """
-
-    laid_out: LaidOutStage
-    timestep: float
-    traits: int
-    next_scale: float
-    shows: object
-    moves: object | None
-
-
-class CompiledLanes(Lanes):
+class CompiledRows(RowGroup):
     """Rows of plain CPU tensors. Half-precision rows are moved in float32, others in their own precision."""
 
     @staticmethod
@@ -76,81 +63,72 @@ class CompiledLanes(Lanes):
         self.ready: tuple[list[int], Tensor] | None = None
         """The rows that were moved last, by their numbers, and what the network is to see of them."""
 
-    def stages(self, plan: Plan, transform: Transform | None) -> Sequence[CompiledStage]:
-        return _stages(plan, *what_transforms(transform), self.wide)
+    def stages(self, lowered: Lowered) -> Sequence[BoundStage]:
+        return _bound_stages(lowered, self.wide)
 
-    def hold(self, row: Row, x: Tensor, registers: dict[str, Tensor]) -> None:
-        layout = lay_out(row.plan, *what_transforms(row.transform))
+    def hold(self, row: Row, x: Tensor, slots: Sequence[Tensor | None]) -> None:
         with torch.inference_mode(False):
-            row._memory = torch.empty((1 + layout.slots, *self.shape), dtype=self.wide)
-            row._memory[0].copy_(x[0])
-            for register, slot in layout.opening:
-                row._memory[1 + slot].copy_(registers[register][0])
-        row._address = row._memory.data_ptr()
+            row._memory = torch.empty((1 + len(slots), *self.shape), dtype=self.wide)
+            for memory, array in zip(row._memory, (x, *slots), strict=True):
+                if array is not None:
+                    memory.copy_(array[0])
 
     def sample(self, row: Row) -> Tensor:
         sample: Tensor = row._memory[0]
         return sample
 
-    def show(self, rows: list[Row], stages: list[CompiledStage], traits: int) -> Tensor:
+    def show(self, rows: list[Row], stages: list[BoundStage], traits: Trait) -> Tensor:
         if self.ready is not None and self.ready[0] == [row.number for row in rows]:
             shown, self.ready = self.ready[1], None
         else:
             shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
-            address = shown.data_ptr()
-            self._run([stage.shows for stage in stages], rows, address, address, address)
+            self._run([stage.show for stage in stages], rows, shown, shown, shown)
         return shown if shown.dtype is self.dtype else shown.to(self.dtype)
 
     def move(
-        self, rows: Sequence[Row | None], stages: list[CompiledStage], traits: int, outputs: Tensor, unguided: Tensor
+        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: Trait, outputs: Tensor, unguided: Tensor
     ) -> None:
         shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
-        programs = [stage.moves for stage in stages]
-        if None in programs:
-            without = [None if program is not None else row for program, row in zip(programs, rows, strict=True)]
-            self._move_by_hand(without, stages, outputs, unguided, shown)
-        self._run(programs, rows, outputs.data_ptr(), unguided.data_ptr(), shown.data_ptr())
-        self.ready = None if traits & ENDS or None in rows else ([row.number for row in rows if row is not None], shown)
+        found = [stage.update for stage in stages]
+        if None in found:
+            for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
+                if row is not None and stage.update is None:
+                    self._move_by_hand(row, outputs[index], unguided[index], shown[index])
+        self._run(found, rows, outputs, unguided, shown)
+        complete = Trait.ENDS not in traits and None not in rows
+        self.ready = ([row.number for row in rows if row is not None], shown) if complete else None
 
-    def _run(self, programs: list[object | None], rows: Sequence[Row | None], *stacks: int) -> None:
+    def _run(self, found: Sequence[object | None], rows: Sequence[Row | None], *stacks: Tensor) -> None:
+        """Run the rows' programs, where there are any."""
+        held = [None if row is None else row._memory for row in rows]  # until the module is done, whoever leaves
         calls = [
-            None if row is None or program is None else (program, row._address)
-            for program, row in zip(programs, rows, strict=True)
+            None if memory is None or program is None else (program, memory.data_ptr())
+            for program, memory in zip(found, held, strict=True)
         ]
-        large = self.count * len(rows) >= LARGE
-        _combine.combine_rows(calls, self.count, torch.get_num_threads() if large else 1, *stacks)
+        threads = threads_for(self.count * len(rows))
+        _combine.combine_rows(calls, self.count, threads, *map(Tensor.data_ptr, stacks))
 
-    def _move_by_hand(
-        self,
-        rows: Sequence[Row | None],
-        stages: list[CompiledStage],
-        outputs: Tensor,
-        unguided: Tensor,
-        shown: Tensor,
-    ) -> None:
-        """Move `rows`, whose stages are no programs, with PyTorch."""
-        for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
-            if row is not None:
-                sample, *slots = row._memory
-                places = dict(enumerate(slots))
-                places[SAMPLE_PLACE] = places[NEXT_PLACE] = sample
-                places[OUTPUT_PLACE], places[UNGUIDED_PLACE] = outputs[index], unguided[index]
-                for move in stage.laid_out.moves:
-                    sources = [places[source] for source in move.sources]
-                    made = self.backend.combine(sources, move.coefficients) if sources else torch.zeros(self.shape)
-                    places[move.target].copy_(made.clamp_(-move.limit, move.limit))
-                torch.mul(sample, stage.next_scale, out=shown[index])
+    def _move_by_hand(self, row: Row, output: Tensor, unguided: Tensor, shown: Tensor) -> None:
+        """Move a row whose stage is no program, with PyTorch."""
+        sample, *slots = row._memory
+        places = dict(enumerate(slots)) | {SAMPLE: sample, NEXT: sample, SHOWN: shown}
+        places |= {OUTPUT: output, UNGUIDED: unguided}
+        for made in _sums([stage.lowered for stage in row._stages[row.position : row.position + 2]], self.wide):
+            sources = [places[source] for source in made.sources]
+            result = self.backend.combine(sources, made.coefficients) if sources else torch.zeros(self.shape)
+            places[made.target].copy_(result.clamp_(-made.limit, made.limit))
 
     def put(self, row: Row, slot: int, value: Tensor) -> None:
         row._memory[1 + slot].copy_(value[0])
 
     def _checked(self, inputs: Any, outputs: Any, what: str) -> Tensor:
-        if (  # the usual case, which needs no look at anything else
+        if (  # most are, and then nothing else needs a look
             type(outputs) is Tensor
             and outputs.dtype is self.wide
             and outputs.shape == inputs.x.shape
             and outputs.is_cpu
             and outputs.is_contiguous()
+            and not outputs.is_neg()
             and not is_transformed()
         ):
             return outputs
@@ -161,7 +139,7 @@ class CompiledLanes(Lanes):
         outputs = outputs.detach()
         if type(outputs) is not Tensor or is_transformed():
             raise TypeError(f"outputs is a {type(outputs).__name__}: expected a plain tensor, outside torch.func.")
-        return (outputs if outputs.dtype is self.wide else outputs.to(self.wide)).contiguous()
+        return (outputs if outputs.dtype is self.wide else outputs.to(self.wide)).contiguous().resolve_neg()
 
     def row_result(self, row: Row) -> Tensor:
         sample: Tensor = row.sample
@@ -172,39 +150,33 @@ class CompiledLanes(Lanes):
 
 
 @lru_cache(maxsize=1024)
-def _stages(plan: Plan, transforms: bool, limit: float, wide: torch.dtype) -> tuple[CompiledStage, ...]:
-    layout = lay_out(plan, transforms, limit)
-    scales = [torch.tensor(stage.plan_stage.scale, dtype=wide).item() for stage in layout.stages]
-    made = []
-    for index, laid_out in enumerate(layout.stages):
-        next_scale = (*scales, 1.0)[index + 1]
-        show = Move(SHOWN_PLACE, (SAMPLE_PLACE,), (scales[index],))
-        show_next = Move(SHOWN_PLACE, (NEXT_PLACE,), (next_scale,))
-        moves = laid_out.moves if index + 1 == plan.nfe else (*laid_out.moves, show_next)
-        traits = traits_of(layout, index)
-        programs = _program((show,), wide), _program(moves, wide)
-        made.append(CompiledStage(laid_out, laid_out.plan_stage.point.timestep, traits, next_scale, *programs))
-    return tuple(made)
+def _bound_stages(lowered: Lowered, wide: torch.dtype) -> tuple[BoundStage, ...]:
+    """The stages with a program each that shows the sample to the network, and one that moves the row on.
+
+    The latter shows the next sample as well. It is None where PyTorch is to do it.
+    """
+    bound = []
+    for index, stage in enumerate(lowered.stages):
+        shows = _program([_shows(SAMPLE, stage, wide)], wide)
+        moves = _program(_sums(lowered.stages[index : index + 2], wide), wide)
+        bound.append(BoundStage(stage, shows, None, moves, stage.reads_unguided))
+    return tuple(bound)
 
 
-def _program(moves: Sequence[Move], wide: torch.dtype) -> object | None:
-    """`moves` as one program of the compiled module, or None if it does not take them."""
-    written: set[int] = set()
-    inputs: dict[int, None] = {}
-    for move in moves:
-        inputs |= dict.fromkeys(source for source in move.sources if source not in written)
-        written.add(move.target)
-    clips_sums = any(move.limit < inf and len(move.sources) > 2 for move in moves)
-    if clips_sums or not all(move.sources for move in moves) or len(inputs) + len(moves) > MOST_ARRAYS:
-        return None
-    found = {place: index for index, place in enumerate(inputs)}
-    outputs = []
-    for index, move in enumerate(moves):
-        terms = in_order(move.sources, move.coefficients)
-        outputs.append((move.limit, tuple((found[source], coefficient) for source, coefficient in terms)))
-        found[move.target] = len(inputs) + index
-    places = tuple(map(_place, (*inputs, *(move.target for move in moves))))
-    return _combine.program(wide is torch.float64, len(inputs), tuple(outputs), places)
+def _sums(stages: Sequence[LoweredStage], wide: torch.dtype) -> list[Sum]:
+    """What a row computes in the first of `stages`, and the next sample as the second one shows it, if there is one."""
+    return [*sums_of(stages[0]), *(_shows(NEXT, following, wide) for following in stages[1:2])]
+
+
+def _shows(sample: int, stage: LoweredStage, wide: torch.dtype) -> Sum:
+    """The sample as the network sees it in `stage`, times a scale of the rows' precision, as PyTorch rounds it."""
+    return Sum(SHOWN, (sample,), (torch.tensor(stage.scale, dtype=wide).item(),))
+
+
+def _program(sums: Sequence[Sum], wide: torch.dtype) -> object | None:
+    inputs, sources = numbered(sums)
+    places = tuple(map(_place, (*inputs, *(made.target for made in sums))))
+    return programs.program(sums, len(inputs), sources, wide, places=places)
 
 
 def _place(place: int) -> int:

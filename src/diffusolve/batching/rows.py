@@ -10,7 +10,8 @@ from diffusolve.backends import DrawNoise, Transform
 from diffusolve.plan import Plan, Stage
 
 if TYPE_CHECKING:
-    from diffusolve.batching.lanes import Lanes
+    from diffusolve.backends.lowered import BoundStage, Trait
+    from diffusolve.batching.row_group import RowGroup
 
 __all__ = ["GONE", "USED", "Inputs", "Row", "names_of"]
 
@@ -30,14 +31,13 @@ class Row:
         tag: whatever the caller gave it for its own use; errors show it.
         position: how many evaluations are done; -1 when the row has left its batch.
         transform: what is applied to its data predictions.
-        error: the exception that its noise source or its transform raised, which ended it.
+        error: the exception that its noise source or its transform raised, which ended it unless it was taken out.
     """
 
     __slots__ = (
         "__weakref__",
-        "_address",
         "_draw_noise",
-        "_lanes",
+        "_group",
         "_memory",
         "_result",
         "_stages",
@@ -54,8 +54,8 @@ class Row:
         plan: Plan,
         number: int,
         tag: Hashable,
-        lanes: Lanes,
-        stages: Sequence[Any],
+        group: RowGroup,
+        stages: Sequence[BoundStage],
         draw_noise: DrawNoise | None,
         transform: Transform | None,
     ) -> None:
@@ -65,11 +65,10 @@ class Row:
         self.position = 0
         self.transform = transform
         self.error: Exception | None = None
-        self._lanes = lanes
+        self._group = group
         self._stages = stages
         self._draw_noise = draw_noise
         self._memory: Any = None
-        self._address = 0
         self._result: Array | None = None
 
     @property
@@ -102,7 +101,7 @@ class Row:
         """
         if self.has_left:
             raise LookupError(f"{self} has left its batch: {self._why_left()}")
-        return self._lanes.sample(self)
+        return self._group.sample(self)
 
     @property
     def result(self) -> Array:
@@ -142,24 +141,24 @@ class Inputs:
         rows: the rows, in the order of `x`.
     """
 
-    __slots__ = ("_changes", "_lanes", "_positions", "_stages", "_traits", "rows", "timesteps", "x")
+    __slots__ = ("_changes", "_group", "_positions", "_stages", "_traits", "rows", "timesteps", "x")
 
     def __init__(
-        self, x: Array, timesteps: Array, rows: list[Row], lanes: Lanes, stages: list[Any], traits: int
+        self, x: Array, timesteps: Array, rows: list[Row], group: RowGroup, stages: list[BoundStage], traits: Trait
     ) -> None:
         self.x = x
         self.timesteps = timesteps
         self.rows = rows
-        self._lanes = lanes
+        self._group = group
         self._stages = stages
         self._traits = traits
         self._positions = [row.position for row in rows]
-        self._changes = lanes.changes
+        self._changes = group.changes
 
     @property
     def reads_unguided(self) -> bool:
         """Whether any of the rows takes the network's output without guidance as well."""
-        return any(stage.laid_out.plan_stage.reads_unguided for stage in self._stages)
+        return any(stage.reads_unguided for stage in self._stages)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,68 +1,30 @@
-"""The rows of one shape, precision and device, and what holds for them whatever moves them."""
+"""Row groups: the rows of one shape, precision and device, which move together, whatever moves them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from functools import lru_cache
-from math import inf
-from typing import Any, Protocol
+from functools import reduce
+from operator import or_
+from typing import Any
 
 from diffusolve.arrays import Array, is_torch, namespace
-from diffusolve.backends import Clip, Run, Transform, backend_of
-from diffusolve.batching.layout import LaidOutStage, Layout
+from diffusolve.backends import Run, Transform, backend_of
+from diffusolve.backends.lowered import SAMPLE, BoundStage, Lowered, LoweredStage, Sum, Trait
+from diffusolve.backends.lowering import lower
 from diffusolve.batching.rows import GONE, USED, Inputs, Row, names_of
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike, noise_source
 
-__all__ = [
-    "ENDS",
-    "SCALES",
-    "Lanes",
-    "PreparedStage",
-    "compiled_lanes",
-    "lanes_of",
-    "traits_of",
-    "what_transforms",
-]
+__all__ = ["RowGroup", "sums_of"]
 
 
-PREPARES, READS_UNGUIDED, ENDS, SCALES = 1, 2, 4, 8
-"""Traits of a stage, to be added up: something is done for its row alone, it reads the unguided output, it is the last
-of its plan, the network sees its sample scaled."""
+def sums_of(stage: LoweredStage) -> tuple[Sum, ...]:
+    """What a row computes in a stage: its memory is its own, so that a sample is remembered by copying it."""
+    return stage.sums if stage.keeps is None else (Sum(stage.keeps, (SAMPLE,), (1.0,)), *stage.sums)
 
 
-class PreparedStage(Protocol):
-    """What the lanes made of a stage of a plan."""
-
-    @property
-    def laid_out(self) -> LaidOutStage: ...
-    @property
-    def timestep(self) -> float: ...
-    @property
-    def traits(self) -> int: ...
-
-
-def traits_of(layout: Layout, index: int) -> int:
-    """The traits of a stage."""
-    stage = layout.stages[index]
-    found = {
-        PREPARES: stage.data is not None or bool(stage.noises),
-        READS_UNGUIDED: stage.plan_stage.reads_unguided,
-        ENDS: index == len(layout.stages) - 1,
-        SCALES: stage.plan_stage.scale != 1.0,
-    }
-    return sum(trait for trait, has_it in found.items() if has_it)
-
-
-def what_transforms(transform: Transform | None) -> tuple[bool, float]:
-    """Whether `transform` is the caller's own, and what it clips to if it is a :class:`~diffusolve.backends.Clip`."""
-    if isinstance(transform, Clip):
-        return False, transform.limit
-    return transform is not None, inf
-
-
-class Lanes(ABC):
+class RowGroup(ABC):
     """The rows of one shape, precision and device.
 
     Args:
@@ -72,24 +34,26 @@ class Lanes(ABC):
     def __init__(self, x: Array) -> None:
         self.shape = tuple(x.shape)
         self.dtype = x.dtype
-        self.device = getattr(x, "device", None)
+        self.device = x.device if is_torch(x) else None
         self.backend = backend_of(x)
         self.rows: dict[int, Row] = {}
         self.changes = 0
         """Counted up when a row moves or leaves."""
+        self._turn = [None]
+        """Popped while rows are advanced, which is atomic: who finds none is too early."""
 
     # What rows are moved by
 
     @abstractmethod
-    def stages(self, plan: Plan, transform: Transform | None) -> Sequence[PreparedStage]:
-        """The stages of `plan`, ready for these lanes."""
+    def stages(self, lowered: Lowered) -> Sequence[BoundStage]:
+        """The stages of a plan, ready for these rows."""
 
     @abstractmethod
-    def hold(self, row: Row, x: Array, registers: dict[str, Array]) -> None:
-        """Give a row its memory: its first sample is `x`, and it remembers `registers`, both in the wide precision."""
+    def hold(self, row: Row, x: Array, slots: Sequence[Array | None]) -> None:
+        """Give a row its memory, from its first sample `x` and what is in its slots, in the wide precision."""
 
     @abstractmethod
-    def show(self, rows: list[Row], stages: list[Any], traits: int) -> Array:
+    def show(self, rows: list[Row], stages: list[BoundStage], traits: Trait) -> Array:
         """The scaled samples of `rows`, shape (rows, ...), in the precision that the network sees."""
 
     @abstractmethod
@@ -101,7 +65,9 @@ class Lanes(ABC):
         """Write `value`, shape (1, ...), to a slot of a row."""
 
     @abstractmethod
-    def move(self, rows: Sequence[Row | None], stages: list[Any], traits: int, outputs: Array, unguided: Array) -> None:
+    def move(
+        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: Trait, outputs: Array, unguided: Array
+    ) -> None:
         """Move `rows`, all of them at once; None stands for one that has left."""
 
     @abstractmethod
@@ -122,12 +88,16 @@ class Lanes(ABC):
         self, plan: Plan, x: Array, number: int, noise: NoiseLike, transform: Transform | None, tag: Hashable
     ) -> Row:
         """A new row; arguments as :meth:`BatchRun.join <diffusolve.batching.BatchRun.join>`."""
-        wide = self.backend.widen(x.detach() if is_torch(x) else x)[None, ...]
+        wide = self.backend.widen(self.backend.detached(x))[None, ...]
         draw_noise = noise_source(noise, wide) if plan.is_stochastic else None
         run = Run(plan, draw_noise, transform)
         first = run.begin(wide)
-        row = Row(plan, number, tag, self, self.stages(plan, transform), draw_noise, transform)
-        self.hold(row, first, run.registers)
+        lowered = lower(plan, transform)
+        slots: list[Array | None] = [None] * lowered.slots
+        for register, slot in lowered.opening.holds if lowered.opening else ():
+            slots[slot] = run.registers[register]
+        row = Row(plan, number, tag, self, self.stages(lowered), draw_noise, transform)
+        self.hold(row, first, slots)
         self.rows[number] = row
         return row
 
@@ -143,41 +113,61 @@ class Lanes(ABC):
     def inputs(self, rows: list[Row]) -> Inputs:
         """What the network is to be asked about `rows`."""
         stages = [row._stages[row.position] for row in rows]
-        traits = 0
-        for stage in stages:
-            traits |= stage.traits
-        timesteps = self.array([stage.timestep for stage in stages])
+        traits = _traits_of(stages)
+        timesteps = self.array([stage.lowered.timestep for stage in stages])
         return Inputs(self.show(rows, stages, traits), timesteps, rows, self, stages, traits)
 
     def advance(self, inputs: Inputs, outputs: Any, unguided: Any) -> list[Row]:
-        """Move the rows of `inputs` by one evaluation; answered by those that are over."""
-        rows, stages = inputs.rows, inputs._stages
-        traits = inputs._traits
-        present: Sequence[Row | None] = rows
+        """Move the rows of `inputs` by one evaluation; answered by those that are over.
+
+        Callers' functions may take rows out, join others and ask for inputs, but not advance rows of this group.
+        """
+        try:
+            self._turn.pop()
+        except IndexError:
+            raise RuntimeError(
+                f"{names_of(inputs.rows)} cannot be advanced now: rows of shape {self.shape} are being advanced by "
+                "another thread, or by the call whose transform or noise source asks for it. A batch is for one thread."
+            ) from None
+        try:
+            return self._advance(inputs, outputs, unguided)
+        finally:
+            self._turn.append(None)
+
+    def _advance(self, inputs: Inputs, outputs: Any, unguided: Any) -> list[Row]:
+        stages, traits = inputs._stages, inputs._traits
         if inputs._changes != self.changes:
-            present = _still_there(inputs)
+            _check_in_time(inputs)
         outputs = self._checked(inputs, outputs, "outputs")
         if unguided is not None:
             unguided = self._checked(inputs, unguided, "unguided outputs")
-        elif traits & READS_UNGUIDED:
+        present: Sequence[Row | None] = inputs.rows
+        if inputs._changes != self.changes:
+            present = _still_there(present)
+        if unguided is None and Trait.READS_UNGUIDED in traits:
             _check_nobody_reads_unguided(present, stages)
         inputs._changes = USED
         self.changes += 1
         over: list[Row] = []
-        if traits & PREPARES:
-            present = self._prepared(present, stages, outputs, over)
+        if Trait.PREPARES in traits:
+            self._prepare_all(present, stages, outputs, over)
+            present = _still_there(present)  # callers' functions may have taken out any
         if any(present):
             self.move(present, stages, traits, outputs, outputs if unguided is None else unguided)
             for row in present:
                 if row is not None:
                     row.position += 1
-            if traits & ENDS:
-                for row, stage in zip(present, stages, strict=True):
-                    if row is not None and stage.traits & ENDS:
-                        row._result = self.row_result(row)
-                        self.leave(row)
-                        over.append(row)
-        return sorted(over, key=rows.index) if len(over) > 1 else over
+            if Trait.ENDS in traits:
+                self._end(present, over)
+        return sorted(over, key=inputs.rows.index) if len(over) > 1 else over
+
+    def _end(self, rows: Sequence[Row | None], over: list[Row]) -> None:
+        """Take out those of `rows` that are done, and put them into `over`."""
+        for row in rows:
+            if row is not None and row.position == len(row._stages):
+                row._result = self.row_result(row)
+                self.leave(row)
+                over.append(row)
 
     def data(self, row: Row, output: Array) -> Array:
         """The prediction of x0 by `output`, shape (1, ...), transformed."""
@@ -185,30 +175,33 @@ class Lanes(ABC):
         data = self.backend.combine((row.sample[None, ...], output), (stage.a, stage.b))
         return data if row.transform is None else row.transform(data, stage)
 
-    def _prepared(
-        self, rows: Sequence[Row | None], stages: Sequence[PreparedStage], outputs: Array, over: list[Row]
-    ) -> list[Row | None]:
-        """`rows` ready to be moved, with None for those whose own functions failed, which are put into `over`."""
-        ready = [*rows]
+    def _prepare_all(
+        self, rows: Sequence[Row | None], stages: Sequence[BoundStage], outputs: Array, over: list[Row]
+    ) -> None:
+        """Get `rows` ready to be moved; those whose own functions fail are taken out and put into `over`."""
         for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
-            if row is not None and stage.traits & PREPARES:
+            if row is not None and row.position != GONE and Trait.PREPARES in stage.lowered.traits:
                 try:
-                    self._prepare(row, stage, outputs[index : index + 1])
+                    self._prepare(row, stage.lowered, outputs[index : index + 1])
                 except Exception as error:
-                    row.error, ready[index] = error, None
-                    self.leave(row)
-                    over.append(row)
-        return ready
+                    row.error = error
+                    if row.position != GONE:
+                        self.leave(row)
+                        over.append(row)
 
-    def _prepare(self, row: Row, stage: PreparedStage, output: Array) -> None:
-        """Transform the row's data and draw its noise, as a run of a batch of one does."""
-        laid_out = stage.laid_out
-        if laid_out.data is not None:
-            self.put(row, laid_out.data, self._same_shape(row, self.data(row, output), "transform"))
-        for slot, sigma_from, sigma_to in laid_out.noises:
+    def _prepare(self, row: Row, stage: LoweredStage, output: Array) -> None:
+        """Transform the row's data and draw its noise, as a run of a batch of one does; it may take its row out."""
+        if stage.data is not None:
+            data = self.data(row, output)
+            if row.position != GONE:
+                self.put(row, stage.data.target, self._same_shape(row, data, "transform"))
+        for slot, sigma_from, sigma_to in stage.noises:
+            if row.position == GONE:
+                return
             assert row._draw_noise is not None
             drawn = row._draw_noise(row.sample[None, ...], sigma_from, sigma_to)
-            self.put(row, slot, self._same_shape(row, drawn, "noise source"))
+            if row.position != GONE:
+                self.put(row, slot, self._same_shape(row, drawn, "noise source"))
 
     def _same_shape(self, row: Row, made: Array, by: str) -> Array:
         if tuple(getattr(made, "shape", ())) != (1, *self.shape):
@@ -236,7 +229,7 @@ class Lanes(ABC):
             )
         if not self.backend.is_floating(outputs):
             raise TypeError(f"{what} holds {outputs.dtype}: expected floating point numbers for {names_of(rows)}.")
-        if is_torch(outputs) and outputs.device != self.device:
+        if self.device is not None and outputs.device != self.device:
             raise ValueError(f"{what} is on {outputs.device}: expected {self.device}, where {names_of(rows)} is.")
         return self.take(outputs)
 
@@ -254,9 +247,15 @@ class Lanes(ABC):
         return namespace(outputs[0]).stack(list(outputs))
 
 
-def _check_nobody_reads_unguided(rows: Sequence[Row | None], stages: Sequence[PreparedStage]) -> None:
+def _traits_of(stages: Sequence[BoundStage]) -> Trait:
+    """The traits of any of `stages`."""
+    found = {id(stage.lowered.traits): stage.lowered.traits for stage in stages}  # few, and it takes long to join two
+    return reduce(or_, found.values())
+
+
+def _check_nobody_reads_unguided(rows: Sequence[Row | None], stages: Sequence[BoundStage]) -> None:
     for row, stage in zip(rows, stages, strict=True):
-        if row is not None and stage.traits & READS_UNGUIDED:
+        if row is not None and stage.reads_unguided:
             raise ValueError(
                 f"{row}: {row.plan.solver} needs the network's output without guidance as well: "
                 "advance(inputs, outputs, unguided)."
@@ -271,12 +270,8 @@ def _kind(x: Array) -> str:
     return "a torch tensor" if is_torch(x) else f"an array of {namespace(x).__name__}"
 
 
-def _still_there(inputs: Inputs) -> list[Row | None]:
-    """The rows of `inputs`, with None for those that have left.
-
-    Raises:
-        ValueError: a row has moved on since.
-    """
+def _check_in_time(inputs: Inputs) -> None:
+    """Raise ValueError if a row of `inputs` has moved on since they were made."""
     if inputs._changes == USED:
         raise ValueError(f"these inputs were used already, for {names_of(inputs.rows)}: ask the batch for new ones.")
     for row, position in zip(inputs.rows, inputs._positions, strict=True):
@@ -285,26 +280,8 @@ def _still_there(inputs: Inputs) -> list[Row | None]:
                 f"{row} was advanced since these inputs were made: they are for evaluation {position + 1}, and "
                 f"{row.position} are done. Ask the batch for new ones."
             )
-    return [None if row.has_left else row for row in inputs.rows]
 
 
-def lanes_of(x: Array) -> Lanes:
-    """Lanes for rows like `x`: the fastest that can move them."""
-    if is_torch(x):
-        compiled = compiled_lanes()
-        if compiled is not None and compiled.takes(x):
-            lanes: Lanes = compiled(x)
-            return lanes
-    from diffusolve.batching.stacked import StackedLanes
-
-    return StackedLanes(x)
-
-
-@lru_cache(maxsize=1)
-def compiled_lanes() -> Any:
-    """:class:`~diffusolve.batching.compiled.CompiledLanes`, or None if the package was installed without a compiler."""
-    try:
-        from diffusolve.batching.compiled import CompiledLanes
-    except ImportError:
-        return None
-    return CompiledLanes
+def _still_there(rows: Sequence[Row | None]) -> list[Row | None]:
+    """`rows`, with None for those that have left."""
+    return [None if row is None or row.position == GONE else row for row in rows]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.batching.coefficients import coefficients, slots_of
+from diffusolve.backends.coefficients import coefficients, slots_of
 from diffusolve.plan import Plan
 
 __all__ = ["PlanModule"]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.batching.layout import NEXT_PLACE, OUTPUT_PLACE, SAMPLE_PLACE, UNGUIDED_PLACE, LaidOutStage, lay_out
+from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage
+from diffusolve.backends.lowering import lower
 from diffusolve.plan import Plan
 
 __all__ = ["Coefficients", "coefficients", "slots_of"]
 
-NAMES = {SAMPLE_PLACE: "sample", OUTPUT_PLACE: "output", UNGUIDED_PLACE: "unguided", NEXT_PLACE: "sample"}
+NAMES = {SAMPLE: "sample", OUTPUT: "output", UNGUIDED: "unguided", NEXT: "sample"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def coefficients(rows: Sequence[tuple[Plan, int]]) -> Coefficients:
     sums = [_sums(stage) for stage in stages]
     targets = sorted({target for made in sums for target in made}, key=_order)
     for made, stage in zip(sums, stages, strict=True):
+        held = {slot for _, slot in stage.holds}
         for target in targets:  # what a row does not write while others do stays what it is
-            if target not in made and target in stage.keeps:
+            if target not in made and target in held:
                 made[target] = {target: 1.0}
     terms = [
         (target, source)
@@ -68,8 +70,8 @@ def coefficients(rows: Sequence[tuple[Plan, int]]) -> Coefficients:
     return Coefficients(
         np.array(table, np.float64).reshape(len(rows), len(terms)),
         tuple((_name(target), _name(source)) for target, source in terms),
-        np.array([stage.plan_stage.scale for stage in stages]),
-        np.array([stage.plan_stage.point.timestep for stage in stages], np.float64),
+        np.array([stage.scale for stage in stages]),
+        np.array([stage.timestep for stage in stages], np.float64),
         tuple(tuple((_name(slot), start, end) for slot, start, end in stage.noises) for stage in stages),
         tuple(position == plan.nfe - 1 for plan, position in rows),
     )
@@ -77,29 +79,30 @@ def coefficients(rows: Sequence[tuple[Plan, int]]) -> Coefficients:
 
 def slots_of(plan: Plan) -> int:
     """How many slots a row with `plan` needs beside its sample."""
-    return lay_out(plan, False).slots
+    return lower(plan).slots
 
 
-def _stage(plan: Plan, position: int, row: int) -> LaidOutStage:
-    layout = lay_out(plan, False)
-    if layout.opening:
+def _stage(plan: Plan, position: int, row: int) -> LoweredStage:
+    lowered = lower(plan)
+    if lowered.opening is not None and lowered.opening.holds:
         raise ValueError(f"row {row}: {plan.solver} remembers more than its sample from before the first evaluation.")
     if not 0 <= position < plan.nfe:
         raise IndexError(f"row {row}: position {position} of {plan.solver}, which has {plan.nfe} evaluations.")
-    return layout.stages[position]
+    return lowered.stages[position]
 
 
-def _sums(stage: LaidOutStage) -> dict[int, dict[int, float]]:
+def _sums(stage: LoweredStage) -> dict[int, dict[int, float]]:
     """What the stage leaves in each place, as sums over what was there before: ``{target: {source: coefficient}}``."""
-    values: dict[int, dict[int, float]] = {}
-    for move in stage.moves:
+    values: dict[int, dict[int, float]] = {} if stage.keeps is None else {stage.keeps: {SAMPLE: 1.0}}
+    for made in stage.sums:
         total: dict[int, float] = {}
-        for source, coefficient in zip(move.sources, move.coefficients, strict=True):
+        for source, coefficient in zip(made.sources, made.coefficients, strict=True):
             for place, factor in values.get(source, {source: 1.0}).items():
                 total[place] = total.get(place, 0.0) + coefficient * factor
-        values[move.target] = total
-    kept = {place: total for place, total in values.items() if place in stage.keeps}
-    return {**kept, SAMPLE_PLACE: values[NEXT_PLACE]}
+        values[made.target] = total
+    following = values.pop(NEXT)
+    held = {slot for _, slot in stage.holds}
+    return {**{place: total for place, total in values.items() if place in held}, SAMPLE: following}
 
 
 def _order(place: int) -> tuple[bool, int]:
