@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,12 @@ def _nothing_reported_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _classes_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cls in (Euler, Ddim):
-        monkeypatch.setattr(diffusolve, cls.__name__, cls, raising=False)
+    patch_classes(monkeypatch, {cls.__name__: cls for cls in (Euler, Ddim)})
+
+
+def patch_classes(monkeypatch: pytest.MonkeyPatch, classes: Mapping[str, type[Any]]) -> None:
+    """Let the package have these scheduler classes and no others."""
+    monkeypatch.setattr("diffusolve.schedulers.mixin.class_named", classes.get)
 
 
 def chosen(config: Any) -> dict[str, Any]:
@@ -622,8 +626,7 @@ def diffusers() -> Any:
 @pytest.fixture
 def twins(diffusers: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, type[SchedulerMixin]]]:
     twins = {name: twin_of(getattr(diffusers, name)) for name in NAMES}
-    for name, twin in twins.items():
-        monkeypatch.setattr(diffusolve, name, twin, raising=False)
+    patch_classes(monkeypatch, twins)
     return twins  # type: ignore[return-value]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,39 +11,11 @@ from pathlib import Path
 import pytest
 
 import diffusolve
-from tests.tables import for_each
+from benchmarks.imports import imports_of
+from benchmarks.rooms import FACES, PAGE, ROOMS, filled
 
 PACKAGE = Path(diffusolve.__file__).parent
-
-LEAVES = {"errors", "arrays", "files"}
-SAMPLING = {"noise", "spacing", "prediction", "solvers", "plan", "backends", "randomness"}
-
-# Room -> the rooms that it may import from, in the order that data flow through them.
-KNOWS: dict[str, set[str]] = {
-    "errors": set(),
-    "arrays": set(),
-    "files": set(),
-    "noise": {"errors"},
-    "spacing": {"errors", "noise"},
-    "prediction": {"errors", "noise"},
-    "solvers": {"errors", "noise"},
-    "plan": {"errors", "noise", "prediction", "solvers"},
-    "backends": {"errors", "arrays", "plan"},
-    "randomness": {"errors", "arrays"},
-    "sampling": LEAVES | SAMPLING,
-    "batching": {"arrays", "backends", "plan", "randomness"},
-    "denoisers": {"errors", "arrays", "noise", "prediction"},
-    "hub": LEAVES,
-    "config": LEAVES | {"hub"},
-    "diffusers_bridge": LEAVES,
-    "schedulers": LEAVES | SAMPLING | {"hub", "config", "diffusers_bridge"},
-    "tokens": LEAVES | {"config", "schedulers"},
-    "k_diffusion": LEAVES | SAMPLING | {"sampling"},
-    "catalog": {"errors", "files", "noise", "spacing", "solvers", "sampling", "config", "schedulers", "k_diffusion"},
-    "serving": LEAVES | SAMPLING | {"sampling", "batching", "catalog"},
-}
-FACES = {"cli"}
-"""These may import whatever is above, and nothing imports them."""
+HOME: dict[str, str] = {**diffusolve._HOME, **{room: room for room in diffusolve._ROOMS}}  # type: ignore[attr-defined]
 
 TORCH_AT_TOP = {
     "backends/fused.py",
@@ -65,62 +38,92 @@ def sources() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-ROOMS = [name for name in KNOWS if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name / "__init__.py").exists()]
-
-
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module that the file names in an import statement, wherever that stands."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            assert node.module is not None
-            found.add(node.module)
-            if node.module == "diffusolve":
-                found |= {f"diffusolve.{alias.name}" for alias in node.names}
-    return found
-
-
 def rooms_imported_by(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(path) if name.startswith("diffusolve.")} - {room_of(path)}
+    """The rooms that a file imports from; a public name taken from the package itself counts as its room."""
+    names = [
+        name.removeprefix("diffusolve.")
+        for name in imports_of(path.read_text(encoding="utf-8"))
+        if name.startswith("diffusolve.")
+    ]
+    return {HOME.get(name, name).split(".")[0] for name in names} - {room_of(path), "__version__"}
 
 
-@for_each("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down_the_table(path: Path) -> None:
-    room = room_of(path)
-    assert room in KNOWS or room in FACES, f"{room} is not in the table: give it its place"
-    if room in KNOWS:
-        wrong = rooms_imported_by(path) - KNOWS[room]
-        assert not wrong, f"{room} may not know about {', '.join(sorted(wrong))}"
-    else:
-        assert rooms_imported_by(path) <= set(KNOWS) | {"__version__", *diffusolve.__all__}
+def test_imports_point_down_the_table() -> None:
+    wrong = []
+    for path in sources():
+        room, known = room_of(path), rooms_imported_by(path)
+        assert room in ROOMS or room in FACES, f"{room} is not in benchmarks/rooms.py: give it its place"
+        allowed = ROOMS[room].knows if room in ROOMS else ROOMS.keys()
+        wrong += [f"{path.relative_to(PACKAGE)} may not know about {other}" for other in sorted(known - allowed)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_room_takes_names_from_the_package_by_a_variable() -> None:
+    """``getattr(diffusolve, name)`` may lead to any room."""
+    wrong = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sources()
+        if room_of(path) in ROOMS and "diffusolve" in imports_of(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("import diffusolve\ngetattr(diffusolve, name)", {"diffusolve"}),
+        ("import diffusolve as d\nd.Run(plan)", {"diffusolve.Run"}),
+        ("def f():\n    import diffusolve\n    return diffusolve.__version__", {"diffusolve.__version__"}),
+        ("from diffusolve import Run as R", {"diffusolve.Run"}),
+        ("from diffusolve.backends import Run", {"diffusolve.backends"}),
+        ("import diffusolve.backends.run", {"diffusolve.backends.run"}),
+        ("importlib.import_module('diffusolve')", {"diffusolve"}),
+        ("importlib.import_module(f'diffusolve.{room}.x')", {"diffusolve"}),
+        ("import_module('diffusolve.backends')", {"diffusolve.backends"}),
+        ("sys.modules['diffusolve']", {"diffusolve"}),
+        ("import numpy as np\nnp.ones(3)", {"numpy"}),
+    ],
+)
+def test_imports_are_seen_through_every_door(code: str, modules: set[str]) -> None:
+    assert imports_of(code) == modules
 
 
 def test_the_table_itself_points_one_way() -> None:
     above: set[str] = set()
-    for room, known in KNOWS.items():
-        assert known <= above, f"{room} knows about something below it"
-        above.add(room)
+    for name, room in ROOMS.items():
+        assert room.knows <= above, f"{name} knows about something below it"
+        above.add(name)
 
 
-@for_each("path", [path for path in sources() if room_of(path) in FREE_OF_ARRAYS], ids=lambda path: path.name)
-def test_solvers_know_no_array_library(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports_of(path)} & {"torch", "numpy", "scipy", "jax"}
+def test_the_table_has_the_rooms_that_there_are() -> None:
+    assert {room_of(path) for path in sources()} == {*ROOMS, *FACES}
 
 
-@for_each("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_torch_is_imported_at_the_top_of_a_file_only_where_it_is_wanted(path: Path) -> None:
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    modules = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
-    modules |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
-    if any(module.split(".")[0] == "torch" for module in modules):
-        assert room_of(path) in FOR_TORCH or path.relative_to(PACKAGE).as_posix() in TORCH_AT_TOP
+def test_the_page_has_the_table() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page) == page, "run python -m benchmarks.rooms"
+
+
+def test_solvers_know_no_array_library() -> None:
+    for path in sources():
+        if room_of(path) in FREE_OF_ARRAYS:
+            packages = {name.split(".")[0] for name in imports_of(path.read_text(encoding="utf-8"))}
+            assert not packages & {"torch", "numpy", "scipy", "jax"}, path
+
+
+def test_torch_is_imported_at_the_top_of_a_file_only_where_it_is_wanted() -> None:
+    found = set()
+    for path in sources():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        modules = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+        if room_of(path) not in FOR_TORCH and any(module.split(".")[0] == "torch" for module in modules):
+            found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == TORCH_AT_TOP
 
 
 def modules_after(statements: str) -> set[str]:
@@ -145,10 +148,9 @@ def test_names_grids_and_plans_work_without_torch() -> None:
     assert not modules_after(work) & {"torch", "scipy", "jax", "matplotlib", "diffusers"}
 
 
-@for_each("name", diffusolve.__all__)
-def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(diffusolve, name) is not None
-    assert name in dir(diffusolve)
+def test_every_public_name_is_there() -> None:
+    assert [name for name in diffusolve.__all__ if getattr(diffusolve, name, None) is None] == []
+    assert set(diffusolve.__all__) <= set(dir(diffusolve))
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
@@ -156,9 +158,9 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         diffusolve.Samplr  # noqa: B018
 
 
-@for_each("room", ROOMS)
-def test_every_name_that_a_room_exports_is_there(room: str) -> None:
-    module = __import__(f"diffusolve.{room}", fromlist=["__all__"])
-    exported = getattr(module, "__all__", [])
-    assert all(hasattr(module, name) for name in exported)
-    assert len(set(exported)) == len(exported)
+def test_every_name_that_a_room_exports_is_there() -> None:
+    for room in ROOMS:
+        module = importlib.import_module(f"diffusolve.{room}")
+        exported = getattr(module, "__all__", [])
+        assert [name for name in exported if not hasattr(module, name)] == [], room
+        assert len(set(exported)) == len(exported), room

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffusolve import diffusers_bridge
+from diffusolve import diffusers_bridge, schedulers
 
 if TYPE_CHECKING:
     from diffusolve import serving as serving
@@ -78,23 +78,8 @@ diffusers_bridge.watch()
 
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {
+    **{name: f"schedulers.{module}" for name, module in schedulers.CLASSES.items()},
     "BatchRun": "batching",
-    "DDIMScheduler": "schedulers.ddim",
-    "DDPMScheduler": "schedulers.ddpm",
-    "DEISMultistepScheduler": "schedulers.deis_multistep",
-    "DPMSolverFastScheduler": "schedulers.dpmsolver_fast",
-    "DPMSolverMultistepScheduler": "schedulers.dpmsolver_multistep",
-    "DPMSolverSDEScheduler": "schedulers.dpmsolver_sde",
-    "DPMSolverSinglestepAncestralScheduler": "schedulers.dpmsolver_singlestep_ancestral",
-    "DPMSolverSinglestepScheduler": "schedulers.dpmsolver_singlestep",
-    "EulerAncestralDiscreteScheduler": "schedulers.euler_ancestral_discrete",
-    "EulerDiscreteScheduler": "schedulers.euler_discrete",
-    "HeunDiscreteScheduler": "schedulers.heun_discrete",
-    "KDPM2AncestralDiscreteScheduler": "schedulers.k_dpm_2_ancestral_discrete",
-    "KDPM2DiscreteScheduler": "schedulers.k_dpm_2_discrete",
-    "LMSDiscreteScheduler": "schedulers.lms_discrete",
-    "PNDMScheduler": "schedulers.pndm",
-    "UniPCMultistepScheduler": "schedulers.unipc_multistep",
     "AmusedScheduler": "tokens.amused",
     "BlockRefinementScheduler": "tokens.block_refinement",
     "DiscreteDDIMScheduler": "tokens.discrete_ddim",

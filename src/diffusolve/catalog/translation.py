@@ -18,6 +18,7 @@ from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
 from diffusolve.noise import SD15, Grid
+from diffusolve.schedulers import scheduler_class
 
 __all__ = ["FromDiffusers", "ToDiffusers", "from_diffusers", "to_diffusers"]
 
@@ -79,7 +80,7 @@ class ToDiffusers:
                 f"{self.class_name} is a class of diffusers that this library does not have: use diffusolve.sample "
                 f"with {self.name!r}, or {self.class_name}.from_config of diffusers."
             )
-        return _class(self.class_name).from_config(self.joined(config or {}))
+        return scheduler_class(self.class_name).from_config(self.joined(config or {}))
 
     def save(self, directory: str | PathLike[str], config: Mapping[str, Any] | None = None) -> Path:
         """Write ``scheduler_config.json`` into `directory`, which is made, and return its path."""
@@ -139,7 +140,7 @@ def _levels_of(wanted: ScheduleType, entry: Entry, there: DiffusersClass, differ
         return {}
     if not there.here:
         return dict(wanted.config) if "timestep_spacing" in wanted.config else {}
-    keys = set(config_keys(_class(there.name)))
+    keys = set(config_keys(scheduler_class(there.name)))
     missing = sorted(wanted.config.keys() - keys)
     spaces_timesteps = "timestep_spacing" in wanted.config
     if missing and not spaces_timesteps:
@@ -163,7 +164,7 @@ def _differing(distance: float) -> str:
 def _distance(entry: Entry, schedule_type: ScheduleType, config: Mapping[str, Any]) -> float:
     """How far a scheduler's noise levels (sigma / alpha) are from a schedule type's; infinity for another count."""
     assert entry.diffusers is not None
-    scheduler = _class(entry.diffusers.name).from_config({**STABLE_DIFFUSION, **config})
+    scheduler = scheduler_class(entry.diffusers.name).from_config({**STABLE_DIFFUSION, **config})
     scheduler.set_timesteps(STEPS)
     spacing = schedule_type.spacing
     if entry.spaces_itself:
@@ -177,12 +178,6 @@ def _distance(entry: Entry, schedule_type: ScheduleType, config: Mapping[str, An
 def _ratios(grid: Grid) -> list[float]:
     """sigma / alpha at each point; what PNDM asks about twice counts once."""
     return list(dict.fromkeys(float(point.sigma / point.alpha) for point in grid))
-
-
-def _class(name: str) -> Any:
-    import diffusolve
-
-    return getattr(diffusolve, name)
 
 
 def _nearest(entry: Entry) -> str:
@@ -236,7 +231,7 @@ def _there(entry: Entry) -> DiffusersClass:
 @lru_cache(maxsize=64)
 def _defaults(class_name: str) -> Mapping[str, Any]:
     """The configuration keys of a class of ours, with their defaults."""
-    made = _class(class_name)()
+    made = scheduler_class(class_name)()
     return {key: made.config[key] for key in config_keys(type(made))}
 
 

@@ -1,1 +1,45 @@
 """Scheduler classes: drop-in for diffusers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["CLASSES", "scheduler_class"]
+
+CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "DDIMScheduler": "ddim",
+        "DDPMScheduler": "ddpm",
+        "DEISMultistepScheduler": "deis_multistep",
+        "DPMSolverFastScheduler": "dpmsolver_fast",
+        "DPMSolverMultistepScheduler": "dpmsolver_multistep",
+        "DPMSolverSDEScheduler": "dpmsolver_sde",
+        "DPMSolverSinglestepAncestralScheduler": "dpmsolver_singlestep_ancestral",
+        "DPMSolverSinglestepScheduler": "dpmsolver_singlestep",
+        "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
+        "EulerDiscreteScheduler": "euler_discrete",
+        "HeunDiscreteScheduler": "heun_discrete",
+        "KDPM2AncestralDiscreteScheduler": "k_dpm_2_ancestral_discrete",
+        "KDPM2DiscreteScheduler": "k_dpm_2_discrete",
+        "LMSDiscreteScheduler": "lms_discrete",
+        "PNDMScheduler": "pndm",
+        "UniPCMultistepScheduler": "unipc_multistep",
+    }
+)
+"""Class -> the module here that defines it, imported when the class is first asked for."""
+
+
+def scheduler_class(name: str) -> Any:
+    """The scheduler class called `name`.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in CLASSES:
+        from diffusolve.errors import unknown_name  # here, since `import diffusolve` imports this file
+
+        raise unknown_name("scheduler class", name, CLASSES)
+    return getattr(importlib.import_module(f"{__name__}.{CLASSES[name]}"), name)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from abc import ABCMeta
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, overload
 
 from diffusolve import diffusers_bridge
 from diffusolve.config import ConfigMixin, config_keys
+from diffusolve.errors import UnknownNameError
 from diffusolve.hub import PushToHubMixin
+from diffusolve.schedulers import scheduler_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -118,8 +119,9 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
 
     @classmethod
     def _get_compatibles(cls) -> list[type[ConfigMixin]]:
-        found = (class_named(name) for name in dict.fromkeys([cls.__name__, *cls._compatibles]))
-        return [compatible for compatible in found if compatible is not None]
+        own = cls if cls.__module__.startswith("diffusolve.") else class_named(cls.__name__)
+        found = [own, *(class_named(name) for name in cls._compatibles)]
+        return list(dict.fromkeys(compatible for compatible in found if compatible is not None))
 
     @classmethod
     def _keys_of_compatibles(cls) -> set[str]:
@@ -131,10 +133,10 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
 
 
 def class_named(name: str) -> type[ConfigMixin] | None:
-    """The class of this name in `diffusolve`; None if there is none, or it lacks a package that is not installed."""
+    """The scheduler class of this name; None if there is none, or it lacks a package that is not installed."""
     try:
-        return getattr(importlib.import_module("diffusolve"), name, None)
-    except ImportError:
+        return cast("type[ConfigMixin]", scheduler_class(name))
+    except (UnknownNameError, ImportError):
         return None
 
 
