@@ -26,6 +26,7 @@ from diffusolve.solvers import SOLVERS, Solver, dpm_2, dpm_adaptive, dpm_fast, d
 from diffusolve.spacing import Karras, Trailing
 from tests.interpreter import Interpreter
 from tests.strategies import recipes
+from tests.tables import for_each
 
 VE = VarianceExploding(0.01, 50.0)
 TO_ZERO = Karras().grid(VE, 10)
@@ -38,13 +39,13 @@ PLANNABLE = {
     "unipc 4": unipc.with_options(order=4, variant="bh1"),
     "unip": unipc.with_options(corrector=False),
 }
-every_solver = pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
+every_solver = for_each("solver", PLANNABLE.values(), ids=PLANNABLE)
 
 
 # What is known of a sampler without running it
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("solver", "nfe", "nfe_to_min", "registers"),
     [
         (euler, 10, 10, 1),
@@ -78,9 +79,7 @@ def test_evaluations_steps_and_registers_are_those_that_the_algorithm_needs(
 
 
 @every_solver
-@pytest.mark.parametrize(
-    "grid", [TO_ZERO, TO_MIN, Trailing().grid(FlowMatching(), 1)], ids=["0", "sigma_min", "1 step"]
-)
+@for_each("grid", [TO_ZERO, TO_MIN, Trailing().grid(FlowMatching(), 1)], ids=["0", "sigma_min", "1 step"])
 def test_no_register_is_read_before_it_is_written_nor_written_in_vain(solver: Solver, grid: Grid) -> None:
     plan = trace(solver, grid, Flow())
     table = Interpreter(plan, lambda x, t: 0.5 * x, lambda x, s, t: np.ones_like(x))
@@ -188,7 +187,7 @@ def fields(plan: Plan) -> tuple[Any, ...]:
 
 
 @every_solver
-@pytest.mark.parametrize("indent", [None, 2])
+@for_each("indent", [None, 2])
 def test_json_is_lossless_for_every_solver(solver: Solver, indent: int | None) -> None:
     sampler = Sampler(solver, Trailing())
     for schedule, prediction in ((VE, "edm"), (SD15, "epsilon"), (FlowMatching(), "flow"), (Cosine(), "v_prediction")):
@@ -300,7 +299,7 @@ DAMAGES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("text", "message"), DAMAGES.values(), ids=DAMAGES)
+@for_each(("text", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_what_is_no_plan_is_refused_and_the_error_says_why(text: str, message: str) -> None:
     with pytest.raises(PlanFormatError, match=message):
         Plan.from_json(text)

@@ -46,6 +46,7 @@ from diffusolve.solvers.er_sde import NOISE_SCALERS, integrals
 from diffusolve.solvers.sa_solver import stochastic_adams_weights
 from diffusolve.spacing import Karras, Trailing
 from tests.interpreter import Interpreter
+from tests.tables import for_each
 from tests.test_solvers import GRIDS, Data, drive, every_grid, varying
 from tests.test_tracing import SHAPE, Network, NoiseSource, run_plan
 
@@ -243,9 +244,9 @@ def er_sde_by_the_paper(
     return made
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("scaler", PHIS)
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@for_each("stage", [1, 2, 3])
+@for_each("scaler", PHIS)
+@for_each("name", TO_SIGMA_MIN)
 def test_er_sde_is_the_papers_solver_on_every_noise_schedule(name: str, scaler: str, stage: int) -> None:
     grid = GRIDS[name]
     solver = er_sde.with_options(max_stage=stage, noise_scaler=scaler, third_order="authors")
@@ -294,8 +295,8 @@ def decay_of_variance(u: float, eta: float, end: float) -> float:
     return 2 * eta * math.exp(-2 * eta * (end - u))
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@for_each("eta", [0.0, 0.5, 1.0])
+@for_each("name", TO_SIGMA_MIN)
 def test_seeds_decomposes_the_noise_of_a_step_on_every_noise_schedule(name: str, eta: float) -> None:
     grid = GRIDS[name]
     for solver, nodes in (
@@ -309,9 +310,9 @@ def test_seeds_decomposes_the_noise_of_a_step_on_every_noise_schedule(name: str,
         np.testing.assert_allclose(made, seeds_by_the_paper(grid, 0.7, varying, eta, nodes, noises()), rtol=1e-8)
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("corrected", [False, True])
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@for_each("tau", [0.0, 0.5, 1.0, 2.0])
+@for_each("corrected", [False, True])
+@for_each("order", [1, 2, 3, 4])
 def test_the_weights_of_sa_solver_are_the_integrals_of_its_paper(order: int, corrected: bool, tau: float) -> None:
     """Equations 14 and 17, by quadrature, in units of alpha at the end of the step."""
     log_snrs = [0.3, -0.1, -0.35, -0.9, -1.2]  # the end of the step, its beginning, and before
@@ -362,8 +363,8 @@ def adams(x: float, s: Point, t: Point, tau: float, known: list[tuple[float, Poi
 # Exactness: what each method integrates without error
 
 
-@pytest.mark.parametrize("scaler", PHIS)
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@for_each("scaler", PHIS)
+@for_each("name", TO_SIGMA_MIN)
 def test_er_sde_is_exact_for_data_that_are_polynomials_of_sigma_over_alpha(name: str, scaler: str) -> None:
     grid = GRIDS[name]
     phi = PHIS[scaler]
@@ -379,8 +380,8 @@ def test_er_sde_is_exact_for_data_that_are_polynomials_of_sigma_over_alpha(name:
             assert y / t.alpha == pytest.approx(phi(end) / phi(rho) * x / s.alpha + moved, rel=1e-8, abs=1e-10)
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@for_each("tau", [0.0, 0.7, 1.0])
+@for_each("name", TO_SIGMA_MIN)
 def test_sa_solver_is_exact_for_data_that_are_polynomials_of_the_log_snr(name: str, tau: float) -> None:
     grid = GRIDS[name]
     for order in (1, 2, 3, 4):
@@ -415,8 +416,8 @@ def test_sa_solver_takes_fewer_data_predictions_in_steps_much_longer_than_those_
     assert tuple(orders[8:10]) == last
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@for_each("eta", [0.0, 1.0])
+@for_each("name", TO_SIGMA_MIN)
 def test_exponential_heun_and_phi_2_are_exact_for_data_that_are_linear_in_the_log_snr(name: str, eta: float) -> None:
     grid = GRIDS[name]
     data = Polynomial([0.5, 0.3])
@@ -437,9 +438,9 @@ def exact_step(x: float, s: Point, t: Point, eta: float, data: Polynomial) -> fl
     return t.sigma / s.sigma * math.exp(-eta * (t.log_snr - s.log_snr)) * x + t.alpha * integral
 
 
-@pytest.mark.parametrize("eta", [0.01, 1.0, 30.0, 1e6])
-@pytest.mark.parametrize("scaler", ["er_sde", "reverse_time_sde"])
-@pytest.mark.parametrize(("rho", "end"), [(2.0, 1.9), (80.0, 0.002), (1e5, 3e4)])
+@for_each("eta", [0.01, 1.0, 30.0, 1e6])
+@for_each("scaler", ["er_sde", "reverse_time_sde"])
+@for_each(("rho", "end"), [(2.0, 1.9), (80.0, 0.002), (1e5, 3e4)])
 def test_the_integrals_of_er_sde_are_exact_for_any_amount_of_noise(
     rho: float, end: float, scaler: str, eta: float
 ) -> None:
@@ -504,7 +505,7 @@ SAME: dict[str, tuple[Solver, Solver]] = {
 
 
 @every_grid
-@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
+@for_each(("one", "other"), SAME.values(), ids=SAME)
 def test_relatives_give_the_same_numbers(one: Solver, other: Solver, grid: Grid) -> None:
     if one is SAME["SA-Solver where it never is an SDE is that without noise"][0]:
         grid = grid[1:]  # the noisiest level itself is where the SDE would begin
@@ -512,10 +513,8 @@ def test_relatives_give_the_same_numbers(one: Solver, other: Solver, grid: Grid)
     np.testing.assert_allclose(made, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
-@pytest.mark.parametrize(
-    "other", [dpmpp_multistep.with_options(order=3), unipc.with_options(order=3, corrector=False)], ids=str
-)
+@for_each("name", TO_SIGMA_MIN)
+@for_each("other", [dpmpp_multistep.with_options(order=3), unipc.with_options(order=3, corrector=False)], ids=str)
 def test_sa_solver_3_without_noise_is_dpmpp_3m_and_unip_3(other: Solver, name: str) -> None:
     """There is one parabola through three data predictions; the start-ups differ, and these data forget them."""
     sa = sa_solver.with_options(eta=0.0, predictor_order=3, corrector_order=0)
@@ -537,15 +536,15 @@ STRAIGHT_SAME: dict[str, tuple[Solver, Solver]] = {
 }
 
 
-@pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize(("one", "other"), STRAIGHT_SAME.values(), ids=STRAIGHT_SAME)
+@for_each("name", GRIDS)
+@for_each(("one", "other"), STRAIGHT_SAME.values(), ids=STRAIGHT_SAME)
 def test_relatives_on_grids_linear_in_sigma_give_the_same_numbers(one: Solver, other: Solver, name: str) -> None:
     grid = linear_in_sigma(name)
     np.testing.assert_allclose(drive(one, grid, 0.7, varying), drive(other, grid, 0.7, varying), rtol=1e-9)
 
 
-@pytest.mark.parametrize("max_order", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", GRIDS)
+@for_each("max_order", [1, 2, 3, 4])
+@for_each("name", GRIDS)
 def test_ipndm_v_is_lms_but_for_the_step_to_the_data(name: str, max_order: int) -> None:
     grid = linear_in_sigma(name)
     made = drive(ipndm_v.with_options(max_order=max_order), grid, 0.7, varying)
@@ -569,7 +568,7 @@ def test_gradient_estimation_with_gamma_three_halves_is_ipndm_of_order_2() -> No
 
 
 @every_grid
-@pytest.mark.parametrize("solver", [res_multistep, er_sde, seeds_2, seeds_3, exp_heun_2_x0, ALWAYS_SDE], ids=str)
+@for_each("solver", [res_multistep, er_sde, seeds_2, seeds_3, exp_heun_2_x0, ALWAYS_SDE], ids=str)
 def test_a_vanishing_eta_is_no_noise(solver: Solver, grid: Grid) -> None:
     if grid[0].alpha == 0:
         return  # there any noise at all replaces the old one
@@ -596,7 +595,7 @@ WITH_NOISE: dict[str, Solver] = {
 
 
 @every_grid
-@pytest.mark.parametrize("solver", WITH_NOISE.values(), ids=WITH_NOISE)
+@for_each("solver", WITH_NOISE.values(), ids=WITH_NOISE)
 def test_samples_are_alpha_times_the_data_and_noise_of_sigma(solver: Solver, grid: Grid) -> None:
     """With a prediction that never changes: a Combination follows the data and each noise through the whole run."""
     if solver.integrates_dx_dsigma:
@@ -653,7 +652,7 @@ def test_sa_solver_counts_percent_in_levels_of_any_noise_schedule(schedule: Flow
 # What an evaluation costs
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("solver", "nfe", "nfe_to_min", "registers"),
     [
         (heunpp2, 10 + 9 + 8, 10 + 9 + 8, 3),  # the last but one step has two, the last one; kept: sample and slopes
@@ -708,8 +707,8 @@ def test_restart_goes_back_to_more_noise_and_down_in_karras_levels() -> None:
     np.testing.assert_allclose(ve_drive(solver, 12.0, grid), [*expected, x], rtol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", [VarianceExploding(), FlowMatching(), SD15], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize(
+@for_each("schedule", [VarianceExploding(), FlowMatching(), SD15], ids=lambda s: type(s).__name__)
+@for_each(
     ("steps", "way", "times"), [(12, 0, 0), (19, 0, 0), (20, 9, 1), (35, 9, 1), (36, 9, 2), (37, 9, 2), (50, 12, 2)]
 )
 def test_restart_chooses_as_a1111_does_and_keeps_the_number_of_steps(
@@ -811,12 +810,12 @@ def test_lcm_of_a_denoiser_has_the_moments_of_its_jumps() -> None:
 # Plans
 
 
-@pytest.mark.parametrize(
+@for_each(
     "solver",
     [WITH_NOISE["restart"], restart, sa_solver, sa_solver.with_options(use_pece=True, simple_order_2=True)],
     ids=str,
 )
-@pytest.mark.parametrize(
+@for_each(
     "grid",
     [Karras().grid(VarianceExploding(0.01, 50.0), 24), Trailing().grid(FlowMatching(3.0), 24)],
     ids=["variance exploding", "flow"],
@@ -848,7 +847,7 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
 # Bad input
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("solver", "message"),
     [
         (ipndm.with_options(max_order=5), r"max_order is 5: expected 1, 2, 3 or 4"),

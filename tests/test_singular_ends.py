@@ -35,6 +35,7 @@ from diffusolve.solvers import (
 )
 from diffusolve.solvers.pndm import pndm
 from diffusolve.spacing import Beta, Karras, Linspace, Sigmas, Spacing, Timesteps, Trailing
+from tests.tables import for_each
 
 SINGULAR: dict[str, tuple[NoiseSchedule, str]] = {
     "zero terminal SNR": (VariancePreserving(rescale_betas_zero_snr=True), "v_prediction"),
@@ -85,7 +86,7 @@ SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
     "sa, all the way": sa_solver.with_options(sde_start_percent=0.0, sde_end_percent=1.0),
     "sa, tau 3, pece": sa_solver.with_options(sde_start_percent=0.0, sde_end_percent=1.0, eta=3.0, use_pece=True),
 }
-every_solver = pytest.mark.parametrize("solver", SOLVERS_WITH_OPTIONS.values(), ids=SOLVERS_WITH_OPTIONS)
+every_solver = for_each("solver", SOLVERS_WITH_OPTIONS.values(), ids=SOLVERS_WITH_OPTIONS)
 
 
 def numbers(plan: Plan) -> list[float]:
@@ -95,7 +96,7 @@ def numbers(plan: Plan) -> list[float]:
 
 
 @every_solver
-@pytest.mark.parametrize("spacing", SPACINGS.values(), ids=SPACINGS)
+@for_each("spacing", SPACINGS.values(), ids=SPACINGS)
 def test_plans_from_pure_noise_are_finite(solver: Solver, spacing: Spacing) -> None:
     for schedule, prediction in SINGULAR.values():
         for steps in (1, 2, 5, 16):
@@ -105,7 +106,7 @@ def test_plans_from_pure_noise_are_finite(solver: Solver, spacing: Spacing) -> N
 
 
 @every_solver
-@pytest.mark.parametrize(("schedule", "prediction"), SINGULAR.values(), ids=SINGULAR)
+@for_each(("schedule", "prediction"), SINGULAR.values(), ids=SINGULAR)
 def test_runs_from_pure_noise_stay_near_the_data(solver: Solver, schedule: NoiseSchedule, prediction: str) -> None:
     """A network that always says x0 = 0.25, in whatever it predicts, is believed."""
     sampler = Sampler(solver, Trailing())
@@ -169,8 +170,8 @@ WITH_LIMIT: dict[str, Solver] = {
 """The others start with a step of first order that stands apart from those that follow."""
 
 
-@pytest.mark.parametrize("solver", WITH_LIMIT.values(), ids=WITH_LIMIT)
-@pytest.mark.parametrize("scaling", [Scaling.FLOW, Scaling.VARIANCE_PRESERVING], ids=lambda scaling: scaling.value)
+@for_each("solver", WITH_LIMIT.values(), ids=WITH_LIMIT)
+@for_each("scaling", [Scaling.FLOW, Scaling.VARIANCE_PRESERVING], ids=lambda scaling: scaling.value)
 def test_starting_at_pure_noise_is_the_limit_of_starting_near_it(solver: Solver, scaling: Scaling) -> None:
     if solver.integrates_dx_dsigma and not scaling.is_linear_in_sigma:
         return  # these run in the flow matching scaling
@@ -191,7 +192,7 @@ def test_unipc_does_not_correct_the_step_from_pure_noise() -> None:
     assert limit.stages[0].update.writes == ddim.stages[0].update.writes
 
 
-@pytest.mark.parametrize(
+@for_each(
     "solver",
     [euler, euler.with_options(eta=1.0), dpmpp_multistep.with_options(order=1), lms, lms.with_options(order=2)],
     ids=str,

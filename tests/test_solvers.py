@@ -44,6 +44,7 @@ from diffusolve.solvers.dpm_adaptive import PIDController
 from diffusolve.solvers.linear_multistep import adams_weights
 from diffusolve.spacing import Karras, Trailing
 from tests.strategies import plannable_solvers
+from tests.tables import for_each
 
 VE = VarianceExploding(0.01, 50.0)
 GRIDS = {
@@ -55,7 +56,7 @@ GRIDS = {
     "flow, to sigma_min": Karras(final_sigma="sigma_min", sigma_max=0.99).grid(FlowMatching(3.0), 8),
     "cosine": Trailing().grid(Cosine(), 8),
 }
-every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+every_grid = for_each("grid", GRIDS.values(), ids=GRIDS)
 
 Data = Callable[[float, Point], float]
 
@@ -131,7 +132,7 @@ def test_stochastic_solvers_keep_the_variance_of_the_noise(solver: Solver, name:
             assert variance > t.sigma**2
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@for_each("solver", SOLVERS.values(), ids=SOLVERS)
 def test_solvers_evaluate_once_at_the_beginning_of_each_step(solver: Solver) -> None:
     if solver.adaptive or solver is dpm_fast:  # they have steps of their own
         return
@@ -139,7 +140,7 @@ def test_solvers_evaluate_once_at_the_beginning_of_each_step(solver: Solver) -> 
     assert len(drive(solver, grid, 1.0, lambda x, point: 0.5 * x)) == len(grid)
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@for_each("solver", SOLVERS.values(), ids=SOLVERS)
 def test_solvers_ask_for_points_between_the_ends_of_the_step(solver: Solver) -> None:
     grid = GRIDS["flow, to sigma_min"]
     seen: list[Point] = []
@@ -281,8 +282,8 @@ MULTISTEP = {
 }
 
 
-@pytest.mark.parametrize(("solver", "degree"), MULTISTEP.values(), ids=MULTISTEP)
-@pytest.mark.parametrize("name", ["flow, to sigma_min", "variance preserving, to sigma_min"])
+@for_each(("solver", "degree"), MULTISTEP.values(), ids=MULTISTEP)
+@for_each("name", ["flow, to sigma_min", "variance preserving, to sigma_min"])
 def test_multistep_solvers_are_exact_for_data_that_are_polynomials_of_the_log_snr(
     solver: Solver, degree: int, name: str
 ) -> None:
@@ -346,7 +347,7 @@ FIRST_ORDER = {
 
 
 @every_grid
-@pytest.mark.parametrize("solver", FIRST_ORDER.values(), ids=FIRST_ORDER)
+@for_each("solver", FIRST_ORDER.values(), ids=FIRST_ORDER)
 def test_first_order_exponential_integrators_are_ddim(grid: Grid, solver: Solver) -> None:
     np.testing.assert_allclose(drive(solver, grid, 0.7, varying), drive(euler, grid, 0.7, varying), rtol=1e-9)
 
@@ -366,8 +367,8 @@ def test_the_first_order_sde_solver_is_euler_ancestral(grid: Grid) -> None:
     np.testing.assert_allclose(sde, drive(euler.with_options(eta=1.0), grid, 0.7, varying, iter(noises)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [euler, dpmpp_multistep], ids=lambda s: s.name)
-@pytest.mark.parametrize("name", [name for name, grid in GRIDS.items() if grid[0].alpha > 0])
+@for_each("solver", [euler, dpmpp_multistep], ids=lambda s: s.name)
+@for_each("name", [name for name, grid in GRIDS.items() if grid[0].alpha > 0])
 def test_a_vanishing_eta_is_no_noise(solver: Solver, name: str) -> None:
     ode = drive(solver, GRIDS[name], 0.7, varying)
     sde = drive(solver.with_options(eta=1e-15), GRIDS[name], 0.7, varying, iter([1.0] * 8))
@@ -388,7 +389,7 @@ def test_short_runs_of_dpmpp_end_in_lower_orders_and_long_ones_do_not(order: int
 # Singular ends
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@for_each("solver", SOLVERS.values(), ids=SOLVERS)
 def test_solvers_of_dx_dsigma_refuse_grids_where_their_equation_does_not_hold(solver: Solver) -> None:
     grid = GRIDS["variance preserving"]
     if not solver.integrates_dx_dsigma:
@@ -402,7 +403,7 @@ def test_solvers_of_dx_dsigma_refuse_grids_where_their_equation_does_not_hold(so
 
 
 @every_grid
-@pytest.mark.parametrize("solver", [euler, dpmpp_multistep, unipc, heun, dpm_2, lms], ids=lambda s: s.name)
+@for_each("solver", [euler, dpmpp_multistep, unipc, heun, dpm_2, lms], ids=lambda s: s.name)
 def test_the_step_to_the_data_ends_at_the_prediction(grid: Grid, solver: Solver) -> None:
     if grid[-1].sigma > 0 or solver is lms:  # LMS goes on with its polynomial
         return
@@ -498,7 +499,7 @@ def plain(grid: Grid, x: Value) -> SolverRun:
     return data
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("make", "message"),
     [
         (lambda: euler.with_options(etta=1.0), "unknown option of euler 'etta': did you mean 'eta'"),
@@ -513,7 +514,7 @@ def test_unknown_options_offer_the_nearest(make: Callable[[], object], message: 
         make()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("solver", "message"),
     [
         (dpmpp_multistep.with_options(order=4), "order is 4: expected 1, 2 or 3"),
@@ -545,7 +546,7 @@ def test_solvers_print_their_options() -> None:
     assert str(heun) == "heun()"
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@for_each("solver", SOLVERS.values(), ids=SOLVERS)
 def test_every_solver_names_its_paper_and_documents_its_options(solver: Solver) -> None:
     assert solver.paper
     assert solver.__doc__

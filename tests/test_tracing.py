@@ -22,6 +22,7 @@ from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, StepEnded, Valu
 from diffusolve.spacing import Karras, Trailing
 from tests.interpreter import Interpreter
 from tests.strategies import plannable_solvers, recipes, solvers_off_the_grid
+from tests.tables import for_each
 
 SHAPE = (2, 3, 5)
 
@@ -158,9 +159,9 @@ def forgetful(grid: Grid, x: Value) -> SolverRun:
 GRID = Karras().grid(VarianceExploding(), 4)
 
 
-@pytest.mark.parametrize("made", [churning, early_noise, wasteful, forgetful], ids=lambda made: made.name)
-@pytest.mark.parametrize("prediction", [Sample(), Flow()], ids=lambda made: made.name)
-@pytest.mark.parametrize("folded", [True, False])
+@for_each("made", [churning, early_noise, wasteful, forgetful], ids=lambda made: made.name)
+@for_each("prediction", [Sample(), Flow()], ids=lambda made: made.name)
+@for_each("folded", [True, False])
 def test_plans_of_unusual_solvers_do_what_they_do(made: Any, prediction: Prediction, folded: bool) -> None:
     plan = trace(made, GRID, prediction)
     x = 80 * np.random.default_rng(2).standard_normal(SHAPE)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from diffusolve.noise import FlowMatching, VarianceExploding
 from diffusolve.prediction import EDM
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import Solver, dpmpp_multistep, euler, heun, unipc
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 from .diffusers_reference import STEPS, grid_of, scheduler, trajectories
 from .trajectory import PROMISED, assert_same, plan_on
@@ -20,9 +19,9 @@ EDM_SCHEDULE = VarianceExploding(conditioning="edm")
 EDM_TIMESTEPS = 2.65  # from log(0.002) / 4 to log(80) / 4
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize(
+@for_each("steps", STEPS)
+@for_each("shift", [1.0, 3.0])
+@for_each(
     ("solver", "name", "config"),
     [
         (euler, "FlowMatchEulerDiscreteScheduler", {}),
@@ -40,7 +39,7 @@ def test_flow_matching_trajectories_are_those_of_diffusers(
     assert_same(*trajectories(plan, theirs))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@for_each("steps", STEPS)
 def test_replacing_all_noise_is_diffusers_stochastic_sampling_of_flow_matching(steps: int) -> None:
     noise_schedule = FlowMatching(shift=3.0)
     theirs = scheduler(
@@ -50,8 +49,8 @@ def test_replacing_all_noise_is_diffusers_stochastic_sampling_of_flow_matching(s
     assert_same(*trajectories(plan, theirs, stochastic=True))
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize(
+@for_each("steps", STEPS)
+@for_each(
     ("solver", "name", "config"),
     [
         (dpmpp_multistep, "DPMSolverMultistepScheduler", {}),
@@ -70,9 +69,9 @@ def test_multistep_solvers_walk_the_same_trajectory_on_flow_matching_as_diffuser
     assert_same(*trajectories(plan, theirs, stochastic=plan.is_stochastic))
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
-@pytest.mark.parametrize(
+@for_each("steps", STEPS)
+@for_each("sigma_data", [0.5, 1.0])
+@for_each(
     ("solver", "name", "config"),
     [
         (euler, "EDMEulerScheduler", {}),

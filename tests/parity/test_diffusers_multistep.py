@@ -12,6 +12,7 @@ import torch
 from diffusolve.noise import SD15, Grid
 from diffusolve.solvers import Solver, dpmpp_multistep, lms, unipc
 from diffusolve.solvers.dpm_multistep import dpm_multistep
+from tests.tables import for_each
 
 from .diffusers_reference import (
     BETAS,
@@ -102,9 +103,9 @@ def both(solver: Solver, way: Way, steps: int) -> tuple[Trajectory, Trajectory]:
     return trajectories(plan, reference, stochastic=plan.is_stochastic)
 
 
-@pytest.mark.parametrize("steps", [5, 15, 50])
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("way", ["linspace", "karras, v", "leading"])
+@for_each("steps", [5, 15, 50])
+@for_each("order", [1, 2, 3, 4])
+@for_each("way", ["linspace", "karras, v", "leading"])
 def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps: int) -> None:
     noise_schedule, prediction_type, config = WAYS[way]
     reference = scheduler("LMSDiscreteScheduler", noise_schedule, prediction_type, steps, **config)
@@ -112,45 +113,45 @@ def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps:
     assert_same(*trajectories(plan, reference, order=order))
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
-@pytest.mark.parametrize("variant", DPMPP)
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", [*WAYS, *TO_SIGMA_MIN])
+@for_each("variant", DPMPP)
 def test_dpmpp_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(DPMPP[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", [*WAYS, *TO_SIGMA_MIN])
 def test_the_third_order_sde_of_diffusers_can_be_had(way: str, steps: int) -> None:
     """It weighs the second derivative with the wrong sign of one term: what it amplifies includes rounding errors."""
     solver = dpmpp_multistep.with_options(order=3, third_order="diffusers_sde", eta=1.0)
     assert_same(*both(solver, (WAYS | TO_SIGMA_MIN)[way], steps), within=PROMISED)
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", TO_SIGMA_MIN)
-@pytest.mark.parametrize("variant", DPM)
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", TO_SIGMA_MIN)
+@for_each("variant", DPM)
 def test_dpm_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(DPM[variant], TO_SIGMA_MIN[way], steps))
 
 
-@pytest.mark.parametrize("steps", [10, 20])
-@pytest.mark.parametrize("way", TO_SIGMA_MIN)
-@pytest.mark.parametrize("solver", [*DPMPP.values(), *DPM.values()], ids=[*DPMPP, *DPM])
+@for_each("steps", [10, 20])
+@for_each("way", TO_SIGMA_MIN)
+@for_each("solver", [*DPMPP.values(), *DPM.values()], ids=[*DPMPP, *DPM])
 def test_the_last_step_may_be_of_first_order_as_in_diffusers(solver: Solver, way: str, steps: int) -> None:
     assert_same(*both(solver.with_options(euler_at_final=True), TO_SIGMA_MIN[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
-@pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh2" in variant])
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", [*WAYS, *TO_SIGMA_MIN])
+@for_each("variant", [variant for variant in UNIPC if "bh2" in variant])
 def test_unipc_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", [*WAYS, *TO_SIGMA_MIN])
-@pytest.mark.parametrize("variant", [variant for variant in UNIPC if "bh1" in variant])
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", [*WAYS, *TO_SIGMA_MIN])
+@for_each("variant", [variant for variant in UNIPC if "bh1" in variant])
 def test_unipc_bh1_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     ours, reference = both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps)
     assert torch.isfinite(ours.samples[-1]).all()
@@ -159,16 +160,16 @@ def test_unipc_bh1_walks_the_same_trajectory_as_diffusers(variant: str, way: str
     assert_same(ours, reference)
 
 
-@pytest.mark.parametrize("steps", STEPS_AROUND_15)
-@pytest.mark.parametrize("way", TO_SIGMA_MIN)
-@pytest.mark.parametrize("variant", UNIPC)
+@for_each("steps", STEPS_AROUND_15)
+@for_each("way", TO_SIGMA_MIN)
+@for_each("variant", UNIPC)
 def test_unipc_without_corrector_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(UNIPC[variant].with_options(corrector=False), TO_SIGMA_MIN[way], steps))
 
 
-@pytest.mark.parametrize("steps", [5, 14, 15])
-@pytest.mark.parametrize("way", TO_SIGMA_MIN)
-@pytest.mark.parametrize("solver", [*DPMPP.values(), *DPM.values(), *UNIPC.values()], ids=[*DPMPP, *DPM, *UNIPC])
+@for_each("steps", [5, 14, 15])
+@for_each("way", TO_SIGMA_MIN)
+@for_each("solver", [*DPMPP.values(), *DPM.values(), *UNIPC.values()], ids=[*DPMPP, *DPM, *UNIPC])
 def test_multistep_solvers_keep_their_order_to_the_end_like_diffusers(solver: Solver, way: str, steps: int) -> None:
     assert_same(*both(solver.with_options(lower_order_final=False), TO_SIGMA_MIN[way], steps), within=PROMISED)
 

@@ -12,6 +12,7 @@ from diffusolve.sampling import Sampler
 from diffusolve.solvers import euler
 from diffusolve.solvers.churn import euler_with_late_churn
 from diffusolve.spacing import Leading, Spacing, Trailing
+from tests.tables import for_each
 
 from .diffusers_reference import (
     BETAS,
@@ -40,16 +41,16 @@ WAYS: dict[str, Way] = {
 }
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+@for_each("steps", STEPS)
+@for_each("way", WAYS.values(), ids=list(WAYS))
 def test_euler_walks_the_same_trajectory_as_diffusers(way: Way, steps: int) -> None:
     theirs = scheduler("EulerDiscreteScheduler", way.noise_schedule, way.prediction_type, steps, **way.config)
     plan = plan_on(grid_of(theirs, way.noise_schedule), euler, way.prediction_type)
     assert_same(*trajectories(plan, theirs))
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("way", ["linspace", "linspace, v", "trailing", "leading"])
+@for_each("steps", STEPS)
+@for_each("way", ["linspace", "linspace, v", "trailing", "leading"])
 def test_euler_with_eta_1_walks_the_same_trajectory_as_diffusers_euler_ancestral(way: str, steps: int) -> None:
     noise_schedule, prediction_type, config = WAYS[way]
     prediction_type = prediction_type.replace("sample", "v_prediction")  # which this class does not know
@@ -58,10 +59,10 @@ def test_euler_with_eta_1_walks_the_same_trajectory_as_diffusers_euler_ancestral
     assert_same(*trajectories(plan, theirs, stochastic=True))
 
 
-@pytest.mark.parametrize("steps", [5, 14, 50])
-@pytest.mark.parametrize("set_alpha_to_one", [True, False])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(
+@for_each("steps", [5, 14, 50])
+@for_each("set_alpha_to_one", [True, False])
+@for_each("eta", [0.0, 0.5, 1.0])
+@for_each(
     ("betas", "prediction_type"),
     [("scaled_linear", "epsilon"), ("scaled_linear", "v_prediction"), ("linear", "sample"), ("squaredcos", "epsilon")],
 )
@@ -77,9 +78,9 @@ def test_euler_walks_the_same_trajectory_as_diffusers_ddim(
 
 # diffusers' DDIM steps by 1000 // steps, whatever the next timestep is: trailing agrees where steps divide 1000. With
 # eta = 1 nothing of the sample survives the first step, and diffusers takes the square root of a rounding error there.
-@pytest.mark.parametrize("steps", [5, 10, 20, 50])
-@pytest.mark.parametrize("eta", [0.0, 0.5])
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+@for_each("steps", [5, 10, 20, 50])
+@for_each("eta", [0.0, 0.5])
+@for_each("prediction_type", ["v_prediction", "sample"])
 def test_ddim_starts_from_zero_signal_like_diffusers(prediction_type: str, eta: float, steps: int) -> None:
     noise_schedule = replace(SD15, rescale_betas_zero_snr=True)
     theirs = scheduler("DDIMScheduler", noise_schedule, prediction_type, steps, clip_sample=False, **TRAILING)
@@ -88,8 +89,8 @@ def test_ddim_starts_from_zero_signal_like_diffusers(prediction_type: str, eta: 
     assert_same(*trajectories(plan, theirs, stochastic=True, eta=eta))
 
 
-@pytest.mark.parametrize("steps", [5, 20])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@for_each("steps", [5, 20])
+@for_each("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_churn_walks_the_same_trajectory_as_diffusers(prediction_type: str, steps: int) -> None:
     churn = {"s_churn": 5.0, "s_tmin": 0.1, "s_tmax": 10.0, "s_noise": 1.01}
     theirs = scheduler("EulerDiscreteScheduler", SD15, prediction_type, steps)

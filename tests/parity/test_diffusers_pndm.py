@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
 from diffusolve.noise import Grid
 from diffusolve.solvers import pndm
+from tests.tables import for_each
 
 from .diffusers_reference import BETAS, scheduler, trajectories
 from .trajectory import assert_same, plan_on
 
 
-@pytest.mark.parametrize("steps", [4, 5, 10, 20, 50, 100])
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("start", ["runge_kutta", "improved_euler"])
+@for_each("steps", [4, 5, 10, 20, 50, 100])
+@for_each("betas", BETAS)
+@for_each("start", ["runge_kutta", "improved_euler"])
 def test_pndm_walks_the_same_trajectory_as_diffusers(start: str, betas: str, steps: int) -> None:
     skip = start == "improved_euler"
     reference = scheduler(

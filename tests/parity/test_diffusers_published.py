@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusolve.noise import Cosine, Grid, Scaling
 from diffusolve.solvers import ipndm, lcm, sa_solver
+from tests.tables import for_each
 
 from .diffusers_reference import BETAS, KARRAS, TRAILING, Way, scheduler, their_trajectory, trajectories
 from .network import StandInNetwork, standard_noise
@@ -70,18 +71,18 @@ class _WithoutIdleNoise:
         return result
 
 
-@pytest.mark.parametrize("steps", [5, 8, 20])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("when", WHEN)
-@pytest.mark.parametrize(("predictor", "corrector"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)])
+@for_each("steps", [5, 8, 20])
+@for_each("way", WAYS)
+@for_each("when", WHEN)
+@for_each(("predictor", "corrector"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)])
 def test_sa_solver_walks_the_same_trajectory_as_diffusers(
     predictor: int, corrector: int, when: str, way: str, steps: int
 ) -> None:
     assert_same(*sa_trajectories(predictor, corrector, when, WAYS[way], steps), within=PROMISED)
 
 
-@pytest.mark.parametrize("when", WHEN)
-@pytest.mark.parametrize(("predictor", "corrector"), [(3, 3), (3, 4), (4, 4)])
+@for_each("when", WHEN)
+@for_each(("predictor", "corrector"), [(3, 3), (3, 4), (4, 4)])
 def test_sa_solver_of_high_order_is_that_of_diffusers_as_far_as_its_float32_weights_go(
     predictor: int, corrector: int, when: str
 ) -> None:
@@ -94,8 +95,8 @@ def test_the_comparison_sees_the_authors_second_order() -> None:
     assert difference(ours, theirs) > 100 * PROMISED
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@for_each("steps", [1, 2, 4, 8])
+@for_each("prediction_type", ["epsilon", "v_prediction"])
 def test_lcm_walks_the_same_trajectory_as_diffusers(prediction_type: str, steps: int) -> None:
     """But for the boundary condition of the distilled network, of diffusers; a large scaling switches it off."""
     schedule = BETAS["scaled_linear"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 from diffusolve.noise import SD15, Grid
 from diffusolve.solvers import Solver, deis, dpm_singlestep, dpmpp_singlestep, unipc
+from tests.tables import for_each
 
 from .diffusers_reference import BETAS, KARRAS, LEADING, SIGMA_MIN, TRAILING, Way, grid_of, scheduler, trajectories
 from .trajectory import PROMISED, Trajectory, assert_same, plan_on
@@ -38,10 +38,10 @@ def both(name: str, solver: Solver, way: Way, steps: int, **config: Any) -> tupl
     return trajectories(plan, reference, stochastic=plan.is_stochastic)
 
 
-@pytest.mark.parametrize("steps", [4, 5, 6, 20])
-@pytest.mark.parametrize("way", SINGLESTEP_WAYS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("order", ORDERS)
+@for_each("steps", [4, 5, 6, 20])
+@for_each("way", SINGLESTEP_WAYS)
+@for_each("kind", KINDS)
+@for_each("order", ORDERS)
 def test_dpmpp_singlestep_walks_the_same_trajectory_as_diffusers(order: int, kind: str, way: str, steps: int) -> None:
     name, config = "DPMSolverSinglestepScheduler", {"solver_order": order, "solver_type": kind}
     solver = dpmpp_singlestep.with_options(order=order, solver_type=kind)
@@ -51,9 +51,9 @@ def test_dpmpp_singlestep_walks_the_same_trajectory_as_diffusers(order: int, kin
     assert_same(*both(name, solver, SINGLESTEP_WAYS[way], steps, **config), within=PROMISED)
 
 
-@pytest.mark.parametrize("steps", [4, 5, 6, 20])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("order", ORDERS)
+@for_each("steps", [4, 5, 6, 20])
+@for_each("kind", KINDS)
+@for_each("order", ORDERS)
 def test_dpm_singlestep_walks_the_same_trajectory_as_diffusers(order: int, kind: str, steps: int) -> None:
     config = {"solver_order": order, "solver_type": kind, "algorithm_type": "dpmsolver"}
     solver = dpm_singlestep.with_options(order=order, solver_type=kind, earliest_midpoint=0.0)
@@ -62,9 +62,9 @@ def test_dpm_singlestep_walks_the_same_trajectory_as_diffusers(order: int, kind:
         assert_same(*both("DPMSolverSinglestepScheduler", solver, way, steps, **config), within=PROMISED)
 
 
-@pytest.mark.parametrize("steps", [5, 14, 20])
-@pytest.mark.parametrize("way", MULTISTEP_WAYS)
-@pytest.mark.parametrize("order", [1, 2])
+@for_each("steps", [5, 14, 20])
+@for_each("way", MULTISTEP_WAYS)
+@for_each("order", [1, 2])
 def test_deis_walks_the_same_trajectory_as_diffusers(order: int, way: str, steps: int) -> None:
     """The third order of diffusers, in logarithms in float32, has a few digits only: see tests/schedulers."""
     solver = deis.with_options(order=order, lower_order_final=steps < 15)
@@ -81,9 +81,9 @@ def test_deis_takes_a_last_step_of_no_length() -> None:
     assert_same(*trajectories(plan, reference), within=PROMISED)
 
 
-@pytest.mark.parametrize("steps", [5, 14, 20])
-@pytest.mark.parametrize("variant", ["bh1", "bh2"])
-@pytest.mark.parametrize("order", ORDERS)
+@for_each("steps", [5, 14, 20])
+@for_each("variant", ["bh1", "bh2"])
+@for_each("order", ORDERS)
 def test_unipc_of_the_noise_walks_the_same_trajectory_as_diffusers(order: int, variant: str, steps: int) -> None:
     config = {"solver_order": order, "solver_type": variant, "predict_x0": False}
     solver = unipc.with_options(order=order, variant=variant, form="noise")

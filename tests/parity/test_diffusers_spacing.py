@@ -23,6 +23,7 @@ from diffusolve.spacing import (
     Trailing,
     UniformLogSNR,
 )
+from tests.tables import for_each
 
 from .diffusers_reference import BETAS, KARRAS, LEADING, SIGMA_MIN, STEPS, TRAILING, grid_of, scheduler, trajectories
 from .trajectory import PROMISED, assert_same
@@ -69,7 +70,7 @@ def assert_same_grid(ours: Grid, theirs: Grid, timesteps_within: float = 0.1) ->
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps, rtol=0, atol=timesteps_within)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("beta_schedule", "name"),
     [
         ("linear", "DDIMScheduler"),
@@ -80,7 +81,7 @@ def assert_same_grid(ours: Grid, theirs: Grid, timesteps_within: float = 0.1) ->
         ("exp", "HeunDiscreteScheduler"),
     ],
 )
-@pytest.mark.parametrize("ends", [(0.0001, 0.02), (0.00085, 0.012)])
+@for_each("ends", [(0.0001, 0.02), (0.00085, 0.012)])
 def test_betas_are_those_of_diffusers(beta_schedule: str, name: str, ends: tuple[float, float]) -> None:
     noise_schedule = VariancePreserving(beta_schedule, *ends)
     theirs = scheduler(name, noise_schedule, "epsilon", 10)
@@ -95,9 +96,9 @@ def test_zero_terminal_snr_is_that_of_diffusers() -> None:
     np.testing.assert_allclose(noise_schedule.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("case", CASES)
+@for_each("steps", STEPS)
+@for_each("betas", BETAS)
+@for_each("case", CASES)
 def test_grids_are_those_of_diffusers(case: str, betas: str, steps: int) -> None:
     spacing, name, config = CASES[case]
     theirs = scheduler(name, BETAS[betas], "epsilon", steps, **config)
@@ -105,15 +106,15 @@ def test_grids_are_those_of_diffusers(case: str, betas: str, steps: int) -> None
 
 
 # Between whole timesteps diffusers interpolates sigma and we its logarithm: equal where 999 / (steps - 1) is whole.
-@pytest.mark.parametrize("steps", [4, 10, 28, 38])
-@pytest.mark.parametrize("betas", BETAS)
+@for_each("steps", [4, 10, 28, 38])
+@for_each("betas", BETAS)
 def test_linspace_timesteps_are_those_of_diffusers(betas: str, steps: int) -> None:
     theirs = scheduler(EULER, BETAS[betas], "epsilon", steps)
     assert_same_grid(Linspace().grid(BETAS[betas], steps), grid_of(theirs, BETAS[betas]))
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("betas", ["scaled_linear", "linear"])
+@for_each("steps", STEPS)
+@for_each("betas", ["scaled_linear", "linear"])
 def test_uniform_log_snr_is_diffusers_lu_lambdas(betas: str, steps: int) -> None:
     theirs = scheduler(DPMPP, BETAS[betas], "epsilon", steps, use_lu_lambdas=True)
     ours = UniformLogSNR(whole=True).grid(BETAS[betas], steps)
@@ -128,7 +129,7 @@ def test_given_timesteps_fall_where_diffusers_puts_them(name: str) -> None:
     assert_same_grid(Timesteps(timesteps).grid(SD15), grid_of(theirs, SD15))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@for_each("steps", STEPS)
 def test_flow_matching_levels_are_those_of_diffusers(steps: int) -> None:
     theirs = scheduler("FlowMatchEulerDiscreteScheduler", FlowMatching(), None, steps)
     ours = Linspace().grid(FlowMatching(), steps)
@@ -136,7 +137,7 @@ def test_flow_matching_levels_are_those_of_diffusers(steps: int) -> None:
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps, rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@for_each("steps", STEPS)
 def test_karras_on_edm_is_that_of_diffusers(steps: int) -> None:
     noise_schedule = VarianceExploding(conditioning="edm")
     theirs = scheduler("EDMEulerScheduler", noise_schedule, None, steps)
@@ -145,9 +146,9 @@ def test_karras_on_edm_is_that_of_diffusers(steps: int) -> None:
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [10, 15, 50])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("case", CASES)
+@for_each("steps", [10, 15, 50])
+@for_each("prediction_type", ["epsilon", "v_prediction"])
+@for_each("case", CASES)
 def test_a_sampler_that_knows_nothing_of_diffusers_walks_its_trajectory(
     case: str, prediction_type: str, steps: int
 ) -> None:
@@ -157,8 +158,8 @@ def test_a_sampler_that_knows_nothing_of_diffusers_walks_its_trajectory(
     assert_same(*trajectories(plan, theirs), within=PROMISED)
 
 
-@pytest.mark.parametrize("steps", [10, 15, 50])
-@pytest.mark.parametrize(
+@for_each("steps", [10, 15, 50])
+@for_each(
     ("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")], ids=["heun", "dpm_2"]
 )
 def test_two_stage_samplers_that_know_nothing_of_diffusers_walk_its_trajectory(
