@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 import diffusolve
-from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, from_diffusers, sampler, to_diffusers
+from diffusolve.backends import Run
+from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, Entry, from_diffusers, sampler, to_diffusers
+from diffusolve.catalog.class_steps import (
+    CLASS_STEPS,
+    SCHEDULE_TYPES_OF_TIMESTEPS,
+    TIMESTEP_SPACINGS,
+)
 from diffusolve.errors import UnknownNameError
-from diffusolve.noise import SD15, Grid
+from diffusolve.noise import SD15
 from tests.tables import for_each
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -20,28 +30,212 @@ WITH_CLASS = [entry.name for entry in CATALOG.values() if entry.diffusers is not
 CURVES = ("Karras", "Exponential", "Beta sigmas", "Uniform log-SNR")
 
 
-def ratios(grid: Grid) -> list[float]:
-    return list(dict.fromkeys(float(point.sigma / point.alpha) for point in grid))
+STEPS = 20
+"""More than 15, below which some classes take lower orders at the end."""
 
 
-@for_each("schedule_type", SCHEDULE_TYPES)
-@for_each("name", WITH_CLASS)
-def test_what_is_called_exact_has_the_same_noise_levels(name: str, schedule_type: str) -> None:
-    translated = to_diffusers(f"{name} {schedule_type}")
-    scheduler = translated.scheduler(STABLE_DIFFUSION)
-    assert type(scheduler).__name__ == translated.class_name
-    if translated.is_exact and not CATALOG[name].spaces_itself:
-        for steps in (15, 20, 30):
-            scheduler.set_timesteps(steps)
-            ours = sampler(f"{name} {schedule_type}").grid(SD15, steps)
-            np.testing.assert_allclose(ratios(scheduler.grid), ratios(ours), rtol=2e-2, atol=1e-3)
+def with_class() -> Iterator[Entry]:
+    """The samplers whose scheduler class is here, but those that choose their steps themselves."""
+    return (CATALOG[name] for name in WITH_CLASS if not CATALOG[name].spaces_itself)
+
+
+def class_keys(class_name: str) -> set[str]:
+    return set(inspect.signature(getattr(diffusolve, class_name).__init__).parameters)
+
+
+def asked_at(scheduler: Any, steps: int) -> np.ndarray[Any, Any]:
+    """sigma / alpha wherever the network is asked in a run, each once."""
+    scheduler.set_timesteps(steps)
+    return SD15.sigma(list(dict.fromkeys(scheduler.timesteps.double().tolist())))
+
+
+def test_the_tables_of_ratios_are_what_the_classes_have() -> None:
+    wrong = []
+    one_evaluation = {name for name in CLASS_STEPS if not name.startswith(("KDPM2", "DPMSolverSDE", "DPMSolverFast"))}
+    for class_name in sorted(one_evaluation - {"DPMSolverSinglestepAncestralScheduler"}):
+        for row, config in TIMESTEP_SPACINGS.items():
+            if "timestep_spacing" not in class_keys(class_name) and row != "linspace":
+                continue
+            skip = {"skip_prk_steps": True} if class_name == "PNDMScheduler" else {}
+            scheduler = getattr(diffusolve, class_name).from_config({**STABLE_DIFFUSION, **skip, **config})
+            for name, ratio in zip(SCHEDULE_TYPES_OF_TIMESTEPS, CLASS_STEPS[class_name].ratios[row], strict=True):
+                measured = 1.0
+                for steps in (15, 20, 30):
+                    ours = SD15.sigma(SCHEDULE_TYPES[name].spacing.grid(SD15, steps).timesteps.astype(float))
+                    apart = np.exp(np.abs(np.log(asked_at(scheduler, steps) / ours)))
+                    measured = max(measured, float(apart.max()))
+                if abs(measured - ratio) > 6e-4:
+                    wrong.append((class_name, row, name, ratio, measured))
+    assert not wrong
+
+
+def test_every_class_of_the_catalog_has_a_row() -> None:
+    assert CLASS_STEPS.keys() == {
+        entry.diffusers.name for entry in CATALOG.values() if entry.diffusers and entry.diffusers.here
+    }
+
+
+def normal() -> Tensor:
+    return torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def denoised(x: Tensor, ratio: float) -> Tensor:
+    """A stand-in for the data prediction, for samples data + ratio * noise. It does not depend on the timestep."""
+    return 0.8 * torch.tanh(x + 0.3 * x.roll(1, -1)) / (1 + 0.01 * ratio)
+
+
+def end_of_scheduler(scheduler: Any, entry: Entry, steps: int) -> Tensor:
+    """The data at the end of a run of a scheduler, from a sample with its first sigma / alpha."""
+    scheduler.set_timesteps(steps)
+    options: dict[str, Any] = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = torch.Generator().manual_seed(5)
+    if entry.name == "DPM++ SDE":
+        options["s_noise"] = 0.0  # its noise is along a Brownian path
+    first = scheduler.grid[0]
+    x = normal() * first.sigma
+    by_table = ((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double()).sqrt()
+    for index, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(x, timestep)
+        if entry.name in ("DDIM", "DDPM", "PLMS"):
+            ratio = float(by_table[int(timestep)])
+        else:
+            point = scheduler.plan.stages[index].point
+            ratio = point.sigma / point.alpha
+        at = scaled * (1 + ratio**2) ** 0.5
+        x = scheduler.step((at - denoised(at, ratio)) / ratio, timestep, x, **options).prev_sample
+    return x / scheduler.grid[-1].alpha
+
+
+WITHOUT_DIFFERENCES: dict[str, dict[str, Any]] = {
+    "DPM++ 3M": {"third_order": "authors"},
+    "DPM++ 3M SDE": {"third_order": "diffusers_sde"},
+    "DPM++ SDE": {"s_noise": 0.0},
+}
+"""Options that make a sampler what its class is where the catalog tells a difference of the formula."""
+
+
+def end_of_name(found: Any, entry: Entry, steps: int, noise_dtype: torch.dtype) -> Tensor:
+    options = {**found.options, **WITHOUT_DIFFERENCES.get(entry.name, {})}
+    plan = sampler(found.name, **options).plan(SD15, "sample", steps)
+    generator = torch.Generator().manual_seed(5)
+    run = Run(plan, lambda like, s, t: torch.randn(like.shape, generator=generator, dtype=noise_dtype).double())
+    x = run.begin(normal() * plan.start.sigma)
+    while not run.is_done:
+        point = run.stage.point
+        x = run.step(denoised(x / point.alpha, point.sigma / point.alpha), x)
+    return x / plan.end.alpha
+
+
+def distance(found: Any, entry: Entry, scheduler: Any, theirs: Tensor, steps: int) -> float:
+    """How far the sample of the sampler found is from the scheduler's, relative to that."""
+    ours = end_of_name(found, entry, steps, scheduler.noise_dtype or torch.float64)
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def configurations(class_name: str) -> Iterator[dict[str, Any]]:
+    """Every spacing with every end, and every curve on every spacing, that a class has keys for."""
+    keys = class_keys(class_name)
+    spacings = list(TIMESTEP_SPACINGS.values()) if "timestep_spacing" in keys else [{}]
+    spacings += [{"timestep_spacing": "leading", "steps_offset": 3}] * ("timestep_spacing" in keys)
+    ends: list[dict[str, Any]] = [{}]
+    for key, values in {"set_alpha_to_one": (True, False), "final_sigmas_type": ("zero", "sigma_min")}.items():
+        if key in keys:
+            ends = [{key: value} for value in values]
+    for spacing in spacings:
+        for end in ends:
+            yield {**spacing, **end}
+    for curve in sorted(keys & {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"}):
+        for config in (*ends, *({**spacing, **ends[0]} for spacing in spacings[1:4])):
+            yield {**config, curve: True}
+
+
+def test_every_class_with_every_spacing_and_end_runs_as_its_name_says() -> None:
+    """By trajectory: the sampler of the name, with the options, makes the class's sample, or a difference is told."""
+    wrong = []
+    for entry in with_class():
+        there = entry.diffusers
+        assert there is not None
+        for config in configurations(there.name):
+            scheduler = getattr(diffusolve, there.name).from_config({**STABLE_DIFFUSION, **there.config, **config})
+            found = from_diffusers(scheduler)
+            theirs = end_of_scheduler(scheduler, entry, STEPS)
+            told = [text for text in found.differences if text != there.difference]
+            apart = distance(found, entry, scheduler, theirs, STEPS)
+            strides = any("wherever the next one is" in text for text in told) and "trailing" in config.values()
+            # 20 divides 1000 timesteps: the next test has a number of steps that does not
+            true = apart < 1e-4 if strides else (apart < 1e-4) == (not told)
+            if not true or not found.name.startswith(entry.name):
+                wrong.append((entry.name, config, found.name, dict(found.options), told, apart))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_strides_that_do_not_divide_the_timesteps_are_told() -> None:
+    entry, config = CATALOG["DDIM"], {"clip_sample": False, "timestep_spacing": "trailing"}
+    scheduler = diffusolve.DDIMScheduler.from_config({**STABLE_DIFFUSION, **config})
+    found = from_diffusers(scheduler)
+    assert distance(found, entry, scheduler, end_of_scheduler(scheduler, entry, 30), 30) > 1e-4
+    assert "wherever the next one is" in found.differences[0]
+
+
+def test_stable_diffusions_own_configuration_is_named() -> None:
+    config = {
+        **STABLE_DIFFUSION,
+        "_class_name": "PNDMScheduler",
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    }
+    found = from_diffusers(config)
+    assert (found.name, found.options, found.differences) == ("PLMS DDIM", {"final_sigma": "sigma_min"}, ())
+    linspace = from_diffusers({**config, "timestep_spacing": "linspace"})
+    assert linspace.name == "PLMS Uniform"
+    assert "wherever the next one is" in linspace.differences[0]
+
+
+def test_a_name_joined_to_any_configuration_is_that_name() -> None:
+    """Keys of the model's old scheduler do not change the sampler that was asked for."""
+    before = {
+        **STABLE_DIFFUSION,
+        "_class_name": "DPMSolverMultistepScheduler",
+        "algorithm_type": "sde-dpmsolver++",
+        "final_sigmas_type": "sigma_min",
+        "set_alpha_to_one": False,
+        "solver_order": 3,
+        "solver_type": "heun",
+        "steps_offset": 7,
+        "timestep_spacing": "trailing",
+        "use_exponential_sigmas": True,
+        "sigma_min": 0.1,
+        "euler_at_final": True,
+    }
+    wrong = []
+    for entry in with_class():
+        for schedule_type in ("Karras", "Exponential", "SGM Uniform", "Trailing", "Leading", "DDIM", "Uniform"):
+            translated = to_diffusers(f"{entry.name} {schedule_type}")
+            if any("no use_" in text or "factor" in text for text in translated.differences):
+                continue
+            found = from_diffusers(translated.joined(before))
+            extra = [text for text in found.differences if text not in translated.differences]
+            left = {key for key in found.options if key not in ("whole", "discard_next_to_last_sigma")}
+            deis = entry.name == "DEIS"
+            if found.name != f"{entry.name} {schedule_type}" or (extra and not deis) or (left and not deis):
+                wrong.append((entry.name, schedule_type, found))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_a_value_that_the_class_does_not_know_is_told() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown timestep_spacing 'linspce'.*'linspace'"):
+        from_diffusers({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspce"})
+    with pytest.raises(UnknownNameError, match="unknown final_sigmas_type 'sigma_mn'"):
+        from_diffusers({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_mn"})
 
 
 @for_each("schedule_type", ["Karras", "Exponential", "Trailing", "Beta sigmas"])
 @for_each("name", WITH_CLASS)
 def test_there_and_back_is_the_same_name(name: str, schedule_type: str) -> None:
     translated = to_diffusers(f"{name} {schedule_type}")
-    if not any("noise levels" in difference or "has no" in difference for difference in translated.differences):
+    if not any("factor of" in difference or "has no" in difference for difference in translated.differences):
         assert from_diffusers(translated.scheduler(STABLE_DIFFUSION)).name in (
             f"{name} {schedule_type}",
             f"{name} Uniform",  # where the steps are spaced by the solver
@@ -57,10 +251,14 @@ def test_there_and_back_is_the_same_name(name: str, schedule_type: str) -> None:
         ("sample_dpmpp_2m_sde exponential", "DPMSolverMultistepScheduler",
          {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True}),
         ("Euler a Trailing", "EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
-        ("DPM2 a Karras", "KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}),
-        ("PLMS DDIM", "PNDMScheduler", {"skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 1}),
-        ("DPM++ 2S a Karras", "DPMSolverSinglestepAncestralScheduler", {"use_karras_sigmas": True}),
-        ("DPM++ SDE Automatic", "DPMSolverSDEScheduler", {"use_karras_sigmas": True}),
+        ("DPM2 a Karras", "KDPM2AncestralDiscreteScheduler",
+         {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
+        ("PLMS DDIM", "PNDMScheduler",
+         {"skip_prk_steps": True, "set_alpha_to_one": True, "timestep_spacing": "leading", "steps_offset": 1}),
+        ("DPM++ 2S a Karras", "DPMSolverSinglestepAncestralScheduler",
+         {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
+        ("DPM++ SDE Automatic", "DPMSolverSDEScheduler",
+         {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
         ("LCM", "LCMScheduler", {"timestep_spacing": "linspace"}),
     ],
 )  # fmt: skip
@@ -137,7 +335,7 @@ def test_differences_are_told() -> None:
     assert not to_diffusers("DPM++ 2M Align Your Steps").is_exact
     assert "no configuration says 'KL Optimal'" in to_diffusers("Euler KL Optimal").differences[0]
     assert "has no use_karras_sigmas" in to_diffusers("Euler a Karras").differences[0]
-    assert "noise levels differ by up to" in to_diffusers("DPM++ 2M Uniform").differences[0]
+    assert "sigmas differ by a factor of up to 8.762" in to_diffusers("DPM++ 2M Uniform").differences[0]
     assert "weighted otherwise" in to_diffusers("DPM++ 3M SDE Karras").differences[0]
     found = from_diffusers({"_class_name": "UniPCMultistepScheduler", "use_karras_sigmas": True})
     assert found.name == "UniPC bh2 Karras"

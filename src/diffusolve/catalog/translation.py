@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from math import inf
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from diffusolve.catalog.class_steps import (
+    CLASS_STEPS,
+    SAME_SIGMAS,
+    SCHEDULE_TYPES_OF_TIMESTEPS,
+    TIMESTEP_SPACINGS,
+    ClassSteps,
+)
 from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
-from diffusolve.catalog.find import AUTOMATIC, find
+from diffusolve.catalog.find import AUTOMATIC, find, sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
 from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
-from diffusolve.noise import SD15, Grid
+from diffusolve.sampling.sampler import Sampler
 from diffusolve.schedulers import scheduler_class
 
 __all__ = ["FromDiffusers", "ToDiffusers", "from_diffusers", "to_diffusers"]
 
 CONFIG_FILE = "scheduler_config.json"
 
-STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
 SOLVER_KEYS = ("algorithm_type", "solver_order", "solver_type", "predict_x0", "skip_prk_steps")
-"""The configuration keys that say which solver it is."""
-
-NEARLY_NOTHING = 1e-2
-"""Differences of smaller noise levels do not count in full."""
+"""Configuration keys that say which solver it is."""
 
 CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-"""The configuration keys that say where the steps fall, besides `timestep_spacing`."""
+"""Configuration keys that say where the steps fall, besides `timestep_spacing`."""
 
-STEPS = 20
-"""Of how many steps on Stable Diffusion's noise schedule the levels are compared."""
+ENDS: Mapping[str, Mapping[Any, str]] = MappingProxyType(
+    {
+        "set_alpha_to_one": {True: "zero", False: "sigma_min"},
+        "final_sigmas_type": {"zero": "zero", "sigma_min": "sigma_min"},
+    }
+)
+"""Configuration keys that say where sampling ends -> their values as the `final_sigma` of a spacing."""
 
-SAME_LEVELS = 1e-3
-"""Levels that differ relatively by less than this are the same: tables are in single precision."""
+OTHER_KEYS = (
+    "clip_sample",
+    "disable_corrector",
+    "euler_at_final",
+    "interpolation_type",
+    "lambda_min_clipped",
+    "shift_terminal",
+    "solver_p",
+    "thresholding",
+    "timestep_type",
+)
+"""Other configuration keys that change the sample and have no name."""
+
+OF_THE_CURVE = ("sigma_min", "sigma_max")
+"""Configuration keys that a spacing over sigmas takes too."""
+
+STRIDES = "each of its steps leads num_train_timesteps // steps timesteps down, wherever the next one is"
 
 
 @dataclass(frozen=True)
 class ToDiffusers:
-    """What a sampler is called in diffusers.
+    """A sampler's scheduler class and configuration in diffusers.
 
     Attributes:
         name: the sampler's.
-        class_name: of the scheduler.
+        class_name: the scheduler's class.
         config: the keys that make it this sampler, to be joined with those of the model.
-        differences: where it is not quite the same; nothing when empty.
+        differences: in words, each way in which the scheduler is not quite the sampler; empty if it is.
     """
 
     name: str
@@ -60,13 +83,20 @@ class ToDiffusers:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the class makes the same steps."""
+        """True if the class makes the same steps."""
         return not self.differences
 
     def joined(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A model's configuration, changed to this sampler; keys of other classes stay for the way back."""
-        off: dict[str, Any] = {curve: False for curve in CURVES if config.get(curve)}
-        return {**config, **off, **self.config, "_class_name": self.class_name}
+        entry = find(self.name)[0]
+        reset: dict[str, Any] = {curve: False for curve in CURVES if config.get(curve)}
+        if _of(entry).here:
+            expected = {**_defaults(self.class_name), **_of(entry).config}
+            reset |= {key: expected[key] for key in _contradictions(entry, config, (*SOLVER_KEYS, *OTHER_KEYS))}
+            ends = {key: next(iter(values)) for key, values in ENDS.items() if key in expected}
+            reset |= {key: zero for key, zero in ends.items() if config.get(key, zero) != zero}
+            reset |= {key: None for key in OF_THE_CURVE if key in expected and config.get(key) is not None}
+        return {**config, **reset, **self.config, "_class_name": self.class_name}
 
     def scheduler(self, config: Mapping[str, Any] | None = None) -> Any:
         """The scheduler, with a model's configuration if one is given.
@@ -74,8 +104,7 @@ class ToDiffusers:
         Raises:
             ValueError: only diffusers has the class.
         """
-        there = CATALOG[find(self.name)[0].name].diffusers
-        if there is not None and not there.here:
+        if not _of(find(self.name)[0]).here:
             raise ValueError(
                 f"{self.class_name} is a class of diffusers that this library does not have: use diffusolve.sample "
                 f"with {self.name!r}, or {self.class_name}.from_config of diffusers."
@@ -83,7 +112,7 @@ class ToDiffusers:
         return scheduler_class(self.class_name).from_config(self.joined(config or {}))
 
     def save(self, directory: str | PathLike[str], config: Mapping[str, Any] | None = None) -> Path:
-        """Write ``scheduler_config.json`` into `directory`, which is made, and return its path."""
+        """Write ``scheduler_config.json`` into `directory`, which is created if missing, and return its path."""
         path = Path(directory) / CONFIG_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.joined(config or {}), indent=2, sort_keys=True) + "\n"
@@ -93,20 +122,27 @@ class ToDiffusers:
 
 @dataclass(frozen=True)
 class FromDiffusers:
-    """What a scheduler of diffusers is called in the catalog.
+    """A scheduler's name in the catalog.
 
     Attributes:
         name: for :func:`~diffusolve.sampler`, with the schedule type.
-        differences: where the sampler of that name is not quite the same; nothing when empty.
+        differences: in words, each way in which the sampler is not quite the scheduler; empty if it is.
+        options: for :func:`~diffusolve.sampler` besides the name, for example ``{"final_sigma": "sigma_min"}`` of a
+            scheduler that does not go on to the data.
     """
 
     name: str
     differences: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_exact(self) -> bool:
-        """Whether the sampler of that name makes the same steps."""
+        """True if the sampler of that name, with the options, makes the same steps."""
         return not self.differences
+
+    def sampler(self) -> Sampler:
+        """The sampler: ``diffusolve.sampler(name, **options)``."""
+        return sampler(self.name, **self.options)
 
 
 def to_diffusers(name: str) -> ToDiffusers:
@@ -124,60 +160,51 @@ def to_diffusers(name: str) -> ToDiffusers:
         )
     differences = [there.difference] if there.difference else []
     schedule_type = entry.automatic if schedule_type == AUTOMATIC else schedule_type or "Uniform"
-    wanted = SCHEDULE_TYPES[schedule_type]
-    config = {**there.config, **_levels_of(wanted, entry, there, differences)}
+    config = dict(there.config)
+    if not entry.spaces_itself:
+        config |= _spacing_config(SCHEDULE_TYPES[schedule_type], there, differences)
+    if there.here and not entry.spaces_itself and CLASS_STEPS[there.name].end != "zero":
+        differences.append("it ends at the sigma of timestep 0, and not at the data")
     if entry.discards:
-        differences.append("A1111 leaves out the last noise level but one")
+        differences.append("A1111 leaves out the last sigma but one")
     return ToDiffusers(name, there.name, config, tuple(differences))
 
 
-def _levels_of(wanted: ScheduleType, entry: Entry, there: DiffusersClass, differences: list[str]) -> dict[str, Any]:
-    """The keys that make the class's noise levels those of a schedule type, or the nearest that there are."""
+def _spacing_config(wanted: ScheduleType, there: DiffusersClass, differences: list[str]) -> dict[str, Any]:
+    """The keys that make the class's sigmas those of a schedule type, or the nearest that there are."""
     if wanted.config is None:
         differences.append(
-            f"no configuration says {wanted.name!r}: give the levels with set_timesteps(sigmas=...) or (timesteps=...)"
+            f"no configuration says {wanted.name!r}: give the sigmas with set_timesteps(sigmas=...) or (timesteps=...)"
         )
         return {}
+    chooses_timesteps = "timestep_spacing" in wanted.config
     if not there.here:
-        return dict(wanted.config) if "timestep_spacing" in wanted.config else {}
-    keys = set(config_keys(scheduler_class(there.name)))
+        return dict(wanted.config) if chooses_timesteps else {}
+    keys, steps = _defaults(there.name), CLASS_STEPS[there.name]
+    if chooses_timesteps:
+        return _nearest_timesteps(wanted, there, differences)
     missing = sorted(wanted.config.keys() - keys)
-    spaces_timesteps = "timestep_spacing" in wanted.config
-    if missing and not spaces_timesteps:
+    if missing:
         differences.append(f"{there.name} has no {', '.join(missing)}, which {wanted.name!r} needs")
         return {}
-    choices: list[Mapping[str, Any]] = [{} if missing else wanted.config]
-    if spaces_timesteps and not missing:
-        others = (made.config for made in SCHEDULE_TYPES.values() if made.config and "timestep_spacing" in made.config)
-        choices += [config for config in others if config not in choices]
-    distances = [_distance(entry, wanted, {**there.config, **config}) for config in choices]
-    least = min(distances)
-    if least > SAME_LEVELS:
-        differences.append(_differing(least))
-    return dict(choices[distances.index(least)])
+    return {**wanted.config, **(TIMESTEP_SPACINGS["linspace"] if steps.curve_within_timesteps else {})}
 
 
-def _differing(distance: float) -> str:
-    return f"the noise levels differ by up to {distance:.1%} ({STEPS} steps on Stable Diffusion's schedule)"
+def _nearest_timesteps(wanted: ScheduleType, there: DiffusersClass, differences: list[str]) -> dict[str, Any]:
+    """The `timestep_spacing`, if the class has one, whose sigmas are the nearest to those of a schedule type."""
+    steps, has_key = CLASS_STEPS[there.name], "timestep_spacing" in _defaults(there.name)
+    column = SCHEDULE_TYPES_OF_TIMESTEPS.index("Uniform" if wanted.name == "Normal" else wanted.name)
+    rows = steps.ratios if has_key else ["linspace"]
+    row = min(rows, key=lambda row: steps.ratios[row][column])
+    if steps.ratios[row][column] > SAME_SIGMAS:
+        differences.append(_differing(steps.ratios[row][column]))
+    if steps.strides and not row.startswith("leading"):
+        differences.append(STRIDES)
+    return dict(TIMESTEP_SPACINGS[row]) if has_key else {}
 
 
-def _distance(entry: Entry, schedule_type: ScheduleType, config: Mapping[str, Any]) -> float:
-    """How far a scheduler's noise levels (sigma / alpha) are from a schedule type's; infinity for another count."""
-    assert entry.diffusers is not None
-    scheduler = scheduler_class(entry.diffusers.name).from_config({**STABLE_DIFFUSION, **config})
-    scheduler.set_timesteps(STEPS)
-    spacing = schedule_type.spacing
-    if entry.spaces_itself:
-        return 0.0
-    ours, theirs = _ratios(spacing.grid(SD15, STEPS)), _ratios(scheduler.grid)
-    if len(ours) != len(theirs):
-        return inf
-    return max(abs(a - b) / max(a, NEARLY_NOTHING) for a, b in zip(ours, theirs, strict=True))
-
-
-def _ratios(grid: Grid) -> list[float]:
-    """sigma / alpha at each point; what PNDM asks about twice counts once."""
-    return list(dict.fromkeys(float(point.sigma / point.alpha) for point in grid))
+def _differing(ratio: float) -> str:
+    return f"the sigmas differ by a factor of up to {ratio:.3f} (15 to 30 steps on Stable Diffusion's noise schedule)"
 
 
 def _nearest(entry: Entry) -> str:
@@ -193,7 +220,7 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
             a ``scheduler_config.json``, or of such a file.
 
     Raises:
-        UnknownNameError: a class that has no name in the catalog.
+        UnknownNameError: a class that has no name in the catalog, or a value that its class does not know.
         ValueError: a configuration without ``_class_name``.
     """
     config = _config(scheduler)
@@ -207,23 +234,26 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
     if not of_class:
         known = sorted({entry.diffusers.name for entry in CATALOG.values() if entry.diffusers})
         raise unknown_name("scheduler class with a name in the catalog", class_name, known)
-    here = _there(of_class[0]).here
+    here = _of(of_class[0]).here
     full = {key: config.get(key, value) for key, value in _defaults(class_name).items()} if here else config
     best = min(of_class, key=lambda entry: len(_contradictions(entry, full)))
-    there = _there(best)
+    there = _of(best)
     differences = [there.difference] if there.difference else []
-    for key, usual in _contradictions(best, full).items():
-        differences.append(f"{key} is {full[key]!r} there, and {usual!r} in {best.name!r}")
+    for key, expected in _contradictions(best, full, (*SOLVER_KEYS, *OTHER_KEYS)).items():
+        differences.append(f"{key} is {full[key]!r} there, and {expected!r} in {best.name!r}")
     if not here:
         return FromDiffusers(best.name, tuple(differences))
     if full.get("use_flow_sigmas"):
-        differences.append(
-            "use_flow_sigmas takes flow matching's noise levels: sample on a FlowMatching noise schedule"
-        )
-    return FromDiffusers(f"{best.name} {_schedule_type(best, full, differences)}", tuple(differences))
+        differences.append("use_flow_sigmas takes flow matching's sigmas: sample on a FlowMatching noise schedule")
+    options: dict[str, Any] = {"discard_next_to_last_sigma": False} if best.discards else {}
+    if best.spaces_itself:
+        return FromDiffusers(f"{best.name} Uniform", tuple(differences), MappingProxyType(options))
+    schedule_type = _schedule_type(class_name, full, options, differences)
+    _add_end(schedule_type, _end(class_name, full), options, differences)
+    return FromDiffusers(f"{best.name} {schedule_type}", tuple(differences), MappingProxyType(options))
 
 
-def _there(entry: Entry) -> DiffusersClass:
+def _of(entry: Entry) -> DiffusersClass:
     assert entry.diffusers is not None
     return entry.diffusers
 
@@ -231,47 +261,106 @@ def _there(entry: Entry) -> DiffusersClass:
 @lru_cache(maxsize=64)
 def _defaults(class_name: str) -> Mapping[str, Any]:
     """The configuration keys of a class of ours, with their defaults."""
-    made = scheduler_class(class_name)()
-    return {key: made.config[key] for key in config_keys(type(made))}
+    cls = scheduler_class(class_name)
+    parameters = inspect.signature(cls.__init__).parameters
+    return MappingProxyType({key: parameters[key].default for key in config_keys(cls)})
 
 
-def _contradictions(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that say which solver it is and have other values than an entry's, with the entry's values."""
-    there = _there(entry)
-    usual = {**(_defaults(there.name) if there.here else {}), **there.config}
-    keys = {*SOLVER_KEYS, *there.config}
-    return {key: usual[key] for key in sorted(keys) if key in config and key in usual and config[key] != usual[key]}
+def _contradictions(entry: Entry, config: Mapping[str, Any], keys: tuple[str, ...] = SOLVER_KEYS) -> dict[str, Any]:
+    """Those of `keys`, and of the entry's own, that have other values than an entry's, with the entry's values."""
+    there = _of(entry)
+    expected = {**(_defaults(there.name) if there.here else {}), **there.config}
+    compared = sorted({*keys, *there.config} - ENDS.keys())
+    return {
+        key: expected[key]
+        for key in compared
+        if key in config and key in expected and _differ(config[key], expected[key])
+    }
 
 
-def _schedule_type(entry: Entry, config: Mapping[str, Any], differences: list[str]) -> str:
+def _differ(value: Any, expected: Any) -> bool:
+    return bool((value or None) != (expected or None) if isinstance(expected, (tuple, list)) else value != expected)
+
+
+def _schedule_type(class_name: str, config: Mapping[str, Any], options: dict[str, Any], differences: list[str]) -> str:
+    """The schedule type of a configuration; what else there is to say is added to `options` and `differences`."""
+    steps = CLASS_STEPS[class_name]
+    spacing, offset = str(config.get("timestep_spacing", "linspace")), config.get("steps_offset", 0)
+    if spacing not in TIMESTEP_SPACINGS:
+        raise unknown_name("timestep_spacing", spacing, [row for row in TIMESTEP_SPACINGS if "+" not in row])
     curve = next((key for key in CURVES if config.get(key)), None)
     if curve is not None:
-        return next(made.name for made in SCHEDULE_TYPES.values() if made.config == {curve: True})
-    keys = {key: config[key] for key in ("timestep_spacing", "steps_offset") if key in config}
-    names = [made.name for made in SCHEDULE_TYPES.values() if made.config and "timestep_spacing" in made.config]
-    distances = {name: _distance(entry, SCHEDULE_TYPES[name], {**_there(entry).config, **keys}) for name in names}
-    best = min(distances, key=lambda name: distances[name])
-    if distances[best] > SAME_LEVELS:
-        differences.append(_differing(distances[best]))
-    return best
+        options |= {key: config[key] for key in OF_THE_CURVE if config.get(key) is not None}
+        if steps.curve_within_timesteps and spacing != "linspace" and not options.keys() >= set(OF_THE_CURVE):
+            differences.append(
+                f"its sigmas run between those of the first and the last of the {spacing!r} timesteps, and not from "
+                "end to end of the training schedule"
+            )
+        return next(kind.name for kind in SCHEDULE_TYPES.values() if kind.config == {curve: True})
+    row = "leading + 1" if spacing == "leading" and offset == 1 else spacing
+    if steps.strides and spacing != "leading":
+        differences.append(STRIDES)
+    return _type_of_timesteps(steps, row, offset, options, differences)
+
+
+def _type_of_timesteps(
+    steps: ClassSteps, row: str, offset: int, options: dict[str, Any], differences: list[str]
+) -> str:
+    """The schedule type whose sigmas are the nearest to those of a row of the class's table."""
+    ratios = steps.ratios[row]
+    nearest = SCHEDULE_TYPES_OF_TIMESTEPS[ratios.index(min(ratios))]
+    if row == "linspace" and steps.rounds:
+        options["whole"] = True
+    elif nearest == "Leading" and offset:
+        options["steps_offset"] = offset
+    elif min(ratios) > SAME_SIGMAS:
+        differences.append(_differing(min(ratios)))
+    return nearest
+
+
+def _end(class_name: str, config: Mapping[str, Any]) -> str:
+    """The end that a configuration says: "zero" or "sigma_min"."""
+    for key, ends in ENDS.items():
+        if key in config:
+            if config[key] not in ends:
+                raise unknown_name(key, str(config[key]), [str(value) for value in ends])
+            return ends[config[key]]
+    return CLASS_STEPS[class_name].end
+
+
+def _add_end(schedule_type: str, end: str, options: dict[str, Any], differences: list[str]) -> None:
+    """Add to `options` and `differences` that sampling ends at the sigma of timestep 0, if it does."""
+    if end == "zero":
+        return
+    if schedule_type == "Uniform" or (schedule_type == "Leading" and not options.get("steps_offset")):
+        differences.append(
+            "its last step leads from timestep 0 to the sigma of timestep 0, so that it does not reach the data"
+        )
+        return
+    options["final_sigma"] = end
+    if schedule_type not in SCHEDULE_TYPES_OF_TIMESTEPS:
+        differences.append("its last step leads from sigma_min to sigma_min, which the step of no name does")
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
     if isinstance(scheduler, (str, PathLike)):
-        path = Path(scheduler)
-        if path.is_dir():
-            path = path / CONFIG_FILE
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}: expected a {CONFIG_FILE} or a folder with one.")
-        try:
-            made = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
-        if not isinstance(made, dict):
-            raise ValueError(f"{path} holds a {type(made).__name__}: expected a scheduler's configuration.")
-        return made
+        return _config_of_file(Path(scheduler))
     if isinstance(scheduler, Mapping):
         return dict(scheduler)
     if not hasattr(scheduler, "config"):
         raise TypeError(f"expected a scheduler, its configuration or a path, not {scheduler!r}.")
     return {"_class_name": type(scheduler).__name__, **scheduler.config}
+
+
+def _config_of_file(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        path = path / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: expected a {CONFIG_FILE} or a folder with one.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}: expected a scheduler's configuration.")
+    return config

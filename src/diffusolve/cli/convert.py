@@ -35,10 +35,10 @@ def convert_command(
         return
     if out is None:
         raise ValueError("out is missing: say which folder the new scheduler_config.json goes to (--out DIR).")
-    made = to_diffusers(sampler)
-    written = made.save(out, known)
-    console.print(f"[bold]{made.class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
-    for difference in made.differences:
+    translated = to_diffusers(sampler)
+    written = translated.save(out, known)
+    console.print(f"[bold]{translated.class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
+    for difference in translated.differences:
         console.print(f"  not quite {sampler!r}: {difference}.", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -48,13 +48,16 @@ def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:
     except (UnknownNameError, ValueError) as error:
         console.print(f"it has no name: {error}", highlight=False, soft_wrap=True, markup=False)
         return
-    console.print(f"it is [bold]{found.name}[/bold]", highlight=False, soft_wrap=True)
+    options = ", ".join(f"{key}={value!r}" for key, value in found.options.items())
+    console.print(
+        f"it is [bold]{found.name}[/bold]" + f" with {options}" * bool(options), highlight=False, soft_wrap=True
+    )
     for difference in found.differences:
         console.print(f"  but {difference}.", highlight=False, soft_wrap=True, markup=False)
 
 
 def _config_file(given: Path) -> Path:
-    """The configuration in a file, a scheduler's folder or a pipeline's."""
+    """The path of the configuration in a file, a scheduler's folder or a pipeline's."""
     places = [given / CONFIG_FILE, given / "scheduler" / CONFIG_FILE] if given.is_dir() else [given]
     for path in places:
         if path.is_file():
@@ -65,9 +68,9 @@ def _config_file(given: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(made, dict):
-        raise ValueError(f"{path} holds a {type(made).__name__}: expected a scheduler's configuration.")
-    return made
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}: expected a scheduler's configuration.")
+    return config
