@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,13 +235,13 @@ DAMAGES: dict[str, tuple[str, str]] = {
     "no format": (damaged(lambda d: d.pop("format")), '"format": "diffusolve plan"'),
     "another version": (damaged(lambda d: d.update(version=2)), "of version 2, but this release reads version 1"),
     "no version": (damaged(lambda d: d.pop("version")), "of version None"),
-    "no stages key": (damaged(lambda d: d.pop("stages")), "'stages' is missing"),
-    "no sigma": (damaged(lambda d: d["start"].pop("sigma")), "'sigma' is missing"),
-    "no coefficient": (damaged(lambda d: d["stages"][1].pop("b")), "'b' is missing"),
-    "stages of no list": (damaged(lambda d: d.update(stages={})), "'stages' is {}, expected a list"),
+    "no stages key": (damaged(lambda d: d.pop("stages")), "stages is missing"),
+    "no sigma": (damaged(lambda d: d["start"].pop("sigma")), "start.sigma is missing"),
+    "no coefficient": (damaged(lambda d: d["stages"][1].pop("b")), r"stages\[1\].b is missing"),
+    "stages of no list": (damaged(lambda d: d.update(stages={})), "stages is {}, expected a list"),
     "no stages": (damaged(lambda d: d.update(stages=[])), "it has no stages"),
     "a stage of text": (damaged(lambda d: d["stages"].append("x")), r"stages\[3\] is 'x', expected an object"),
-    "start of no object": (damaged(lambda d: d.update(start=[1, 1, 1])), r"'start' is \[1, 1, 1\], expected an object"),
+    "start of no object": (damaged(lambda d: d.update(start=[1, 1, 1])), r"start is \[1, 1, 1\], expected an object"),
     "NaN": (damaged(lambda d: d["stages"][0].update(a=math.nan)), r"stages\[0\].a is nan, expected a finite number"),
     "infinity": (damaged(lambda d: d["end"].update(sigma=math.inf)), "end.sigma is inf, expected a finite number"),
     "beyond float": (
@@ -249,24 +251,24 @@ DAMAGES: dict[str, tuple[str, str]] = {
     "text for a number": (damaged(lambda d: d["stages"][1].update(scale="1")), r"stages\[1\].scale is '1', expected a"),
     "bool for a number": (damaged(lambda d: d["stages"][1].update(scale=True)), r"stages\[1\].scale is True"),
     "half a step": (damaged(lambda d: d["stages"][1].update(step=0.5)), r"stages\[1\].step is 0.5, expected a whole"),
-    "a number for a name": (damaged(lambda d: d.update(result=3)), "3 is no register's name"),
+    "a number for a name": (damaged(lambda d: d.update(result=3)), "result is 3, expected a register's name"),
     "text for a coefficient": (
         damaged(lambda d: d["stages"][0]["writes"][0][1][0].__setitem__(1, "2")),
         r"stages\[0\].* is '2', expected a finite number",
     ),
     "a write without terms": (
         damaged(lambda d: d["stages"][0]["writes"][0].pop()),
-        r"a write of stages\[0\] is \['x1'\], expected a list of 2",
+        r"stages\[0\].writes\[0\] is \['x1'\], expected a list of 2",
     ),
     "text for terms": (
         damaged(lambda d: d["stages"][0]["writes"][0].__setitem__(1, "")),
-        r"terms of stages\[0\] is ''",
+        r"stages\[0\].writes\[0\]\[1\] is '', expected a list",
     ),
     "noise of one sigma": (
         damaged(lambda d: d["stages"][0]["noises"][0].pop()),
-        r"a noise of stages\[0\] .* a list of 3",
+        r"stages\[0\].noises\[0\] .* a list of 3",
     ),
-    "negative sigma": (damaged(lambda d: d["stages"][1].update(sigma=-1.0)), r"stages\[1\].sigma is -1, expected"),
+    "negative sigma": (damaged(lambda d: d["stages"][1].update(sigma=-1.0)), r"stages\[1\].sigma is -1.0, expected"),
     "neither signal nor noise": (damaged(lambda d: d["start"].update(alpha=0, sigma=0)), "start"),
     "unknown sample": (damaged(lambda d: d["stages"][1].update(sample="y")), r"stages\[1\] uses register 'y', which h"),
     "unknown source": (
@@ -295,6 +297,18 @@ DAMAGES: dict[str, tuple[str, str]] = {
     "the output's name": (damaged(lambda d: d.update(initial="output")), "'output'"),
     "steps that jump": (damaged(lambda d: d["stages"][1].update(step=5)), r"stages\[1\].*step 5"),
     "steps from 1": (damaged(lambda d: [s.update(step=s["step"] + 1) for s in d["stages"]]), r"stages\[0\].*step 1"),
+    "no data prediction": (damaged(lambda d: d["stages"][1].update(a=0, b=0.0)), r"stages\[1\] has a = b = 0"),
+    "beyond float32": (damaged(lambda d: d["stages"][1].update(a=1e39)), r"stages\[1\].a is 1e\+39, .* at most 1e\+12"),
+    "a coefficient beyond float32": (
+        damaged(lambda d: d["stages"][0]["writes"][0][1][0].__setitem__(1, -1e39)),
+        r"stages\[0\].writes\[0\]\[1\]\[0\]\[1\] is -1e\+39, expected a finite number, at most 1e\+12",
+    ),
+    "a timestep beyond int64": (
+        damaged(lambda d: d["stages"][1].update(timestep=2**64)),
+        r"stages\[1\].timestep is 18",
+    ),
+    "a key nobody knows": (damaged(lambda d: d["stages"][1].update(scael=1)), r"stages\[1\] .*'scael'.*'scale'"),
+    "infinity beside it": (damaged(lambda d: d.update(note=[math.inf])), "note holds a number that is not finite"),
     "stages that jump": (damaged(lambda d: d["stages"][1].update(stage=1)), r"stages\[1\]"),
 }
 
@@ -365,23 +379,62 @@ def test_a_changed_document_is_a_plan_that_runs_or_a_plan_format_error(
     assert plan.registers >= 1
     assert len(plan.sigmas) == plan.steps + 1
     assert Plan.from_json(plan.to_json()) == plan
-    for transform in (None, lambda data, stage: data):
-        run = Run(plan, lambda x, s, t: np.ones_like(x), transform)
-        x = run.begin(np.ones((1, 2)))
-        while not run.is_done:
-            with np.errstate(all="ignore"):
-                x = run.step(run.model_input(x), x)
-        assert x.shape == (1, 2)
+    ones = torch.ones(1, 2)
+    for like in (np.ones((1, 2)), ones, ones.bfloat16()):
+        for transform in (None, lambda data, stage: data):
+            run = Run(plan, lambda x, s, t: x * 0 + 1, transform)
+            x = run.begin(like)
+            while not run.is_done:
+                with np.errstate(all="ignore"):
+                    x = run.step(run.model_input(x), x)
+            assert x.shape == (1, 2)
 
 
 def test_numbers_at_the_limits_of_float64_make_a_plan_that_prints() -> None:
     def change(document: dict[str, Any]) -> None:
         document["start"].update(alpha=5e-324, sigma=1e300)
-        document["stages"][0].update(alpha=1e300, sigma=5e-324, a=10**300)
+        document["stages"][0].update(alpha=1e300, sigma=5e-324, a=10**12)
 
     plan = Plan.from_json(damaged(change))
     assert plan.start.log_snr == pytest.approx(math.log(5e-324) - math.log(1e300))
     assert str(plan)
+
+
+def test_registers_that_are_freed_late_or_never_are_freed_where_they_are_read_last() -> None:
+    """By other programs' plans: lowering takes apart what a plan's lists say is done with."""
+    for plan in (Plan.from_json(json.dumps(document)) for document in PLANS):
+        document = json.loads(plan.to_json())
+        *early, last = document["stages"]
+        last["frees"] = [name for stage in early for name in stage["frees"]] + last["frees"]
+        for stage in early:
+            stage["frees"] = []
+        late = json.dumps(document)
+        last["frees"] = []
+        assert Plan.from_json(late) == Plan.from_json(json.dumps(document)) == plan
+
+
+def test_other_keys_stay_with_a_plan_and_have_no_part_in_its_value() -> None:
+    plan = Plan.from_json(DOCUMENT)
+    provenance = {"model": "digits", "guidance": 4.0, "errors": {"5": [0.0325]}}
+    learned = Plan.from_json(json.dumps({**json.loads(DOCUMENT), "provenance": provenance}))
+    assert learned.extra == {"provenance": provenance}
+    assert learned == plan
+    assert hash(learned) == hash(plan)
+    again = Plan.from_json(learned.to_json())
+    for other in (again, copy.deepcopy(learned), pickle.loads(pickle.dumps(learned)), dataclasses.replace(learned)):
+        assert other.extra == learned.extra
+        assert other == plan
+    with pytest.raises(TypeError):
+        learned.extra["model"] = "another"  # type: ignore[index]
+
+
+def test_what_cannot_be_written_beside_a_plan_is_told() -> None:
+    plan = Plan.from_json(DOCUMENT)
+    with pytest.raises(ValueError, match="extra has the key 'stages', which is one of the plan's own"):
+        dataclasses.replace(plan, extra={"stages": 3}).to_json()
+    for value in (math.nan, {1, 2}):
+        with pytest.raises(ValueError, match="extra cannot be written as JSON"):
+            dataclasses.replace(plan, extra={"note": value}).to_json()
 
 
 @given(st.text(max_size=30) | st.binary(max_size=30))

@@ -1,56 +1,244 @@
-"""Plans as JSON text: lossless, readable by any runtime, checked when read."""
+"""Plans as JSON text: lossless, readable by any runtime, checked when read.
+
+The format is a table: :data:`POINT`, :data:`UPDATE`, :data:`STAGE` and :data:`PLAN` have a row for each
+key, which says how its value is checked.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from sys import float_info
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite
+from typing import Any, NamedTuple
 
-from diffusolve.errors import PlanFormatError
+from diffusolve.errors import PlanFormatError, unknown_name
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 
-__all__ = ["dump", "load"]
+__all__ = ["LARGEST_COEFFICIENT", "dump", "load"]
 
 FORMAT = "diffusolve plan"
 VERSION = 1
 
 OUTPUTS = frozenset({OUTPUT, UNGUIDED})
-"""What writes may read besides registers, in a stage."""
+"""The sources of a stage's writes that are no registers."""
+
+LARGEST_COEFFICIENT = 1e12
+"""Coefficients beyond plus and minus this are refused: products of three of them fit into single precision."""
+
+LARGEST_INTEGER = 2**53
+"""Whole numbers beyond plus and minus this are refused: not every float64 near it is one."""
+
+# Kinds of values -----------------------------------------------------------------------------------------------------
+
+Check = Callable[[Any, str], Any]
+"""Takes a JSON value and its path in the document, returns the value as a plan has it, or raises PlanFormatError."""
+
+
+def damaged(message: str) -> PlanFormatError:
+    """The error that `message` is of a document which is a plan otherwise."""
+    return PlanFormatError(f"a damaged plan: {message}.")
+
+
+def scalar(expected: str, test: Callable[[Any], bool]) -> Check:
+    """The check that `test` holds of a value, which is `expected`."""
+
+    def check(value: Any, path: str) -> Any:
+        if not test(value):
+            raise damaged(f"{path} is {_shortened(value)}, expected {expected}")
+        return value
+
+    return check
+
+
+def listed(item: Check) -> Check:
+    """The check of a list of any length, whose entries are checked by `item`."""
+
+    def check(value: Any, path: str) -> tuple[Any, ...]:
+        entries = _list(value, path)
+        return tuple(item(entry, f"{path}[{i}]") for i, entry in enumerate(entries))
+
+    return check
+
+
+def row_of(make: Callable[..., Any], *columns: Check) -> Check:
+    """The check of a list of fixed length, whose entries become the arguments of `make`."""
+
+    def check(value: Any, path: str) -> Any:
+        entries = _list(value, path, len(columns))
+        pairs = zip(columns, entries, strict=True)
+        return make(*(column(entry, f"{path}[{i}]") for i, (column, entry) in enumerate(pairs)))
+
+    return check
+
+
+def _list(value: Any, path: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        expected = "a list" if length is None else f"a list of {length}"
+        raise damaged(f"{path} is {_shortened(value)}, expected {expected}")
+    return value
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_number(value: Any) -> bool:
+    """True for finite numbers that float64 can hold; JSON's true and false are none."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """True for whole numbers that float64 tells from their neighbours."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER
+
+
+def is_timestep(value: Any) -> bool:
+    """True for numbers that a tensor of timesteps can hold."""
+    return is_whole(value) or (isinstance(value, float) and abs(value) <= LARGEST_COEFFICIENT)
+
+
+TEXT = scalar("text", lambda value: isinstance(value, str))
+SOURCE = scalar("a register's name", lambda value: isinstance(value, str))
+REGISTER = scalar(
+    "a register's name, which is none of " + " and ".join(map(repr, sorted(OUTPUTS))),
+    lambda value: isinstance(value, str) and value not in OUTPUTS,
+)
+COUNT = scalar("a whole number, at least 0", lambda value: is_whole(value) and value >= 0)
+TIMESTEP = scalar(f"a finite number, at most {LARGEST_COEFFICIENT:g} in size", is_timestep)
+AMOUNT = scalar("a finite number, at least 0", lambda value: is_number(value) and value >= 0)
+COEFFICIENT = scalar(
+    f"a finite number, at most {LARGEST_COEFFICIENT:g} in size",
+    lambda value: is_number(value) and abs(value) <= LARGEST_COEFFICIENT,
+)
+
+# Tables of fields ----------------------------------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """A row: an attribute, the check of the value that the key of its name has, and what JSON has for the attribute."""
+
+    name: str
+    check: Check | Record
+    write: Callable[[Any], Any] = lambda value: value
+
+
+class Record(NamedTuple):
+    """An object of JSON: its rows make the attributes of a `kind`. A row that is a record has its keys among ours."""
+
+    kind: Callable[..., Any]
+    fields: tuple[Field, ...]
+
+    def keys(self) -> Iterator[str]:
+        """The keys of the object."""
+        for name, check, _ in self.fields:
+            yield from check.keys() if isinstance(check, Record) else (name,)
+
+    def read(self, value: Mapping[str, Any], path: str) -> Any:
+        """The record in the keys of `value`, which may have others. Raises PlanFormatError."""
+        prefix = f"{path}." if path else ""
+        read = {}
+        for name, check, _ in self.fields:
+            if isinstance(check, Record):
+                read[name] = check.read(value, path)
+            elif name in value:
+                read[name] = check(value[name], prefix + name)
+            else:
+                raise damaged(f"{prefix}{name} is missing")
+        return self.kind(**read)
+
+    def read_alone(self, value: Any, path: str) -> Any:
+        """The record in `value`, an object with its keys and no others. Raises PlanFormatError."""
+        if not isinstance(value, dict):
+            raise damaged(f"{path} is {_shortened(value)}, expected an object")
+        keys = [*self.keys()]
+        for key in value:
+            if key not in keys:
+                raise damaged(f"{path} has an {unknown_name('key', key, keys)} Other keys belong beside 'stages'")
+        return self.read(value, path)
+
+    def write(self, record: Any) -> dict[str, Any]:
+        """The object of JSON that :meth:`read` makes `record` of."""
+        written: dict[str, Any] = {}
+        for name, check, write in self.fields:
+            value = getattr(record, name)
+            written |= check.write(value) if isinstance(check, Record) else {name: write(value)}
+        return written
+
+
+POINT = Record(
+    PlanPoint,
+    (
+        Field("timestep", TIMESTEP),
+        Field("alpha", AMOUNT),
+        Field("sigma", AMOUNT),
+    ),
+)
+
+UPDATE = Record(
+    Update,
+    (
+        Field("noises", listed(row_of(NoiseTerm, REGISTER, AMOUNT, AMOUNT))),
+        Field("writes", listed(row_of(Write, REGISTER, listed(row_of(lambda *term: term, SOURCE, COEFFICIENT))))),
+        Field("frees", listed(REGISTER)),
+    ),
+)
+
+STAGE = Record(
+    Stage,
+    (
+        Field("step", COUNT),
+        Field("stage", COUNT),
+        Field("point", POINT),
+        Field("scale", COEFFICIENT),
+        Field("a", COEFFICIENT),
+        Field("b", COEFFICIENT),
+        Field("sample", REGISTER),
+        Field("data", REGISTER),
+        Field("update", UPDATE),
+    ),
+)
+
+PLAN = Record(
+    dict,
+    (
+        Field("solver", TEXT),
+        Field("prediction", TEXT),
+        Field("start", POINT.read_alone, POINT.write),
+        Field("end", POINT.read_alone, POINT.write),
+        Field("initial", REGISTER),
+        Field("opening", UPDATE.read_alone, UPDATE.write),
+        Field("stages", listed(STAGE.read_alone), lambda stages: [STAGE.write(stage) for stage in stages]),
+        Field("result", REGISTER),
+    ),
+)
+
+# The text ------------------------------------------------------------------------------------------------------------
 
 
 def dump(plan: Plan, indent: int | None) -> str:
-    """The text of `plan`. Python writes floats so that reading them gives the same float."""
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
-        "solver": plan.solver,
-        "prediction": plan.prediction,
-        "start": plan.start._asdict(),
-        "end": plan.end._asdict(),
-        "initial": plan.initial,
-        "opening": plan.opening._asdict(),
-        "stages": [
-            {
-                "step": stage.step,
-                "stage": stage.stage,
-                **stage.point._asdict(),
-                "scale": stage.scale,
-                "a": stage.a,
-                "b": stage.b,
-                "sample": stage.sample,
-                "data": stage.data,
-                **stage.update._asdict(),
-            }
-            for stage in plan.stages
-        ],
-        "result": plan.result,
-    }
-    return json.dumps(document, indent=indent, allow_nan=False)
+    """The text of `plan`. Python writes floats so that reading them gives the same float.
+
+    Raises:
+        ValueError: `plan.extra` has a key of the format's, or a value that JSON cannot hold.
+    """
+    document = {"format": FORMAT, "version": VERSION, **PLAN.write(plan)}
+    taken = sorted(plan.extra.keys() & document.keys())
+    if taken:
+        raise ValueError(f"extra has the key {taken[0]!r}, which is one of the plan's own: use another.")
+    try:
+        return json.dumps({**document, **plan.extra}, indent=indent, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extra cannot be written as JSON: {error}.") from None
 
 
 def load(text: str) -> dict[str, Any]:
-    """The fields of the plan in `text`, checked: types, finite numbers, and that each register is written before use.
+    """The fields of the plan in `text`, checked, so that what they describe can be run.
+
+    A register that is freed later than it could be, or never, is freed where it is read last.
 
     Raises:
         PlanFormatError: anything else than a plan of this version.
@@ -65,161 +253,108 @@ def load(text: str) -> dict[str, Any]:
         raise PlanFormatError(
             f"a plan of version {document.get('version')!r}, but this release reads version {VERSION}."
         )
-    try:
-        fields: dict[str, Any] = {
-            "solver": _text(document, "solver"),
-            "prediction": _text(document, "prediction"),
-            "start": _point(_object(document, "start"), "start"),
-            "end": _point(_object(document, "end"), "end"),
-            "initial": _register(document["initial"]),
-            "opening": _update(_object(document, "opening"), "opening"),
-            "stages": tuple(_stage(stage, f"stages[{i}]") for i, stage in enumerate(_list(document, "stages"))),
-            "result": _register(document["result"]),
-        }
-    except KeyError as error:
-        raise PlanFormatError(f"a damaged plan: {error.args[0]!r} is missing.") from None
-    _check_registers(fields)
+    fields: dict[str, Any] = PLAN.read(document, "")
+    _check_points(fields)
     _check_steps(fields["stages"])
-    return fields
+    _check_registers(fields)
+    return {**_freed_in_time(fields), "extra": _extra(document)}
+
+
+def _extra(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a document that are not the format's."""
+    own = {"format", "version", *PLAN.keys()}
+    extra = {key: value for key, value in document.items() if key not in own}
+    for key, value in extra.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise damaged(f"{key} holds a number that is not finite, which JSON has no word for") from None
+    return extra
+
+
+def _check_points(fields: Mapping[str, Any]) -> None:
+    """Raise unless there is something at each point and in each data prediction."""
+    points = {f"stages[{i}]": stage.point for i, stage in enumerate(fields["stages"])}
+    for path, point in {"start": fields["start"], "end": fields["end"], **points}.items():
+        if point.alpha == point.sigma == 0:
+            raise damaged(f"{path} has neither signal (alpha) nor noise (sigma)")
+    for i, stage in enumerate(fields["stages"]):
+        if stage.a == stage.b == 0:
+            raise damaged(f"stages[{i}] has a = b = 0, so that its data prediction is nothing")
 
 
 def _check_steps(stages: tuple[Stage, ...]) -> None:
-    """Raise unless the steps count up from 0, each beginning with stage 0."""
+    """Raise unless there are steps, numbered upwards from 0, each of which begins with stage 0."""
+    if not stages:
+        raise damaged("it has no stages")
     expected = 0
     for i, stage in enumerate(stages):
         step = expected if stage.stage == 0 else expected - 1
-        if stage.step != step or stage.stage < 0 or step < 0:
-            raise PlanFormatError(
-                f"a damaged plan: stages[{i}] is stage {stage.stage} of step {stage.step}, but steps count up from 0 "
-                f"and each begins with stage 0: expected step {max(step, 0)}."
+        if stage.step != step or step < 0:
+            raise damaged(
+                f"stages[{i}] is stage {stage.stage} of step {stage.step}, but steps are numbered upwards from 0 and "
+                f"each begins with stage 0: expected step {max(step, 0)}"
             )
         expected = step + 1
 
 
-def _check_registers(fields: dict[str, Any]) -> None:
+def _check_registers(fields: Mapping[str, Any]) -> None:
     """Raise unless each register holds a value when it is read and none is written twice."""
-    stages: tuple[Stage, ...] = fields["stages"]
-    if not stages:
-        raise PlanFormatError("a damaged plan: it has no stages.")
-    held = _apply({fields["initial"]}, [], fields["opening"], "opening")
-    for i, stage in enumerate(stages):
+    held = _held_after({fields["initial"]}, [], fields["opening"], "opening")
+    for i, stage in enumerate(fields["stages"]):
         _require(held, [stage.sample], f"stages[{i}]")
-        held = _apply(held, [stage.data, *OUTPUTS], stage.update, f"stages[{i}]") - OUTPUTS
+        held = _held_after(held, [stage.data, *OUTPUTS], stage.update, f"stages[{i}]") - OUTPUTS
     _require(held, [fields["result"]], "result")
 
 
-def _apply(held: set[str], filled: list[str], update: Update, where: str) -> set[str]:
-    """What is held after an update, which finds the registers `filled` written besides those already `held`."""
+def _held_after(held: set[str], filled: list[str], update: Update, path: str) -> set[str]:
+    """The registers held after an update, which finds those `filled` written besides those already `held`."""
     held = held.copy()
     for register in [*filled, *(noise.register for noise in update.noises)]:
-        _fill(held, register, where)
+        _fill(held, register, path)
     for write in update.writes:
         sources = [source for source, _ in write.terms]
-        _require(held, sources, where)
+        _require(held, sources, path)
         if len(set(sources)) < len(sources):
-            raise PlanFormatError(f"a damaged plan: {where} names a source of register {write.register!r} twice.")
-        _fill(held, write.register, where)
+            raise damaged(f"{path} names a source of register {write.register!r} twice")
+        _fill(held, write.register, path)
     for register in update.frees:
-        _require(held, [register], where)
+        _require(held, [register], path)
         held.remove(register)
     return held
 
 
-def _fill(held: set[str], register: str, where: str) -> None:
+def _fill(held: set[str], register: str, path: str) -> None:
     if register in held:
-        raise PlanFormatError(f"a damaged plan: {where} writes register {register!r} a second time.")
+        raise damaged(f"{path} writes register {register!r} a second time")
     held.add(register)
 
 
-def _require(held: set[str], registers: Iterable[str], where: str) -> None:
+def _require(held: set[str], registers: Iterable[str], path: str) -> None:
     for register in registers:
         if register not in held:
-            raise PlanFormatError(f"a damaged plan: {where} uses register {register!r}, which holds nothing there.")
+            raise damaged(f"{path} uses register {register!r}, which holds nothing there")
 
 
-def _stage(value: Any, where: str) -> Stage:
-    if not isinstance(value, dict):
-        raise PlanFormatError(f"a damaged plan: {where} is {value!r}, expected an object.")
-    return Stage(
-        _whole(value, "step", where),
-        _whole(value, "stage", where),
-        _point(value, where),
-        _number(value["scale"], f"{where}.scale"),
-        _number(value["a"], f"{where}.a"),
-        _number(value["b"], f"{where}.b"),
-        _register(value["sample"]),
-        _register(value["data"]),
-        _update(value, where),
-    )
+def _freed_in_time(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with each register but the result freed by the update that reads it last.
 
-
-def _update(value: dict[str, Any], where: str) -> Update:
-    noises = []
-    for entry in _list(value, "noises"):
-        register, sigma_from, sigma_to = _entries(entry, 3, f"a noise of {where}")
-        noises.append(NoiseTerm(_register(register), _number(sigma_from, where), _number(sigma_to, where)))
-    writes = []
-    for entry in _list(value, "writes"):
-        register, terms = _entries(entry, 2, f"a write of {where}")
-        pairs = [_entries(term, 2, f"a term of {where}") for term in _entries(terms, None, f"the terms of {where}")]
-        writes.append(Write(_register(register), tuple((_source(s), _number(c, where)) for s, c in pairs)))
-    return Update(tuple(noises), tuple(writes), tuple(_register(name) for name in _list(value, "frees")))
-
-
-def _entries(value: Any, count: int | None, where: str) -> list[Any]:
-    if not isinstance(value, list) or (count is not None and len(value) != count):
-        wanted = "a list" if count is None else f"a list of {count}"
-        raise PlanFormatError(f"a damaged plan: {where} is {value!r}, expected {wanted}.")
-    return list(value)
-
-
-def _point(value: dict[str, Any], where: str) -> PlanPoint:
-    point = PlanPoint(*(_number(value[name], f"{where}.{name}") for name in PlanPoint._fields))
-    for name in ("alpha", "sigma"):
-        if getattr(point, name) < 0:
-            raise PlanFormatError(f"a damaged plan: {where}.{name} is {getattr(point, name):g}, expected at least 0.")
-    if point.alpha == point.sigma == 0:
-        raise PlanFormatError(f"a damaged plan: {where} has neither signal (alpha) nor noise (sigma).")
-    return point
-
-
-def _number(value: Any, where: str) -> float:
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
-    if not number or not -float_info.max <= value <= float_info.max:
-        raise PlanFormatError(f"a damaged plan: {where} is {value!r}, expected a finite number.")
-    return value  # type: ignore[no-any-return]
-
-
-def _whole(value: dict[str, Any], key: str, where: str) -> int:
-    number = _number(value[key], f"{where}.{key}")
-    if not isinstance(number, int):
-        raise PlanFormatError(f"a damaged plan: {where}.{key} is {number!r}, expected a whole number.")
-    return number
-
-
-def _register(value: Any) -> str:
-    if not isinstance(value, str) or value in OUTPUTS:
-        raise PlanFormatError(f"a damaged plan: {value!r} is no register's name.")
-    return value
-
-
-def _source(value: Any) -> str:
-    return str(value) if value in (OUTPUT, UNGUIDED) else _register(value)
-
-
-def _text(value: dict[str, Any], key: str) -> str:
-    if not isinstance(value[key], str):
-        raise PlanFormatError(f"a damaged plan: {key!r} is {value[key]!r}, expected text.")
-    return str(value[key])
-
-
-def _list(value: dict[str, Any], key: str) -> list[Any]:
-    if not isinstance(value[key], list):
-        raise PlanFormatError(f"a damaged plan: {key!r} is {value[key]!r}, expected a list.")
-    return list(value[key])
-
-
-def _object(value: dict[str, Any], key: str) -> dict[str, Any]:
-    if not isinstance(value[key], dict):
-        raise PlanFormatError(f"a damaged plan: {key!r} is {value[key]!r}, expected an object.")
-    return dict(value[key])
+    Lowering a plan takes apart what is not needed any more, by these lists.
+    """
+    last: dict[str, int] = {fields["initial"]: 0}
+    updates = [fields["opening"], *(stage.update for stage in fields["stages"])]
+    for i, update in enumerate(updates):
+        if i > 0:
+            stage = fields["stages"][i - 1]
+            last |= {stage.sample: i, stage.data: i}
+        last |= {noise.register: i for noise in update.noises}
+        for write in update.writes:
+            last |= dict.fromkeys((write.register, *(source for source, _ in write.terms)), i)
+    last[fields["result"]] = len(updates)
+    ordered = []
+    for i, update in enumerate(updates):
+        due = sorted(register for register, at in last.items() if at == i and register not in OUTPUTS)
+        kept = [register for register in update.frees if register in due]
+        ordered.append(update._replace(frees=(*kept, *(register for register in due if register not in kept))))
+    stages = tuple(stage._replace(update=update) for stage, update in zip(fields["stages"], ordered[1:], strict=True))
+    return {**fields, "opening": ordered[0], "stages": stages}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, log
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,12 @@ class Plan:
     stages: tuple[Stage, ...]
     result: str
     initial: str = "x0"
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What else is known of the plan, as JSON can hold it: where learned coefficients come from, for example. It is
+    written and read with the plan, and has no part in what the plan does or equals."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
     @property
     def nfe(self) -> int:
@@ -172,7 +179,11 @@ class Plan:
         return cls(**load(text))
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_hash"}  # differs in other processes
+        # The hash differs in other processes, and a read-only view of a mapping cannot be sent there.
+        return {**{name: value for name, value in vars(self).items() if name != "_hash"}, "extra": dict(self.extra)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "extra": MappingProxyType(state.get("extra", {}))})
 
     def __hash__(self) -> int:
         return self._hash
