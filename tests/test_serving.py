@@ -341,8 +341,33 @@ def test_the_first_come_are_the_first_served() -> None:
 
 
 def test_priority_goes_before_those_who_came_earlier() -> None:
-    priorities = [0, 0, 5, 0, 1, 5]
+    priorities = [0, 0, 3, 0, 1, 3]
     assert order_of([ask(tag, steps=1, priority=p) for tag, p in enumerate(priorities)]) == [2, 5, 4, 0, 1, 3]
+
+
+def test_urgent_requests_without_end_do_not_starve_a_patient_one() -> None:
+    """Forty clients that always ask again, with the most priority that there is."""
+    served_before = []
+
+    async def work() -> None:
+        async with batcher(max_batch_size=2, max_priority=3, patience=5) as served:
+            await prepare(served, ask(steps=1))
+            done = asyncio.Event()
+
+            async def urgent() -> None:
+                while not done.is_set():
+                    await served.generate(ask("urgent", steps=1, priority=3))
+                    served_before.append(done.is_set())
+
+            clients = [asyncio.create_task(urgent()) for _ in range(40)]
+            await turns(20)
+            await served.generate(ask("patient", steps=1, priority=-3))
+            done.set()
+            await asyncio.gather(*clients)
+
+    run(work())
+    # those that came before it, those that came later and may pass it, and those of the steps in which it was told
+    assert served_before.count(False) <= 40 + 2 * 3 * 5 + 2 * 2
 
 
 def test_nobody_is_passed_by_more_than_patience_allows() -> None:
@@ -374,11 +399,11 @@ def test_cancelling_frees_the_place_at_once() -> None:
             await turns()
             assert tasks[0].cancelled()
             assert tasks[3].cancelled()
-            assert len(served._active) == 2  # b, and c in a's place
-            assert not served._waiting
+            assert len(served._queue.active) == 2  # b, and c in a's place
+            assert not served._queue.waiting
             allowed.set()
             await asyncio.gather(tasks[1], tasks[2])
-            assert len(served._batch) == 0
+            assert len(served._stepper.batch) == 0
             assert outcomes(served) == {"completed": 2, "cancelled": 2}
 
     run(work())
@@ -395,7 +420,7 @@ def test_requests_time_out_under_way_and_while_they_wait() -> None:
             forever.set()
             made.append(await served.generate(ask(timeout=30.0)))
             assert outcomes(served) == {"timed_out": 2, "completed": 1}
-            assert len(served._batch) == 0
+            assert len(served._stepper.batch) == 0
             return made
 
     first, second, third = run(work())
@@ -421,6 +446,13 @@ def failing(*_: Any) -> Any:
     raise ArithmeticError("my own fault")
 
 
+def exiting(error: BaseException) -> Callable[..., Any]:
+    def function(*_: Any) -> Any:
+        raise error
+
+    return function
+
+
 FAILING: dict[str, tuple[Any, dict[str, Any], str]] = {
     "NaN": (spoil(torch.nan), {}, r"the model's output holds NaN or infinity at evaluation 2 of 3\."),
     "infinity": (spoil(-torch.inf), {}, "the model's output holds NaN or infinity"),
@@ -432,6 +464,30 @@ FAILING: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+for end in (asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt):
+    own = f"its own function failed: {end.__name__}"
+    FAILING |= {
+        f"on_step {end.__name__}": (None, {"on_step": exiting(end("x"))}, f"its on_step failed: {end.__name__}"),
+        f"transform {end.__name__}": (None, {"transform": exiting(end("x"))}, own),
+        f"watched {end.__name__}": (None, {"transform": exiting(end("x")), "on_step": print}, own),
+        f"noise {end.__name__}": (None, {"noise": exiting(end("x")), "sampler": "Euler a"}, own),
+    }
+
+
+class Unspeakable(Exception):
+    """An exception that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+FAILING["an exception without words"] = (
+    None,
+    {"on_step": exiting(Unspeakable())},
+    "its on_step failed: Unspeakable",
+)
+
+
 @pytest.mark.parametrize(("model", "changes", "message"), FAILING.values(), ids=FAILING)
 def test_what_fails_for_one_fails_for_one(model: Any, changes: dict[str, Any], message: str) -> None:
     async def work() -> list[Any]:
@@ -439,7 +495,7 @@ def test_what_fails_for_one_fails_for_one(model: Any, changes: dict[str, Any], m
             asked = [ask("good", seed=1), ask("bad", **changes), ask("good", seed=2, sampler="UniPC")]
             made = await asyncio.gather(*map(served.generate, asked), return_exceptions=True)
             assert outcomes(served) == {"completed": 2, "failed": 1}
-            assert len(served._batch) == 0
+            assert len(served._stepper.batch) == 0
             return made
 
     first, error, third = run(work())
@@ -502,7 +558,7 @@ def test_a_model_that_fails_fails_the_rows_of_that_step_and_the_batcher_lives_on
             await prepare(served, *asked)
             made = await asyncio.gather(*map(served.generate, asked), return_exceptions=True)
             assert outcomes(served) == {"completed": 2, "failed": 2}
-            assert len(served._batch) == 0
+            assert len(served._stepper.batch) == 0
             return made
 
     done, *errors, also_done = run(work())
@@ -589,8 +645,8 @@ def test_leaving_a_stream_gives_up_the_request() -> None:
                     if preview.step == 2:
                         break
             assert outcomes(served) == {"cancelled": 1}
-            assert not served._active
-        assert len(served._batch) == 0
+            assert not served._queue.active
+        assert len(served._stepper.batch) == 0
 
     run(work())
 
@@ -632,6 +688,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "empty shape": ({"shape": (1, 0)}, ValueError, "each number of shape is 0: expected at least 1"),
     "a number for a shape": ({"shape": 64}, TypeError, "shape is 64: expected a tuple"),
     "negative seed": ({"seed": -1}, ValueError, "seed is -1: expected at least 0"),
+    "most priority": ({"priority": 10**12}, ValueError, r"priority is 1000000000000: expected -3 to 3.*nearest is 3"),
+    "least priority": ({"priority": -4}, ValueError, r"priority is -4: expected -3 to 3.*the nearest is -3"),
     "odd priority": ({"priority": "high"}, TypeError, "priority is 'high': expected a whole number"),
     "infinite guidance": ({"guidance_scale": float("inf")}, ValueError, "guidance_scale is inf: expected a finite"),
     "no time": ({"timeout": 0}, ValueError, "timeout is 0: expected seconds, more than 0"),
@@ -759,7 +817,7 @@ def test_closing_fails_those_that_are_left() -> None:
         assert all(isinstance(error, BatcherClosed) for error in made)
         assert str(made[2]) == "request 2 (2): the batcher was closed before the request was done."
         assert outcomes(served) == {"closed": 3}
-        assert len(served._batch) == 0
+        assert len(served._stepper.batch) == 0
 
     run(work())
 
@@ -914,9 +972,9 @@ async def soak(count: int, at_once: int) -> tuple[Counter[str], dict[str, int], 
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
     async with batcher(model, max_batch_size=16, max_active=24, max_queue=200) as served:
         await asyncio.gather(*(client(served) for _ in range(at_once)))
-        assert not served._active
-        assert not served._waiting
-        assert (len(served._batch), served._batch._groups, served._stepping) == (0, {}, ())
+        assert not served._queue.active
+        assert not served._queue.waiting
+        assert (len(served._stepper.batch), served._stepper.batch._groups, served._stepper.under_way) == (0, {}, ())
         assert served._planning == 0
     gc.collect()
     assert unseen == []

@@ -3,86 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import time
-from bisect import insort
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from diffusolve.arrays import Array, is_torch, namespace
-from diffusolve.batching import BatchRun, Inputs, Row
+from diffusolve.arrays import Array, namespace
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
 from diffusolve.prediction import Prediction
 from diffusolve.randomness import NoiseLike
-from diffusolve.sampling import Sampler, noise_between_steps, start
+from diffusolve.sampling import Sampler, noise_between_steps
 from diffusolve.serving.errors import BatcherClosed, QueueFull, RequestFailed, RequestTimeout
 from diffusolve.serving.metrics import Histogram, counter_lines, gauge_lines
+from diffusolve.serving.queue import Job, Queue
 from diffusolve.serving.request import Preview, Request
+from diffusolve.serving.stepping import Model, Stepped, Stepper, described
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["ContinuousBatcher"]
 
-Model = Callable[[Any, Any, list[Request]], Any]
-
 OUTCOMES = ("completed", "failed", "cancelled", "timed_out", "rejected", "queue_full", "closed")
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
 RATE_WINDOW = 10.0
-"""Over how many seconds steps per second are counted."""
+"""The number of seconds over which steps per second are counted."""
 
 MOST_PLANS = 256
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request that was taken. It waits, then is active, and ends exactly once."""
-
-    request: Request
-    plan: Plan
-    noise: NoiseLike
-    number: int
-    place: int
-    """Its place in the queue: the number, brought forward by the priority."""
-    kind: tuple[Any, ...]
-    """Shape, precision and device: requests of one kind share a batch."""
-    begun: float
-    future: asyncio.Future[Array]
-    previews: asyncio.Queue[Preview | None] | None
-    """Filled after each step, and with None at the end; for streams."""
-    timer: asyncio.TimerHandle | None = None
-    row: Row | None = None
-    turn: int = 0
-    """Its place among the active ones, who line up again after each step."""
-    outcome: str | None = None
-
-    @property
-    def is_watched(self) -> bool:
-        return self.previews is not None or self.request.on_step is not None
-
-    def __str__(self) -> str:
-        return f"request {self.number}" + (f" ({self.request.tag!r})" if self.request.tag is not None else "")
-
-    def __lt__(self, other: _Job) -> bool:
-        return (self.place, self.number) < (other.place, other.number)
-
-
-@dataclass
-class _Stepped:
-    """What a step did to its jobs."""
-
-    jobs: dict[Row | None, _Job] = field(default_factory=dict)
-    failed: list[tuple[_Job, str, BaseException | None]] = field(default_factory=list)
-    previews: list[tuple[_Job, Preview]] = field(default_factory=list)
-    done: list[_Job] = field(default_factory=list)
 
 
 class ContinuousBatcher:
@@ -110,8 +61,9 @@ class ContinuousBatcher:
         max_active: the most requests that are under way at once; `max_batch_size` when missing.
         max_queue: the most requests that wait; one more gets :class:`QueueFull <diffusolve.serving.QueueFull>`.
         max_steps: the most steps that a request may ask for.
+        max_priority: the most points of priority that a request may have, or lack: from -`max_priority` up.
         patience: for each point of priority that a request has more, it goes before those that came less than
-            `patience` requests earlier. So everybody waits for a bounded number of later ones.
+            `patience` requests earlier. So nobody waits for more than ``2 * max_priority * patience`` later ones.
         check_finite: fail requests whose outputs hold NaN or infinity. On an accelerator this waits for each step.
 
     Raises:
@@ -130,11 +82,14 @@ class ContinuousBatcher:
         max_active: int | None = None,
         max_queue: int = 1000,
         max_steps: int = 1000,
+        max_priority: int = 3,
         patience: int = 100,
         check_finite: bool = True,
     ) -> None:
         limits = {"max_batch_size": max_batch_size, "max_active": max_active, "max_queue": max_queue}
-        for name, limit in (limits | {"max_steps": max_steps, "patience": patience}).items():
+        for name, limit in (
+            limits | {"max_steps": max_steps, "max_priority": max_priority, "patience": patience}
+        ).items():
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
                 raise ValueError(f"{name} is {limit!r}: expected a whole number, at least 1.")
         self.model = model
@@ -149,21 +104,18 @@ class ContinuousBatcher:
         self.max_active = max_batch_size if max_active is None else max_active
         self.max_queue = max_queue
         self.max_steps = max_steps
+        self.max_priority = max_priority
         self.patience = patience
         self.check_finite = check_finite
-        self._batch = BatchRun()
-        self._waiting: list[_Job] = []
+        self._queue = Queue(self.max_active, max_queue, patience)
+        self._stepper = Stepper(model, self.like, check_finite)
         self._planning = 0
         self._in_order = asyncio.Lock()
-        self._active: dict[int, _Job] = {}
-        self._stepping: Sequence[_Job] = ()
         self._taken = 0
-        self._turn = 0
         self._plans: OrderedDict[Any, tuple[Plan, Sampler]] = OrderedDict()
         self._state = "not entered"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker: asyncio.Task[None] | None = None
-        self._thread: ThreadPoolExecutor | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -213,11 +165,11 @@ class ContinuousBatcher:
             self._end(job, "cancelled")
 
     def metrics(self) -> str:
-        """What happened so far, in the text format of Prometheus."""
+        """Counts and times of requests and steps so far, in the text format of Prometheus."""
         name = "diffusolve"
         lines = chain(
-            gauge_lines(f"{name}_queue_length", "Requests that wait.", len(self._waiting)),
-            gauge_lines(f"{name}_active_requests", "Requests under way.", len(self._active)),
+            gauge_lines(f"{name}_queue_length", "Requests that wait.", len(self._queue.waiting)),
+            gauge_lines(f"{name}_active_requests", "Requests under way.", len(self._queue.active)),
             self._occupancy.lines(f"{name}_batch_rows", "Rows that the model was given at once."),
             counter_lines(f"{name}_steps_total", "Calls of the model.", self._steps),
             counter_lines(f"{name}_rows_total", "Evaluations, one for each row of each call.", self._rows),
@@ -243,8 +195,7 @@ class ContinuousBatcher:
         try:
             await asyncio.wait({worker})
         finally:
-            assert self._thread is not None
-            self._thread.shutdown(wait=False)
+            self._stepper.close()
         if not worker.cancelled() and (error := worker.exception()) is not None:
             raise error
 
@@ -253,7 +204,7 @@ class ContinuousBatcher:
             raise BatcherClosed(f"this batcher is {self._state}: it can be entered once; make another.")
         self._state = "open"
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffusolve-batcher")
+        self._stepper.open()
         self._worker = asyncio.create_task(self._work(), name="diffusolve-batcher")
         return self
 
@@ -270,17 +221,17 @@ class ContinuousBatcher:
 
     # Taking requests
 
-    async def _take(self, request: Request, previews: asyncio.Queue[Preview | None] | None) -> _Job:
+    async def _take(self, request: Request, previews: asyncio.Queue[Preview | None] | None) -> Job:
         """The job of `request`, which waits for its first step."""
         self._check_open()
         if not isinstance(request, Request):
             raise TypeError(f"request is a {type(request).__name__}: expected a Request.")
         begun = time.monotonic()
-        free = self.max_active - len(self._active)
-        if len(self._waiting) + self._planning >= self.max_queue + free:
+        if not self._queue.has_room(self._planning):
             self._outcomes["queue_full"] += 1
             raise QueueFull(f"{self.max_queue} requests wait already, which is all that this batcher lets wait.")
         number = self._taken
+        name = f"request {number}" + (f" ({request.tag!r})" if request.tag is not None else "")
         self._taken += 1
         self._planning += 1
         self._idle.clear()
@@ -298,27 +249,19 @@ class ContinuousBatcher:
             raise BatcherClosed(f"request {number}: the batcher was closed before the request was taken.")
         array = self.like if request.x is None else request.x
         kind = (request.sample_shape, array.dtype, str(getattr(array, "device", "")), namespace(array))
-        place = number - int(request.priority) * self.patience
+        place = self._queue.place(number, int(request.priority))
         assert self._loop is not None
-        job = _Job(request, plan, noise, number, place, kind, begun, self._loop.create_future(), previews)
+        job = Job(request, name, plan, noise, number, place, kind, begun, self._loop.create_future(), previews)
         if request.timeout is not None:
             left = begun + float(request.timeout) - time.monotonic()
             job.timer = self._loop.call_later(max(left, 0.0), self._expire, job)
-        insort(self._waiting, job)
         self._idle.clear()
-        self._fill()
+        self._queue.add(job)
+        self._wake.set()
         return job
 
-    def _fill(self) -> None:
-        """Let those who wait become active where there is place, and wake the worker."""
-        while self._waiting and len(self._active) < self.max_active:
-            job = self._waiting.pop(0)
-            self._line_up(job)
-            self._active[job.number] = job
-        self._wake.set()
-
     def _look_idle(self) -> None:
-        if not (self._active or self._waiting or self._planning):
+        if not (self._queue or self._planning):
             self._idle.set()
 
     def _check_open(self) -> None:
@@ -334,7 +277,7 @@ class ContinuousBatcher:
         Raises:
             ValueError, TypeError: there is something wrong with the request.
         """
-        request.check(self.max_steps)
+        request.check(self.max_steps, self.max_priority)
         self._check_shape(request)
         noise = request.seed if request.noise is None else request.noise
         if isinstance(request.sampler, Plan):
@@ -345,15 +288,15 @@ class ContinuousBatcher:
             self._plans[key] = planned
             if len(self._plans) > MOST_PLANS:
                 self._plans.popitem(last=False)
-        plan, made = self._plans[key]
+        plan, sampler = self._plans[key]
         self._plans.move_to_end(key)
-        if plan.is_stochastic and (made.seed_offset or made.brownian):
-            noise = noise_between_steps(made, made.grid(self.noise_schedule, request.steps), noise)
+        if plan.is_stochastic and (sampler.seed_offset or sampler.brownian):
+            noise = noise_between_steps(sampler, sampler.grid(self.noise_schedule, request.steps), noise)
         return plan, noise
 
     def _plan(self, wanted: str | Sampler, steps: int | None) -> tuple[Plan, Sampler]:
-        made = sampler_called(wanted) if isinstance(wanted, str) else wanted
-        return made.plan(self.noise_schedule, self.prediction_type, steps), made
+        sampler = sampler_called(wanted) if isinstance(wanted, str) else wanted
+        return sampler.plan(self.noise_schedule, self.prediction_type, steps), sampler
 
     def _check_shape(self, request: Request) -> None:
         shape = request.sample_shape
@@ -364,16 +307,16 @@ class ContinuousBatcher:
 
     # Ending requests
 
-    def _expire(self, job: _Job) -> None:
+    def _expire(self, job: Job) -> None:
         timeout = job.request.timeout
         self._end(job, "timed_out", RequestTimeout(f"{job} took longer than its timeout of {timeout:g} seconds."))
 
-    def _fail(self, job: _Job, reason: str, cause: BaseException | None) -> None:
+    def _fail(self, job: Job, reason: str, cause: BaseException | None) -> None:
         error = RequestFailed(f"{job}: {reason}")
         error.__cause__ = cause
         self._end(job, "failed", error)
 
-    def _end(self, job: _Job, outcome: str, error: Exception | None = None) -> None:
+    def _end(self, job: Job, outcome: str, error: Exception | None = None) -> None:
         """End `job`, if it has not ended: its place is free, and whoever awaits it is told."""
         if job.outcome is not None:
             return
@@ -381,10 +324,8 @@ class ContinuousBatcher:
         self._outcomes[outcome] += 1
         if job.timer is not None:
             job.timer.cancel()
-        if self._active.pop(job.number, None) is None:
-            self._waiting.remove(job)
-        if job not in self._stepping:
-            self._leave(job)
+        self._queue.remove(job)
+        self._stepper.leave(job)
         if not job.future.done():
             if outcome == "completed":
                 assert job.row is not None
@@ -396,18 +337,13 @@ class ContinuousBatcher:
                 job.future.cancel()
         if job.previews is not None:
             job.previews.put_nowait(None)
-        self._fill()
+        self._wake.set()
         self._look_idle()
-
-    def _leave(self, job: _Job) -> None:
-        """Free the row of a job."""
-        if job.row is not None and not job.row.has_left:
-            self._batch.leave(job.row)
 
     def _shut(self, reason: str) -> None:
         """Take no more requests, and end those that are left."""
         self._state = "closed"
-        for job in [*self._active.values(), *self._waiting]:
+        for job in self._queue.jobs():
             self._end(job, "closed", BatcherClosed(f"{job}: {reason}"))
         self._wake.set()
 
@@ -420,127 +356,28 @@ class ContinuousBatcher:
                 await asyncio.sleep(0)  # whoever was told something may ask for more before the next step
                 if self._state == "closed":
                     return
-                if self._active:
-                    await self._step(self._next_jobs())
+                if self._queue.active:
+                    await self._step(self._queue.next_jobs(self.max_batch_size))
                 else:
                     self._wake.clear()
                     await self._wake.wait()
         finally:
             self._shut("the batcher came to an end.")
 
-    def _next_jobs(self) -> list[_Job]:
-        """Who takes part in the next step: of one kind, those first that have waited longest for their turn."""
-        waited = sorted(self._active.values(), key=lambda job: job.turn)
-        jobs = [job for job in waited if job.kind == waited[0].kind][: self.max_batch_size]
-        for job in jobs:
-            self._line_up(job)
-        return jobs
-
-    def _line_up(self, job: _Job) -> None:
-        """It is the turn of all others before it is that of `job`."""
-        self._turn += 1
-        job.turn = self._turn
-
-    async def _step(self, jobs: list[_Job]) -> None:
-        """One evaluation of `jobs`, and what follows for them.
-
-        If it is cancelled, the thread may still be at work on their rows, which therefore stay where they are.
-        """
-        self._stepping, stepped = jobs, _Stepped()
-        try:
-            asked = await self._in_thread(self._ask, jobs, stepped)
-            if asked is not None:
-                inputs, outputs = asked
-                if inspect.isawaitable(outputs):
-                    outputs = await _awaited(outputs)
-                    await self._in_thread(self._advance, inputs, outputs, stepped)
-                self._steps += 1
-                self._rows += len(inputs)
-                self._occupancy.observe(len(inputs))
-                self._rate(just_now=True)
-        except Exception as error:
-            cause = error.__cause__ if isinstance(error, _ModelEnded) and error.__cause__ is not None else error
-            reason = f"the model failed with {type(cause).__name__}: {cause}"
-            stepped.failed += [(job, reason, cause) for job in jobs]  # those who failed before have their own reason
-        self._stepping = ()
+    async def _step(self, jobs: list[Job]) -> None:
+        """One evaluation of `jobs`, and what follows for them."""
+        stepped = await self._stepper.step(jobs)
+        if stepped.rows is not None:
+            self._steps += 1
+            self._rows += stepped.rows
+            self._occupancy.observe(stepped.rows)
+            self._rate(just_now=True)
         self._tell(stepped)
         for job in jobs:
             if job.outcome is not None:
-                self._leave(job)
+                self._stepper.leave(job)
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function` returns, called in the batcher's thread; whatever it raises is an Exception here."""
-
-        def call() -> Any:
-            try:
-                return function(*arguments), None
-            except BaseException as error:  # StopIteration and SystemExit do not pass from a thread to a task
-                return None, error
-
-        assert self._loop is not None
-        returned, error = await self._loop.run_in_executor(self._thread, call)
-        if error is not None:
-            raise _ModelEnded from error
-        return returned
-
-    def _ask(self, jobs: list[_Job], stepped: _Stepped) -> tuple[Inputs, Any] | None:
-        """In the thread: let those join who are new, and ask the model about all. A plain one is advanced as well."""
-        rows = [row for job in jobs if (row := self._joined(job, stepped)) is not None]
-        if not rows:
-            return None
-        stepped.jobs = {job.row: job for job in jobs if job.row is not None}
-        (inputs,) = self._batch.inputs(rows)
-        with _no_gradients(inputs.x):
-            outputs = self.model(inputs.x, inputs.timesteps, [stepped.jobs[row].request for row in rows])
-        if not inspect.isawaitable(outputs):
-            self._advance(inputs, outputs, stepped)
-        return inputs, outputs
-
-    def _joined(self, job: _Job, stepped: _Stepped) -> Row | None:
-        if job.row is None:
-            try:
-                request = job.request
-                x = request.x
-                if x is None:
-                    x = start(job.plan, _empty(self.like, (1, *request.sample_shape)), request.seed)[0, ...]
-                job.row = self._batch.join(job.plan, x, noise=job.noise, transform=request.transform, tag=str(job))
-            except Exception as error:
-                stepped.failed.append((job, f"it could not join: {error}", error))
-        return job.row
-
-    def _advance(self, inputs: Inputs, outputs: Any, stepped: _Stepped) -> None:
-        """In the thread: take the model's outputs."""
-        unguided = None
-        if isinstance(outputs, tuple):
-            if len(outputs) != 2:
-                raise TypeError(f"the model returned {len(outputs)} outputs: expected one, or (guided, unguided).")
-            outputs, unguided = outputs
-        outputs, unguided = (_stacked(inputs, made) for made in (outputs, unguided))
-        if self.check_finite:
-            for index in sorted(_not_finite(inputs, outputs) | _not_finite(inputs, unguided)):
-                row = inputs.rows[index]
-                self._give_up(row, f"the model's output holds NaN or infinity at {_evaluation(row)}.", None, stepped)
-        for row in inputs.rows if _fits(inputs, outputs) else ():
-            job = stepped.jobs[row]
-            if job.is_watched and not row.has_left and row.stage.stage == 0:
-                try:
-                    data = self._batch.data(inputs, outputs, row)
-                except Exception as error:
-                    self._give_up(row, f"its own function failed: {error!r}", error, stepped)
-                    continue
-                preview = Preview(job.request, row.stage.step, row.plan.steps, row.stage.point, data)
-                stepped.previews.append((job, preview))
-        for row in self._batch.advance(inputs, outputs, unguided):
-            if row.error is None:
-                stepped.done.append(stepped.jobs[row])
-            else:
-                stepped.failed.append((stepped.jobs[row], f"its own function failed: {row.error!r}", row.error))
-
-    def _give_up(self, row: Row, reason: str, cause: Exception | None, stepped: _Stepped) -> None:
-        stepped.failed.append((stepped.jobs[row], reason, cause))
-        self._batch.leave(row)
-
-    def _tell(self, stepped: _Stepped) -> None:
+    def _tell(self, stepped: Stepped) -> None:
         """Let everybody know what the step did."""
         for job, reason, cause in stepped.failed:
             self._fail(job, reason, cause)
@@ -552,8 +389,8 @@ class ContinuousBatcher:
             if job.request.on_step is not None:
                 try:
                     job.request.on_step(preview)
-                except Exception as error:
-                    self._fail(job, f"its on_step failed: {error!r}", error)
+                except BaseException as error:  # SystemExit and the like too: this task is everybody's
+                    self._fail(job, f"its on_step failed: {described(error)}", error)
         for job in stepped.done:
             if job.outcome is None:
                 self._latency.observe(time.monotonic() - job.begun)
@@ -569,64 +406,7 @@ class ContinuousBatcher:
         return len(self._recent) / RATE_WINDOW
 
 
-class _ModelEnded(Exception):
-    """The model ended with an exception, the cause, which may be one that tasks and threads take for their own."""
-
-
-async def _awaited(outputs: Awaitable[Any]) -> Any:
-    """What `outputs` become; if their own task is cancelled, that is not to cancel this one."""
-    task = asyncio.ensure_future(outputs)
-    try:
-        await asyncio.wait({task})
-    finally:
-        task.cancel()
-    try:
-        return task.result()
-    except BaseException as error:
-        raise _ModelEnded from error
-
-
-def _evaluation(row: Row) -> str:
-    return f"evaluation {row.position + 1} of {row.plan.nfe}"
-
-
-def _stacked(inputs: Inputs, outputs: Any) -> Any:
-    """Outputs that are one array per row as one array, if they are complete."""
-    if (
-        isinstance(outputs, list)
-        and outputs
-        and all(getattr(one, "shape", None) == inputs.x.shape[1:] for one in outputs)
-    ):
-        return namespace(inputs.x).stack(outputs)
-    return outputs
-
-
-def _fits(inputs: Inputs, outputs: Any) -> bool:
-    """Whether `outputs` have the shape that they should have; if not, advancing says what is wrong."""
-    return bool(getattr(outputs, "shape", None) == inputs.x.shape)
-
-
-def _not_finite(inputs: Inputs, outputs: Any) -> set[int]:
-    """Which rows of `outputs` hold NaN or infinity."""
-    if not _fits(inputs, outputs):
-        return set()
-    xp = namespace(outputs)
-    finite = xp.reshape(xp.isfinite(outputs), (len(inputs), -1))
-    good = finite.all(dim=1) if is_torch(finite) else xp.all(finite, axis=1)
-    return {index for index, is_good in enumerate(good.tolist()) if not is_good}
-
-
 def _default_like() -> Array:
     import torch
 
     return torch.empty(0)
-
-
-def _empty(like: Array, shape: tuple[int, ...]) -> Array:
-    if is_torch(like):
-        return like.new_empty(shape)
-    return namespace(like).empty(shape, dtype=like.dtype)
-
-
-def _no_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
-    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()

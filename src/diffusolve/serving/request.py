@@ -53,7 +53,7 @@ class Request:
         transform: applied to each data prediction, shape (1, ...), see :class:`~diffusolve.backends.Run`; for example
             ``Clip(1.0)``.
         priority: a request goes before all those that came earlier with less, up to a bound; see the batcher's
-            `patience`.
+            `max_priority` and `patience`.
         timeout: seconds from now after which it is given up with :class:`RequestTimeout
             <diffusolve.serving.RequestTimeout>`.
         on_step: called in the event loop with a :class:`Preview` after each step. If it raises an exception, the
@@ -83,7 +83,7 @@ class Request:
         assert self.shape is not None
         return tuple(self.shape)
 
-    def check(self, max_steps: int) -> None:
+    def check(self, max_steps: int, max_priority: int) -> None:
         """Raise ValueError or TypeError if something about the request can never be right."""
         if not isinstance(self.sampler, str | Sampler | Plan):
             raise TypeError(f"sampler is {self.sampler!r}: expected a name, a Sampler or a Plan.")
@@ -104,6 +104,12 @@ class Request:
         if self.seed is not None:
             _check_whole("seed", self.seed, 0)
         _check_whole("priority", self.priority)
+        if abs(self.priority) > max_priority:
+            nearest = max_priority if self.priority > 0 else -max_priority
+            raise ValueError(
+                f"priority is {self.priority}: expected {-max_priority} to {max_priority}, which is what this batcher "
+                f"takes; the nearest is {nearest}."
+            )
         if not isinstance(self.guidance_scale, Real) or not isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale is {self.guidance_scale!r}: expected a finite number.")
         if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
