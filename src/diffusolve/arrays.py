@@ -16,7 +16,7 @@ Array: TypeAlias = Any
 
 
 def is_torch(x: object) -> bool:
-    """Whether `x` is a torch tensor. Does not import torch: without it nothing is one."""
+    """True if `x` is a torch tensor. Does not import torch: without it nothing is one."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 

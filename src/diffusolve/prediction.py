@@ -1,4 +1,4 @@
-"""What a network's output means, as two numbers: ``x0 = a * x + b * output``.
+"""Meanings of a network's output, as two numbers: ``x0 = a * x + b * output``.
 
 Each prediction type is a small frozen value. The numbers are those of Salimans & Ho 2022 (epsilon, sample, v), Lipman
 et al. 2022 (flow) and Karras et al. 2022, table 1 (EDM), for samples ``alpha * x0 + sigma * noise``.
@@ -18,7 +18,7 @@ __all__ = ["EDM", "Conversion", "Epsilon", "Flow", "Prediction", "Sample", "VPre
 
 
 class Conversion(NamedTuple):
-    """How to use a network at one point.
+    """The use of a network at one point.
 
     The network sees ``scale * x``; the data prediction is ``x0 = a * x + b * output``.
     """
@@ -29,7 +29,7 @@ class Conversion(NamedTuple):
 
 
 class Prediction(ABC):
-    """What a network predicts."""
+    """A meaning of the network's output."""
 
     name: ClassVar[str]
 
@@ -43,11 +43,11 @@ class Prediction(ABC):
         """(a, b) for a sample with (`alpha`, `sigma`) in the network's own scaling."""
 
     def input_scale(self, alpha: float, sigma: float) -> float:
-        """What the sample is multiplied by, beyond the change of scaling, before the network sees it."""
+        """The factor of the sample, beyond the change of scaling, before the network sees it."""
         return 1.0
 
     def conversion(self, point: Point) -> Conversion:
-        """How to use the network for a sample at `point`, in the scaling of the point's grid.
+        """The use of the network for a sample at `point`, in the scaling of the point's grid.
 
         Raises:
             SingularPointError: the output says nothing about the data there.

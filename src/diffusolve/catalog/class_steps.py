@@ -28,7 +28,7 @@ TIMESTEP_SPACINGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """The configurations that choose among timesteps, as the rows of the tables of ratios."""
 
 Ratios = Mapping[str, tuple[float, ...]]
-"""How far the sigmas of each row of :data:`TIMESTEP_SPACINGS` are from those of each schedule type in
+"""Distances of the sigmas of each row of :data:`TIMESTEP_SPACINGS` from those of each schedule type in
 :data:`SCHEDULE_TYPES_OF_TIMESTEPS`.
 
 The largest ratio of the greater to the smaller sigma / alpha at which the network is asked, in 15, 20 and 30 steps on
@@ -38,7 +38,7 @@ Stable Diffusion's noise schedule. The end, at which it is not asked, does not c
 
 @dataclass(frozen=True)
 class ClassSteps:
-    """Where the steps of a scheduler class fall.
+    """The places of a scheduler class's steps.
 
     Attributes:
         ratios: how near each `timestep_spacing` is to each schedule type.

@@ -89,12 +89,12 @@ class Entry:
 
     @property
     def spaces_itself(self) -> bool:
-        """Whether only the ends of a spacing matter to it."""
+        """True if only the ends of a spacing matter to the sampler."""
         return self.solver.adaptive or self.solver.function is dpm_fast.function
 
     @property
     def paper(self) -> str:
-        """Where it comes from."""
+        """The source that the sampler comes from."""
         cfg_pp = "; with guidance of Chung et al. 2024, CFG++, algorithm 2"
         return self.solver.paper + cfg_pp * bool(dict(self.solver.options).get("cfg_pp"))
 

@@ -1,4 +1,4 @@
-"""Where the steps fall, by the names that people add to a sampler's."""
+"""Spacings by the names that people add to a sampler's."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ TYPES = (
     ScheduleType("Simple", Simple(), "Simple", "simple", TRAILING),
 )
 
-SCHEDULE_TYPES: Mapping[str, ScheduleType] = MappingProxyType({made.name: made for made in TYPES})
-"""What may follow a sampler's name -> the spacing that it stands for."""
+SCHEDULE_TYPES: Mapping[str, ScheduleType] = MappingProxyType({kind.name: kind for kind in TYPES})
+"""Name that may follow a sampler's -> the spacing that it stands for."""

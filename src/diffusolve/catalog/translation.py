@@ -267,7 +267,7 @@ def _defaults(class_name: str) -> Mapping[str, Any]:
 
 
 def _contradictions(entry: Entry, config: Mapping[str, Any], keys: tuple[str, ...] = SOLVER_KEYS) -> dict[str, Any]:
-    """Those of `keys`, and of the entry's own, that have other values than an entry's, with the entry's values."""
+    """The keys among `keys` and the entry's own that have other values than the entry has, with the entry's values."""
     there = _of(entry)
     expected = {**(_defaults(there.name) if there.here else {}), **there.config}
     compared = sorted({*keys, *there.config} - ENDS.keys())

@@ -1,4 +1,4 @@
-"""How far samplers are from the exact solution, as a table and a plot."""
+"""Errors of samplers against the exact solution, as a table and a plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Cell", "error_figure", "error_table", "report"]
 
 
 class Cell(NamedTuple):
-    """What one sampler made in one number of steps, or in as many as some evaluations pay for."""
+    """The error of one sampler in one number of steps, or in as many as some evaluations pay for."""
 
     images: Any
     """Shape (num, channels, height, width), in [-1, 1]."""

@@ -20,7 +20,7 @@ STEPS = 300
 
 
 class ExactSolution:
-    """Where the probability-flow ODE of a model leads.
+    """The exact solution of a model's probability-flow ODE.
 
     In closed form for a :class:`~diffusolve.denoisers.GaussianDenoiser`; otherwise by DPM-Solver++ of third order in
     300 equal steps of log-SNR. The ODE is followed down to the smallest noise level that the model was trained on; from

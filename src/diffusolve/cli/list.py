@@ -47,7 +47,7 @@ def list_command(
 
 
 def record(entry: Entry) -> dict[str, Any]:
-    """What is known about a sampler, as JSON has it."""
+    """Everything that is known about a sampler, as JSON has it."""
     plan = None
     if not entry.solver.adaptive:
         plan = Sampler(entry.solver, Karras(final_sigma="sigma_min")).plan(SD15, "epsilon", STEPS)

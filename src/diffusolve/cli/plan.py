@@ -33,7 +33,7 @@ SIGMA = {
     Scaling.VARIANCE_EXPLODING: "for samples data + sigma * noise",
     Scaling.FLOW: "for samples (1 - sigma) * data + sigma * noise",
 }
-"""What the number called sigma means, by the scaling of the samples that the network was trained on."""
+"""The meaning of the number called sigma, by the scaling of the samples that the network was trained on."""
 
 
 def plan_command(
@@ -136,7 +136,7 @@ def figure(plan: Plan, scaling: Scaling, title: str) -> Figure:
 
 
 def _drawn(points: list[tuple[float, PlanPoint]], value: dict[PlanPoint, float]) -> tuple[list[float], list[float]]:
-    """Where to draw and what; NaN is not drawn."""
+    """The two coordinates of a line; NaN is not drawn."""
     return [step for step, _ in points], [v if math.isfinite(v := value[point]) else math.nan for _, point in points]
 
 

@@ -1,4 +1,4 @@
-"""What values in a configuration may be, and how they are saved."""
+"""Values that a configuration may have, and their form in a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_no_nan(values: Mapping[str, Any], owner: str) -> None:
 
 
 def has_nan(value: Any) -> bool:
-    """Whether `value`, or a number in it, is not a number."""
+    """True if `value`, or a number in it, is NaN."""
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, (str, bytes, int)) or value is None:
@@ -53,7 +53,7 @@ def has_nan(value: Any) -> bool:
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Whether two values of a key are the same once saved."""
+    """True if two values of a key are the same once saved."""
     try:
         return a is b or bool(plain(a, "") == plain(b, ""))
     except TypeError:

@@ -39,7 +39,7 @@ class GaussianDenoiser:
         return mean + gain * (x - alpha * mean)
 
     def exact(self, x: Array, start: tuple[float, float], end: tuple[float, float]) -> Array:
-        """Where the probability-flow ODE takes `x` from one (alpha, sigma) to another, in closed form."""
+        """The sample to which the probability-flow ODE takes `x` from one (alpha, sigma) to another, in closed form."""
         mean, variance = array_like(self.mean, x), array_like(self.std**2, x)
         (a, s), (b, t) = start, end
         ratio = ((b * b * variance + t * t) / (a * a * variance + s * s)) ** 0.5

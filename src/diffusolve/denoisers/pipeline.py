@@ -19,7 +19,7 @@ __all__ = ["PipelineModel", "load_pipeline"]
 
 @dataclass(frozen=True)
 class PipelineModel:
-    """What sampling from a pipeline takes.
+    """The parts of a pipeline that sampling takes.
 
     Attributes:
         network: the denoiser; knows its noise schedule and prediction type.

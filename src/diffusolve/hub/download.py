@@ -16,7 +16,7 @@ __all__ = ["commit_of", "download", "is_path"]
 
 
 def is_path(place: str) -> bool:
-    """Whether `place` can only be meant as a path: it is no ``name`` and no ``organisation/name``."""
+    """True if `place` can only be meant as a path: it is no ``name`` and no ``organisation/name``."""
     return re.fullmatch(r"[\w\-][\w\-.]*(/[\w\-][\w\-.]*)?", place) is None
 
 
@@ -73,7 +73,7 @@ def download(
 
 
 def _elsewhere(client: ModuleType, repo_id: str, filename: str, revision: str | None, token: str | bool | None) -> str:
-    """Where else in the repository a file of this name is, if the Hub says so."""
+    """The hint at another place in the repository where the Hub has a file of this name."""
     try:
         with explained(client, "list", repo_id, revision, token):
             files = [

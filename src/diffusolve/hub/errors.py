@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub, named."""
+"""Names for failures of the Hub."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def model_card(files: Mapping[str, Any]) -> str:
 
 
 def _accepted(function: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `options` that `function` takes."""
+    """The `options` that `function` takes."""
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return options

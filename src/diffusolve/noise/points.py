@@ -149,12 +149,12 @@ class Grid(Sequence[Point]):
 
     @cached_property
     def timesteps(self) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
-        """What the network is conditioned on at each point but the last, shape (steps,)."""
+        """The timestep that the network is conditioned on at each point but the last, shape (steps,)."""
         return np.array([point.timestep for point in self.points[:-1]])
 
     @property
     def steps(self) -> int:
-        """How many steps lead from the first point to the last."""
+        """The number of steps from the first point to the last."""
         return len(self.points) - 1
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Scaling(enum.Enum):
-    """How a sample is scaled, and what "sigma" alone means in that convention.
+    """The scale of samples, and with it the meaning of "sigma" alone.
 
     ==================== ======================= ================================
     scaling              alpha, sigma            the field's "sigma"
@@ -35,7 +35,7 @@ class Scaling(enum.Enum):
 
     @property
     def is_linear_in_sigma(self) -> bool:
-        """Whether ``dx/dsigma = (x - x0) / sigma`` is the probability-flow ODE as it stands.
+        """True if ``dx/dsigma = (x - x0) / sigma`` is the probability-flow ODE as it stands.
 
         True where alpha is 1 or 1 - sigma: derivative-style solvers (Heun, LMS) need such a scaling.
         """

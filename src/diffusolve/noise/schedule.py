@@ -1,4 +1,4 @@
-"""What every noise schedule can answer."""
+"""The base of noise schedules: the questions that each can answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 
 class NoiseSchedule(ABC):
-    """How much noise there is at each timestep of a model's training, and the way back.
+    """The amount of noise at each timestep of a model's training, and the way back.
 
     ``timestep`` is what the network is conditioned on. ``sigma`` alone is the field's number for the noise level, by
     the convention of the schedule's :class:`Scaling`. All methods take numbers or arrays, work element by element in
@@ -28,10 +28,10 @@ class NoiseSchedule(ABC):
     """The scaling of the samples that the network was trained on."""
 
     is_discrete: ClassVar[bool] = False
-    """Whether the network was trained on whole timesteps only."""
+    """True if the network was trained on whole timesteps only."""
 
     num_train_timesteps: int
-    """How many equally spaced training levels there are; timestep spacings choose among them."""
+    """The number of equally spaced training indices; timestep spacings choose among them."""
 
     @abstractmethod
     def sigma(self, timestep: npt.ArrayLike) -> Array:

@@ -21,7 +21,7 @@ CONDITIONINGS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array
     "log_sigma": (np.log, np.exp),
     "edm": (lambda sigma: np.log(sigma) / 4.0, lambda timestep: np.exp(4.0 * timestep)),
 }
-"""What a network is told of sigma: name -> (timestep from sigma, sigma from timestep)."""
+"""Ways to tell a network of sigma: name -> (timestep from sigma, sigma from timestep)."""
 
 
 @dataclass(frozen=True)

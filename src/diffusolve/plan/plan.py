@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
 
 OUTPUT = "output"
-"""What runs call the network's output; no register of a plan has this name."""
+"""The source that is the network's output; no register of a plan has this name."""
 
 UNGUIDED = "unguided"
-"""What runs call the network's output without guidance, where a plan reads it beside the guided one, its `OUTPUT`."""
+"""The source that is the network's output without guidance, where a plan reads it beside the guided one, `OUTPUT`."""
 
 
 class NoiseTerm(NamedTuple):
@@ -37,7 +37,7 @@ class Write(NamedTuple):
 
 
 class PlanPoint(NamedTuple):
-    """Where a sample stands: it is ``alpha * x0 + sigma * noise``."""
+    """The place of a sample, which is ``alpha * x0 + sigma * noise``."""
 
     timestep: float
     alpha: float
@@ -52,7 +52,7 @@ class PlanPoint(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What is computed at once: noises to draw, registers to write in this order, registers that are done with."""
+    """Everything that is computed at once: noises to draw, registers to write in this order, registers to free."""
 
     noises: tuple[NoiseTerm, ...] = ()
     writes: tuple[Write, ...] = ()
@@ -67,9 +67,9 @@ class Stage(NamedTuple):
     """
 
     step: int
-    """Which step of the sampler this belongs to."""
+    """The step of the sampler that the evaluation belongs to, from 0."""
     stage: int
-    """Which evaluation of that step it is: 0 begins the step."""
+    """The number of the evaluation in its step: 0 begins the step."""
     point: PlanPoint
     scale: float
     a: float
@@ -80,7 +80,7 @@ class Stage(NamedTuple):
 
     @property
     def reads_unguided(self) -> bool:
-        """Whether the update takes the network's output without guidance as well."""
+        """True if the update takes the network's output without guidance as well."""
         return any(source == UNGUIDED for write in self.update.writes for source, _ in write.terms)
 
 
@@ -102,20 +102,20 @@ class Plan:
     result: str
     initial: str = "x0"
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What else is known of the plan, as JSON can hold it: where learned coefficients come from, for example. It is
-    written and read with the plan, and has no part in what the plan does or equals."""
+    """Everything else that is known of the plan, as JSON can hold it: the source of learned coefficients, for example.
+    Written and read with the plan; no part of what the plan does or equals."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
     @property
     def nfe(self) -> int:
-        """Number of function evaluations: how often the network runs."""
+        """The number of function evaluations: runs of the network."""
         return len(self.stages)
 
     @property
     def steps(self) -> int:
-        """How many steps the sampler takes; a step may evaluate the network more than once."""
+        """The number of steps of the sampler; a step may evaluate the network more than once."""
         return self.stages[-1].step + 1
 
     @cached_property
@@ -139,17 +139,17 @@ class Plan:
 
     @cached_property
     def is_stochastic(self) -> bool:
-        """Whether a run draws noise."""
+        """True if a run draws noise."""
         return any(update.noises for update in (self.opening, *(stage.update for stage in self.stages)))
 
     @cached_property
     def reads_unguided(self) -> bool:
-        """Whether some stages take two outputs of the network, the guided and the unguided one (CFG++)."""
+        """True if some stages take two outputs of the network, the guided and the unguided one (CFG++)."""
         return any(stage.reads_unguided for stage in self.stages)
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """What the network is conditioned on, one per evaluation."""
+        """The timestep that the network is conditioned on, for each evaluation."""
         return tuple(stage.point.timestep for stage in self.stages)
 
     @property

@@ -1,4 +1,4 @@
-"""Where noise comes from.
+"""Sources of noise.
 
 Wherever the library takes `noise`, it understands
 

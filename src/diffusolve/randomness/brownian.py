@@ -12,7 +12,7 @@ from diffusolve.arrays import Array, is_torch
 __all__ = ["BrownianPath"]
 
 ROUNDING = 1e-3
-"""How far beyond its ends, relative to them, a path may be asked: published lists of sigmas are rounded."""
+"""The relative distance beyond its ends at which a path may be asked: published lists of sigmas are rounded."""
 
 
 class BrownianPath:

@@ -1,4 +1,4 @@
-"""What `sample()` needs to know of a model."""
+"""Attributes of a model that `sample()` needs to know."""
 
 from __future__ import annotations
 

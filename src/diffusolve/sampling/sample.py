@@ -25,14 +25,14 @@ __all__ = ["Progress", "Report", "noise_between_steps", "sample", "sample_with_r
 
 
 class Progress(NamedTuple):
-    """What a callback is told, once per step, after the step's first evaluation of the network."""
+    """The argument of a callback, once per step, after the step's first evaluation of the network."""
 
     step: int
-    """Which step this is, from 0."""
+    """The number of the step, from 0."""
     steps: int | None
-    """How many there are; None for adaptive samplers, which do not know."""
+    """The number of steps; None for adaptive samplers, which do not know."""
     point: PlanPoint | Point
-    """Where the sample stands: timestep, alpha, sigma."""
+    """The place of the sample: timestep, alpha, sigma."""
     sample: Array
     """The sample that the network has just seen (before the model's own scaling)."""
     data: Array
@@ -41,7 +41,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """How a sample was made.
+    """A record of the way to a sample.
 
     Attributes:
         nfe: number of function evaluations.

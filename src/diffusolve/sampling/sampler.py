@@ -18,7 +18,7 @@ UNIFORM = Linspace()
 
 @dataclass(frozen=True)
 class Sampler:
-    """What people call a sampler: a solver on a spacing. An immutable value.
+    """A sampler as people speak of it: a solver on a spacing. An immutable value.
 
     Args:
         solver: the algorithm with its options.

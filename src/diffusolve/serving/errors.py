@@ -1,4 +1,4 @@
-"""How a request can end without a sample. What is wrong with the request itself is a ValueError or a TypeError."""
+"""Endings of requests without a sample. A fault of the request itself is a ValueError or a TypeError."""
 
 from __future__ import annotations
 

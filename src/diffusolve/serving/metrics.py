@@ -14,7 +14,7 @@ __all__ = ["Histogram", "counter_lines", "gauge_lines"]
 
 
 class Histogram:
-    """How often values fell at or below each of some bounds.
+    """Counts of values at or below each of some bounds.
 
     Args:
         bounds: the upper bounds, ascending; one more, infinity, is added.

@@ -22,12 +22,12 @@ class Job:
 
     request: Request
     name: str
-    """Its number and tag, as errors show them."""
+    """The number and the tag, as errors show them."""
     plan: Plan
     noise: NoiseLike
     number: int
     place: int
-    """Its place in the queue: the number, brought forward by the priority."""
+    """The place in the queue: the number, brought forward by the priority."""
     kind: tuple[Any, ...]
     """Shape, precision and device: requests of one kind share a batch."""
     begun: float
@@ -38,7 +38,7 @@ class Job:
     timer: asyncio.TimerHandle | None = None
     row: Row | None = None
     turn: int = 0
-    """Its place among the active ones, who line up again after each step."""
+    """The place among the active ones, who line up again after each step."""
     outcome: str | None = None
 
     @property

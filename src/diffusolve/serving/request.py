@@ -1,4 +1,4 @@
-"""What is asked of a batcher, and what it shows on the way."""
+"""Requests to a batcher, and the previews that it shows on the way."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Preview(NamedTuple):
     """A sample on its way, after one step. It is made for those requests only that somebody watches."""
 
     request: Request
-    """Whose it is."""
+    """The request whose sample it is."""
     step: int
-    """Which step this was, from 0; the last preview of a stream has the number of steps here."""
+    """The number of the step, from 0; the last preview of a stream has the number of steps here."""
     steps: int
-    """How many the request takes."""
+    """The number of steps that the request takes."""
     point: PlanPoint
-    """Where the sample stood: timestep, alpha, sigma."""
+    """The place where the sample stood: timestep, alpha, sigma."""
     data: Array
     """The prediction of x0, an array of the request's shape; in the last preview of a stream the finished sample."""
 
     @property
     def is_last(self) -> bool:
-        """Whether `data` is the finished sample."""
+        """True if `data` is the finished sample."""
         return self.step == self.steps
 
 

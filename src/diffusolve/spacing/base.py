@@ -1,4 +1,4 @@
-"""What a spacing is: a rule that turns a noise schedule and a number of steps into a grid."""
+"""The base of spacings: a rule that turns a noise schedule and a number of steps into a grid."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FINAL_SIGMAS", "Spacing"]
 Array = npt.NDArray[np.float64]
 
 FINAL_SIGMAS = ("zero", "sigma_min")
-"""Where a grid ends: at the data itself, or at the smallest noise level that the network was trained on."""
+"""The ends that a grid can have: the data itself, or at the smallest noise level that the network was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spacing(ABC):
-    """Where the steps fall. A frozen value; :meth:`grid` applies it.
+    """A rule that says where the steps fall. A frozen value; :meth:`grid` applies it.
 
     Args:
         final_sigma: "zero": after the last level comes sigma = 0, the data. "sigma_min": the last step ends at the

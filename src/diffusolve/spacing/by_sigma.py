@@ -37,7 +37,7 @@ class RampSpacing(Spacing):
     """
 
     runs_to_zero: ClassVar[bool] = False
-    """Whether with ``final_sigma="zero"`` the curve itself runs to 0, and no level is sigma_min."""
+    """True if with ``final_sigma="zero"`` the curve itself runs to 0, and no level is sigma_min."""
 
     sigma_min: float | None = None
     sigma_max: float | None = None

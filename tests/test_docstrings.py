@@ -1,0 +1,72 @@
+"""Docstrings name their subject: they open with a noun phrase or an imperative."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "diffusolve"
+
+OPENINGS = frozenset(
+    ("What", "Where", "How", "Whether", "Which", "Who", "Whom", "Whose", "When", "Why")
+    + ("It", "Its", "They", "Their", "Them", "This", "That", "These", "Those")
+)
+"""First words that leave the noun to be guessed."""
+
+ROOMS_TO_DO = ("backends/", "batching/", "k_diffusion/", "schedulers/", "solvers/")
+"""Rooms whose docstrings are still to be rewritten; this list only gets shorter."""
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The line and the text of each docstring in `tree`, those of attributes and constants included."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", ())
+        statements = body if isinstance(body, list) else []  # of a lambda it is an expression
+        for earlier, statement in zip([None, *statements], statements, strict=False):
+            if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+                continue
+            of_a_name = isinstance(earlier, ast.Assign | ast.AnnAssign)
+            of_a_definition = earlier is None and isinstance(node, DOCUMENTED)
+            if isinstance(statement.value.value, str) and (of_a_name or of_a_definition):
+                yield statement.lineno, statement.value.value
+
+
+def offenders() -> Iterator[tuple[str, str]]:
+    """The file and line of each docstring that opens with one of :data:`OPENINGS`, and its first line."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8"))):
+            first = text.strip().split("\n", maxsplit=1)[0]
+            if first.split()[:1] and first.split()[0].strip(",.:;'\"`") in OPENINGS:
+                yield f"{path.relative_to(SOURCE)}:{line}", first
+
+
+def test_docstrings_open_with_a_noun_phrase_or_an_imperative() -> None:
+    found = [f"{place}: {text}" for place, text in offenders() if not place.startswith(ROOMS_TO_DO)]
+    assert not found, "\n".join(found)
+
+
+def test_rooms_to_do_are_those_that_have_such_docstrings() -> None:
+    places = [place for place, _ in offenders()]
+    done = [room for room in ROOMS_TO_DO if not any(place.startswith(room) for place in places)]
+    assert not done, f"take {done} out of ROOMS_TO_DO: nothing is left to do there"
+
+
+def test_openings_are_found_wherever_a_docstring_can_stand() -> None:
+    source = '''
+"""What it is."""
+LIMIT = 3
+"""How many."""
+class A:
+    """Which one."""
+    size: int
+    """Whether it is."""
+    def f(self):
+        """Where it is."""
+        "It is no docstring"
+async def g():
+    """Their own."""
+'''
+    assert [line for line, _ in sorted(docstrings(ast.parse(source)))] == [2, 4, 6, 8, 10, 13]
