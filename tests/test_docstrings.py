@@ -8,10 +8,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "diffusolve"
 
-OPENINGS = frozenset(
-    ("What", "Where", "How", "Whether", "Which", "Who", "Whom", "Whose", "When", "Why")
-    + ("It", "Its", "They", "Their", "Them", "This", "That", "These", "Those")
-)
+QUESTIONS = frozenset(("What", "Where", "How", "Whether", "Which", "Who", "Whom", "Whose", "When", "Why"))
+PRONOUNS = frozenset(("It", "Its", "They", "Their", "Them", "This", "That", "These", "Those"))
+OPENINGS = QUESTIONS | PRONOUNS
 """First words that leave the noun to be guessed."""
 
 ROOMS_TO_DO = ("backends/", "batching/", "k_diffusion/", "schedulers/", "solvers/")
