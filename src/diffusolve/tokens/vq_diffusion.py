@@ -14,7 +14,7 @@ from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check
 __all__ = ["VQDiffusionScheduler", "VQDiffusionSchedulerOutput"]
 
 TINY = 1e-30
-"""What stands for a probability of zero under a logarithm."""
+"""The stand-in for a probability of zero under a logarithm."""
 
 
 class VQDiffusionSchedulerOutput(TokenOutput):
