@@ -57,6 +57,9 @@ if TYPE_CHECKING:
         EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler,
     )
     from diffusolve.schedulers.euler_discrete import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from diffusolve.schedulers.flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler,
+    )
     from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler
     from diffusolve.schedulers.k_dpm_2_ancestral_discrete import (
         KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,

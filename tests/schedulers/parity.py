@@ -26,6 +26,7 @@ __all__ = [
     "STABLE_DIFFUSION",
     "Walk",
     "assert_same",
+    "assert_signatures_begin_as_in_diffusers",
     "both",
     "combinations",
     "difference",
@@ -162,6 +163,23 @@ def assert_same(mine: Walk, reference: Walk, *, within: float = PROMISED, timest
     if reference.data is not None:
         assert mine.data is not None
         assert difference(mine.data, reference.data) <= within
+
+
+def assert_signatures_begin_as_in_diffusers(name: str) -> None:
+    """The constructor and `step` take what diffusers' take, and `set_timesteps` perhaps more, after it.
+
+    There an argument may be left out that diffusers insists on, where others can take its place.
+    """
+    for method in ("__init__", "set_timesteps", "step"):
+        mine, reference = (
+            list(inspect.signature(getattr(getattr(library, name), method)).parameters.values())
+            for library in (diffusolve, diffusers)
+        )
+        more = mine[len(reference) :] if method == "set_timesteps" else []
+        assert [p.name for p in mine] == [p.name for p in (*reference, *more)], method
+        assert {p.name for p in more} <= {"timesteps", "sigmas", "mu"}
+        for own, other in zip(mine, reference, strict=False):
+            assert own.default == other.default or (other.default is other.empty and own.default is None), own
 
 
 def combinations(**options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:

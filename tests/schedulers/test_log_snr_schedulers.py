@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import diffusolve
 from diffusolve.errors import UnknownNameError
 from tests.parity.network import SHAPE, standard_noise
 
@@ -21,6 +20,7 @@ from .parity import (
     SHORT,
     STABLE_DIFFUSION,
     assert_same,
+    assert_signatures_begin_as_in_diffusers,
     both,
     combinations,
     difference,
@@ -125,15 +125,7 @@ def test_stable_diffusion_in_20_steps(name: str, config: dict[str, Any]) -> None
 
 @every_class
 def test_the_signature_is_that_of_diffusers(name: str) -> None:
-    for method in ("__init__", "set_timesteps", "step"):
-        mine, reference = (
-            [
-                (p.name, p.default)
-                for p in inspect.signature(getattr(getattr(library, name), method)).parameters.values()
-            ]
-            for library in (diffusolve, diffusers)
-        )
-        assert mine == reference, method
+    assert_signatures_begin_as_in_diffusers(name)
 
 
 @every_class
@@ -221,18 +213,28 @@ def test_mu_shifts_the_noise_levels(name: str) -> None:
         mine.set_timesteps(5, mu=mu)
         reference.set_timesteps(5, mu=mu)
         assert_same(walk(mine), walk(reference))
-    if name != UNIPC:  # the others keep it
-        mine.set_timesteps(4)
-        reference.set_timesteps(4)
-        assert mine.config.flow_shift == pytest.approx(reference.config.flow_shift)
-        assert_same(walk(mine), walk(reference))
+    assert mine.config.flow_shift == 1.0
 
 
 @pytest.mark.parametrize("name", [MULTISTEP, SINGLESTEP, DEIS])
-@pytest.mark.parametrize("config", [{}, {"use_dynamic_shifting": True, "time_shift_type": "linear"}], ids=name_of)
-def test_mu_needs_a_configuration_that_says_so(name: str, config: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"mu is 0.5, but .*use_dynamic_shifting"):
-        ours(name, {**FLOW, **config}).set_timesteps(5, mu=0.5)
+def test_mu_is_the_shift_itself_where_the_configuration_says_so(name: str) -> None:
+    mine, shifted = (
+        ours(name, {**FLOW, "use_dynamic_shifting": True, "time_shift_type": "linear"}),
+        ours(name, {**FLOW, "flow_shift": 1.7}),
+    )
+    mine.set_timesteps(5, mu=1.7)
+    shifted.set_timesteps(5)
+    assert torch.equal(mine.sigmas, shifted.sigmas)
+
+
+@pytest.mark.parametrize("name", [MULTISTEP, SINGLESTEP, DEIS])
+def test_mu_that_the_configuration_does_not_ask_for_has_no_effect(name: str) -> None:
+    """Pipelines offer it to every scheduler that has the argument."""
+    mine = ours(name, {**FLOW, "flow_shift": 3.0})
+    mine.set_timesteps(5)
+    sigmas = mine.sigmas
+    mine.set_timesteps(5, mu=0.5)
+    assert torch.equal(mine.sigmas, sigmas)
 
 
 # Timesteps and variances
@@ -246,8 +248,8 @@ def test_timesteps_may_be_given(name: str) -> None:
         reference.set_timesteps(timesteps=timesteps)
         assert mine.num_inference_steps == reference.num_inference_steps == len(timesteps)
         assert_same(walk(mine), walk(reference))
-    with pytest.raises(ValueError, match="num_inference_steps and timesteps are both given"):
-        mine.set_timesteps(3, timesteps=[900, 500, 100])
+    with pytest.raises(ValueError, match="num_inference_steps is 4, but timesteps are given for 3 steps"):
+        mine.set_timesteps(4, timesteps=[900, 500, 100])
     with pytest.raises(ValueError, match="num_inference_steps is missing"):
         mine.set_timesteps()
     for curve in CURVES:

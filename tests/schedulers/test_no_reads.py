@@ -31,7 +31,7 @@ def begun(name: str, **config: Any) -> Any:
 
 def faked(scheduler: Any, mode: FakeTensorMode) -> Tensor:
     """A fake sample, for a run whose timesteps are fake too."""
-    scheduler._runs.begin(scheduler._generation, mode.from_tensor(scheduler.timesteps))
+    scheduler._registry.begin(scheduler._generation, mode.from_tensor(scheduler.timesteps))
     return mode.from_tensor(torch.empty(SHAPE))
 
 

@@ -216,7 +216,7 @@ def test_curves_that_exclude_each_other_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler"])
 def test_timesteps_and_sigmas_at_once_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="both timesteps and sigmas"):
-        made(name, None).set_timesteps(timesteps=[10, 5], sigmas=[2.0, 1.0])
+        made(name, None).set_timesteps(timesteps=[10, 5], sigmas=[2.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("name", CLASSES)

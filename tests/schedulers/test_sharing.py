@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import diffusolve
-from diffusolve.schedulers import runs as runs_module
+from diffusolve.schedulers import registry as registry_module
 from diffusolve.schedulers.compatible import COMPATIBLE
 
 from . import test_pipelines as pipelines
@@ -450,7 +450,7 @@ def test_a_thread_keeps_one_run_of_a_living_scheduler() -> None:
             pool.submit(scheduler.set_timesteps, 3).result()
             pool.submit(scheduler.set_timesteps, 4).result()
             kept.append(weakref.ref(scheduler))
-        assert pool.submit(lambda: len(runs_module._here.get())).result() <= 2
+        assert pool.submit(lambda: len(registry_module._here.get())).result() <= 2
         del scheduler
         gc.collect()
         assert not any(reference() for reference in kept)
@@ -673,7 +673,7 @@ def test_finding_a_run_compiles() -> None:
     scheduler.set_timesteps(6)
 
     def steps(x: Tensor, timestep: Any) -> Tensor:
-        generation, place = scheduler._runs.of(timestep)
+        generation, place = scheduler._registry.of(timestep)
         assert generation is not None
         assert place is None
         return x * generation.steps

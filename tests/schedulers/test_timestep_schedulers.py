@@ -19,6 +19,7 @@ from .parity import (
     SHORT,
     STABLE_DIFFUSION,
     assert_same,
+    assert_signatures_begin_as_in_diffusers,
     both,
     combinations,
     difference,
@@ -138,15 +139,7 @@ def test_timesteps_are_those_of_diffusers_for_any_number_of_steps(name: str, spa
 
 @every_class
 def test_the_signature_is_that_of_diffusers(name: str) -> None:
-    for method in ("__init__", "set_timesteps", "step"):
-        mine, reference = (
-            [
-                (p.name, p.default)
-                for p in inspect.signature(getattr(getattr(library, name), method)).parameters.values()
-            ]
-            for library in (diffusolve, diffusers)
-        )
-        assert mine == reference, method
+    assert_signatures_begin_as_in_diffusers(name)
 
 
 @every_class

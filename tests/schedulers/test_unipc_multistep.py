@@ -155,7 +155,7 @@ def test_sigmas_may_be_given(config: dict[str, Any]) -> None:
         reference.set_timesteps(sigmas=np.array(sigmas))
         assert mine.num_inference_steps == reference.num_inference_steps == len(sigmas)
         assert_same(walk(mine), walk(reference))
-        mine.set_timesteps(3, sigmas=sigmas)  # the number is that of the sigmas
+        mine.set_timesteps(len(sigmas), sigmas=sigmas)
         assert len(mine.timesteps) == len(sigmas)
         mine.set_timesteps(sigmas=[*sigmas, 0.0])
         assert len(mine.timesteps) == len(sigmas)
@@ -175,8 +175,8 @@ def test_what_excludes_each_other_is_refused() -> None:
     for curve in CURVES[1:]:  # the noise levels of these curves would go beyond 1
         with pytest.raises(ValueError, match="exclude each other"):
             ours(UNIPC, {**FLOW, **curve})
-    for config in ({}, CURVES[0], {**FLOW, **CURVES[0]}):
-        with pytest.raises(ValueError, match="sigmas can only be given with use_flow_sigmas=True"):
+    for config in (CURVES[0], {**FLOW, **CURVES[0]}):
+        with pytest.raises(ValueError, match="sigmas are given, but use_karras_sigmas chooses them"):
             ours(UNIPC, config).set_timesteps(sigmas=[0.9, 0.5])
     for sigmas in ([], [0.0], [0.5, 0.9], [1.5, 0.5], [0.5, -0.5], [0.5, float("nan")]):
         with pytest.raises(ValueError, match="strictly decreasing"):

@@ -2,7 +2,7 @@
 
 from diffusolve.noise.betas import BETA_SCHEDULES
 from diffusolve.noise.cosine import Cosine
-from diffusolve.noise.flow_matching import FlowMatching
+from diffusolve.noise.flow_matching import FlowMatching, shifted
 from diffusolve.noise.points import Grid, Point
 from diffusolve.noise.presets import NOISE_SCHEDULES, SD15, noise_schedule
 from diffusolve.noise.scaling import Scaling
@@ -25,4 +25,5 @@ __all__ = [
     "VarianceExploding",
     "VariancePreserving",
     "noise_schedule",
+    "shifted",
 ]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
 
-__all__ = ["FlowMatching"]
+__all__ = ["FlowMatching", "shifted"]
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,10 @@ class FlowMatching(NoiseSchedule):
     def sigma_at_level(self, level: npt.ArrayLike) -> Array:
         i = np.asarray(level, np.float64)
         check_range("level", i, 0, self.num_train_timesteps - 1)
-        sigma = (i + 1) / self.num_train_timesteps
-        return np.asarray(self.shift * sigma / (self.shift * sigma + (1 - sigma)))  # exactly 1 at sigma = 1
+        return shifted((i + 1) / self.num_train_timesteps, self.shift)
+
+
+def shifted(sigma: npt.ArrayLike, shift: float) -> Array:
+    """Flow matching's `sigma` moved towards noise by `shift` (Esser et al. 2024, equation 23); exactly 1 stays 1."""
+    s = np.asarray(sigma, np.float64)
+    return np.asarray(shift * s / (shift * s + (1 - s)))

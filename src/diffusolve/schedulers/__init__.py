@@ -21,6 +21,7 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "DPMSolverSinglestepScheduler": "dpmsolver_singlestep",
         "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
         "EulerDiscreteScheduler": "euler_discrete",
+        "FlowMatchEulerDiscreteScheduler": "flow_match_euler_discrete",
         "HeunDiscreteScheduler": "heun_discrete",
         "KDPM2AncestralDiscreteScheduler": "k_dpm_2_ancestral_discrete",
         "KDPM2DiscreteScheduler": "k_dpm_2_discrete",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.one_step import OneStepScheduler, following_timestep
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMScheduler"]
@@ -56,10 +56,6 @@ class DDIMScheduler(OneStepScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run of `num_inference_steps` steps."""
-        self._set_timesteps(num_inference_steps, device)
-
     def step(
         self,
         model_output: Tensor,
@@ -70,7 +66,7 @@ class DDIMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample one step on, whatever was done before.
 
         Args:
@@ -85,7 +81,7 @@ class DDIMScheduler(OneStepScheduler):
         if eta == 0:
             key, run = self._run_at(timestep, None, eta=0.0, unclipped_noise=raw)
             previous = self._stepped(key, run, model_output, sample)
-            return self._result_with_data(previous, run, model_output, sample, return_dict)
+            return self._result(previous, run, model_output, sample, return_dict)
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
         noise = Noise(model_output.dtype)
@@ -94,11 +90,13 @@ class DDIMScheduler(OneStepScheduler):
             previous = self._stepped(key, run, model_output, sample)
         if variance_noise is None:
             self._draw_last(run, model_output, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        generation = generation or self._running
-        return timestep - len(self) // generation.steps
+        generation = generation or self._current
+        if generation.custom:
+            return following_timestep(generation, timestep, place)
+        return timestep - len(self) // len(generation.values)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(**options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import log
 from typing import Any
 
@@ -13,9 +12,8 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.scheduler import index_of
+from diffusolve.schedulers.one_step import OneStepScheduler, following_timestep
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.ddpm import ddpm, forward_noise
@@ -85,17 +83,6 @@ class DDPMScheduler(OneStepScheduler):
         self.variance_type = variance_type
         self.one = torch.tensor(1.0)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first."""
-        if timesteps is not None:
-            _check_timesteps(timesteps, len(self))
-        self._set_timesteps(num_inference_steps, device, timesteps).custom = timesteps is not None
-
     def step(
         self,
         model_output: Tensor,
@@ -103,7 +90,7 @@ class DDPMScheduler(OneStepScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:
@@ -118,7 +105,7 @@ class DDPMScheduler(OneStepScheduler):
             previous = self._stepped(key, run, model_output, sample)
         if run.plan.start.timestep > 0:
             self._draw_last(run, model_output, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     @property
     def custom_timesteps(self) -> bool:
@@ -131,11 +118,7 @@ class DDPMScheduler(OneStepScheduler):
         return self._previous(*self._asked(timestep))
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        if generation is None:
-            return timestep - 1
-        values = generation.values
-        following = 1 + (index_of(timestep, values) if place is None else place)
-        return int(values[following]) if following < len(values) else -1
+        return timestep - 1 if generation is None else following_timestep(generation, timestep, place)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         variance = VARIANCES.get(self.config["variance_type"], "posterior")
@@ -162,15 +145,3 @@ class DDPMScheduler(OneStepScheduler):
         s, t = self._point(int(plan.start.timestep)), self._point(int(plan.end.timestep))
         least, most = (0.5 * log(max(d**2, LEAST_VARIANCE)) for d in (split_noise(s, t, 1.0)[0], forward_noise(s, t)))
         return prediction, torch.exp((most - least) / 2 * variance + (most + least) / 2)
-
-
-def _check_timesteps(timesteps: Sequence[float], count: int) -> None:
-    values = [float(timestep) for timestep in timesteps]
-    if not values:
-        raise ValueError("there are no timesteps: expected at least one, where to start.")
-    for value in values:
-        if value != int(value) or not 0 <= value < count:
-            raise ValueError(f"timesteps has {value:g}: expected whole numbers from {count - 1} down to 0.")
-    for value, following in pairwise(values):
-        if following >= value:
-            raise ValueError(f"timesteps must strictly decrease, but {value:g} is followed by {following:g}.")

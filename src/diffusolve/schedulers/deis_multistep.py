@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.log_snr_space import LogSNRScheduler
-from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.spacing import Levels, ramp_asked_for
+from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Array, curve_asked_for
 from diffusolve.solvers import Solver
 from diffusolve.solvers.deis import deis
 
@@ -73,18 +72,12 @@ class DEISMultistepScheduler(LogSNRScheduler):
         self._translate("solver_type", ("logrho",), dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"))
         super()._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None, mu: float | None = None) -> None:
-        """Begin a run of `num_inference_steps` steps; `mu` is the logarithm of the flow shift."""
-        with self._runs.lock:
-            self._shift_flow(mu)
-            self._set_timesteps(num_inference_steps, device)
-
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
+    ) -> StepResult:
         """The sample one step on."""
-        previous, _ = self._advance(model_output, timestep, sample)
-        return self._result(previous, return_dict)
+        previous, run = self._advance(model_output, timestep, sample)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config
@@ -92,9 +85,6 @@ class DEISMultistepScheduler(LogSNRScheduler):
             order=min(config["solver_order"], 3), lower_order_final=config["lower_order_final"] and steps < 15
         )
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._log_snr_levels(steps, timesteps)
-
-    def _final_sigma(self, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> float:
-        chosen = self.config["use_flow_sigmas"] or ramp_asked_for(self.config)
-        return float(sigmas[-1] if chosen else table[0])
+    def _final_sigma(self, sigmas: Array) -> float:
+        ends_itself = self.config["use_flow_sigmas"] or curve_asked_for(self.config)
+        return float(sigmas[-1] if ends_itself else self._sigma_table[0])

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, dpm_fast
 
 __all__ = ["DPMSolverFastScheduler"]
@@ -61,10 +62,6 @@ class DPMSolverFastScheduler(SigmaScheduler):
         self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
         super()._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run of `num_inference_steps` evaluations."""
-        self._set_timesteps(num_inference_steps, device)
-
     def step(
         self,
         model_output: Tensor,
@@ -72,10 +69,10 @@ class DPMSolverFastScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample to evaluate next, with noise from `generator` at the end of a step of the method's own."""
         previous, run = self._advance(model_output, timestep, sample, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpm_fast.with_options(eta=self.config["eta"], s_noise=self.config["s_noise"], **options)
@@ -84,9 +81,9 @@ class DPMSolverFastScheduler(SigmaScheduler):
         grid = generation.prepared.grid
         return plan_for(self._solver(grid.steps, skipped=index), grid, self._prediction)
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        """Only their ends and their number count."""
-        table, schedule = self._sigma_table(), self._tables.noise_schedule
+    def _steps(self, asked: Asked) -> Steps:
+        """Only their ends and their number matter to the solver."""
+        steps, table, schedule = asked.steps, self._sigma_table, self._tables.noise_schedule
         spacing, final = self.config["timestep_spacing"], self.config["final_sigmas_type"]
         spaced = self._spaced(steps)
         start = len(table) - 1 if spacing == "linspace" else float(spaced[0])
@@ -97,14 +94,20 @@ class DPMSolverFastScheduler(SigmaScheduler):
                 f'with timestep_spacing="{spacing}" and steps_offset=0 a run of {steps} steps starts where it ends, at '
                 "the first training timestep: use another spacing, or more steps."
             )
-        levels = np.geomspace(first, last if divided else first, divided + 1)
-        levels[-1], levels[0] = last, first  # to the bit
-        return Levels(schedule.timestep(levels)[:steps], np.append(levels, 0.0) if final == "zero" else levels)
+        sigmas = np.geomspace(first, last if divided else first, divided + 1)
+        sigmas[-1], sigmas[0] = last, first  # to the bit
+        return Steps(schedule.timestep(sigmas)[:steps], np.append(sigmas, 0.0) if final == "zero" else sigmas)
 
-    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
-        return prepared.plan.timesteps
-
-    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
-        """Of each evaluation, and at the end."""
+    def _prepare(self, asked: Asked) -> Prepared:
+        """As for others, but for what is shown of a run: what the solver chose for each evaluation, and the end."""
+        prepared = super()._prepare(asked)
         plan = prepared.plan
-        return np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma])
+        prepared.timesteps = np.array(plan.timesteps).astype(self.timestep_dtype)
+        prepared.sigmas = np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma], np.float32)
+        return prepared
+
+    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
+        self, num_inference_steps: int, device: Any = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` evaluations, whose timesteps and sigmas the solver chooses."""
+        self._begin(asked_for(num_inference_steps), device)

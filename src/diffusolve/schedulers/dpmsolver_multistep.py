@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.log_snr_space import LogSNRScheduler
-from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver, dpmpp_multistep
 from diffusolve.solvers.dpm_multistep import dpm_multistep
 
@@ -87,18 +86,6 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
     def _extrapolates_noise(self) -> bool:
         return not self.config["algorithm_type"].endswith("++")
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        mu: float | None = None,
-        timesteps: Sequence[float] | None = None,
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
-        with self._runs.lock:
-            self._shift_flow(mu)
-            self._set_timesteps(num_inference_steps, device, timesteps)
-
     def step(
         self,
         model_output: Tensor,
@@ -107,13 +94,13 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
+    ) -> StepResult:
         """The sample one step on; the SDE forms draw noise from `generator` or take `variance_noise`."""
         model_output = self._without_variance(model_output, sample)
         previous, run = self._advance(model_output, timestep, sample, generator, (), variance_noise)
         if run.is_done and variance_noise is None and self.config["algorithm_type"].startswith("sde"):
             self._draw_last(run, torch.empty_like(sample, dtype=self.noise_dtype), generator)
-        return self._result(previous, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config
@@ -125,6 +112,3 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
             lower_order_final=config["lower_order_final"] and steps < 15,
             third_order="diffusers_sde" if config["algorithm_type"] == "sde-dpmsolver++" else "authors",
         )
-
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._log_snr_levels(steps, timesteps)

@@ -13,9 +13,10 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Noise, Prepared
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, dpmpp_sde
 
@@ -59,12 +60,6 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(
-        self, num_inference_steps: int, device: Any = None, num_train_timesteps: int | None = None
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
-        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
-
     def step(
         self,
         model_output: Tensor,
@@ -72,11 +67,11 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         sample: Tensor,
         return_dict: bool = True,
         s_noise: float = 1.0,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample to evaluate next: in the middle of the step, then at its end. `s_noise` multiplies the noise."""
         options = () if s_noise == 1.0 else (("s_noise", s_noise),)
         previous, run = self._advance(model_output, timestep, sample, None, options)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _noise(self, prepared: Prepared) -> Noise:
         return PathNoise(prepared.plan, self.config["noise_sampler_seed"])
@@ -84,11 +79,12 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpmpp_sde.with_options(noise="path", **options)
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        levels = self._sigma_levels(steps, timesteps, sigmas)
-        return levels._replace(sigmas=levels.sigmas.astype(np.float32).astype(np.float64))
+    def _steps(self, asked: Asked) -> Steps:
+        steps = super()._steps(asked)
+        return steps._replace(sigmas=steps.sigmas.astype(np.float32).astype(np.float64))
 
-    def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    @property
+    def _sigma_table(self) -> Array:
         """In float32, as diffusers computes it: the Brownian path differs even between neighbouring numbers."""
         signal = self._tables.alphas_cumprod
         return (((1 - signal) / signal) ** 0.5).numpy().astype(np.float64)

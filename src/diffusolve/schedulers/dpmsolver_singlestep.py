@@ -9,10 +9,11 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Options
-from diffusolve.schedulers.log_snr_space import LogSNRScheduler
-from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
 
@@ -82,18 +83,6 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
     def _extrapolates_noise(self) -> bool:
         return not self.config["algorithm_type"].endswith("++")
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        mu: float | None = None,
-        timesteps: Sequence[float] | None = None,
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps`; `mu` is the log of the flow shift."""
-        with self._runs.lock:
-            self._shift_flow(mu)
-            self._set_timesteps(num_inference_steps, device, timesteps)
-
     def step(
         self,
         model_output: Tensor,
@@ -101,13 +90,13 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
+    ) -> StepResult:
         """The sample one step on; the SDE form draws noise from `generator`."""
         model_output = self._without_variance(model_output, sample)
         previous, run = self._advance(model_output, timestep, sample, generator)
         if self.config["algorithm_type"] == "sde-dpmsolver++":
             self._draw_last(run, model_output, generator)
-        return self._result(previous, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     @property
     def order_list(self) -> list[int]:
@@ -140,10 +129,10 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
             common |= {"eta": 1.0, "noise": "path", "third_order": "diffusers_sde"}
         return dpmpp_singlestep.with_options(**common)
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
+    def _steps(self, asked: Asked) -> Steps:
         config = self.config
         if not config["lower_order_final"] and (
-            steps % config["solver_order"] or config["final_sigmas_type"] == "zero"
+            asked.steps % config["solver_order"] or config["final_sigmas_type"] == "zero"
         ):
             self.register_to_config(lower_order_final=True)
-        return self._log_snr_levels(steps, timesteps)
+        return super()._steps(asked)

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, dpmpp_2s_ancestral
 
@@ -60,12 +59,6 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
             raise ValueError(f"eta is {eta:g}: expected 0 (no noise) to 1 (as much as Euler ancestral replaces).")
         super()._configured()
 
-    def set_timesteps(
-        self, num_inference_steps: int, device: Any = None, num_train_timesteps: int | None = None
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
-        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
-
     def step(
         self,
         model_output: Tensor,
@@ -73,13 +66,10 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample to evaluate next: on the way of the step, then at its end with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpmpp_2s_ancestral.with_options(eta=self.config["eta"], s_noise=self.config["s_noise"])
-
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._sigma_levels(steps, timesteps, sigmas)

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["EulerAncestralDiscreteScheduler"]
@@ -46,10 +45,6 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run of `num_inference_steps` steps."""
-        self._set_timesteps(num_inference_steps, device)
-
     def step(
         self,
         model_output: Tensor,
@@ -57,14 +52,11 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample one step on, with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         self._draw_last(run, sample, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(eta=1.0)
-
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._sigma_levels(steps, timesteps, sigmas)

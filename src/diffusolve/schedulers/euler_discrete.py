@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels, ramp_asked_for
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
 from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 
@@ -38,6 +36,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         rescale_betas_zero_snr: leave (almost) no signal at the last timestep; sigma is 4096 there.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
+
+    ends_with_last: ClassVar[bool] = True
 
     @register_to_config
     def __init__(
@@ -68,18 +68,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
         self._check_choice("final_sigmas_type", ("zero", "sigma_min"))
         super()._configured()
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas` to the last."""
-        generation = self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
-        if sigmas is not None:
-            generation.steps = len(sigmas) - 1
-
     def step(
         self,
         model_output: Tensor,
@@ -91,12 +79,12 @@ class EulerDiscreteScheduler(SigmaScheduler):
         s_noise: float = 1.0,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
         if s_churn == 0.0:
             previous, run = self._advance(model_output, timestep, sample, generator)
-            return self._result_with_data(previous, run, model_output, sample, return_dict)
-        generation = self._found(timestep)
+            return self._result(previous, run, model_output, sample, return_dict)
+        generation = self._generation_of(timestep)
         options = _churn(s_churn, s_tmin, s_tmax, s_noise)
         previous, run = self._advance(model_output, timestep, sample, generator, options)
         grid, index = generation.prepared.grid, generation.step_index or 0
@@ -104,7 +92,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         hat = churned(s, grid.steps, s_churn, s_tmin, s_tmax)
         a, b = data_after_churn(s, hat, t, self._prediction.name)
         stage = run.last_stage._replace(a=a, b=b)
-        return self._result_with_data(previous, run, model_output, previous, return_dict, stage)
+        return self._result(previous, run, model_output, previous, return_dict, stage)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha * noise - sigma * sample``, what a network with v_prediction is trained to output.
@@ -123,31 +111,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
         if not churn:
             return euler
         return euler_with_late_churn.with_options(**churn, steps=steps, prediction=self._prediction.name)
-
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        config = self.config
-        continuous = config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction"
-        chosen_by = ramp_asked_for(config) or ('timestep_type="continuous"' if continuous else None)
-        if timesteps is not None and chosen_by:
-            raise ValueError(f"timesteps are given, but {chosen_by} chooses them: give num_inference_steps or sigmas.")
-        if sigmas is None:
-            return self._sigma_levels(steps, timesteps, None)
-        levels = _checked(sigmas)
-        schedule = self._tables.noise_schedule
-        at = (
-            0.25 * np.log(levels[:-1]) if continuous else schedule.timestep(np.minimum(levels[:-1], schedule.sigma_max))
-        )
-        return Levels(at, levels)
-
-
-def _checked(sigmas: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    levels = np.array(sigmas, np.float64)
-    if len(levels) < 2 or not np.all(np.diff(levels) < 0.0) or not levels[-1] >= 0.0:
-        raise ValueError(
-            f"sigmas are {list(sigmas)}: expected two or more, strictly decreasing; the last, usually 0, is where "
-            "the run ends."
-        )
-    return levels
 
 
 def _churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[tuple[str, Any], ...]:

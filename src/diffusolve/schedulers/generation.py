@@ -1,10 +1,11 @@
-"""One walk from noise to data: what `set_timesteps` of a scheduler begins."""
+"""A generation: what `set_timesteps` of a scheduler begins, from noise to data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from os import urandom
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,9 +28,11 @@ __all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
 
+_NOTHING: Mapping[tuple[float, float], Tensor] = MappingProxyType({})
+
 
 class Prepared:
-    """What `set_timesteps` finds out, the same for every run with these arguments.
+    """What `set_timesteps` finds out, the same for every generation with these arguments.
 
     Points and coefficients are worked out when they are first asked for, by the first step.
 
@@ -82,15 +85,23 @@ def check_options_of(solver: Solver, steps: int) -> None:
 
 
 class Noise:
-    """Draws the noise of the step under way."""
+    """Draws the noise of the step under way.
+
+    A solver may ask in the same way for whatever else a step is handed from outside, as what the caller has kept of
+    earlier steps: under the two sigmas of its request it is found in `handed`.
+    """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
         self.generator: Any = None
         self.given: Tensor | None = None
         self.deviation: Tensor | None = None
+        self.handed: Mapping[tuple[float, float], Tensor] = _NOTHING
 
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        handed = self.handed.get((sigma_from, sigma_to))
+        if handed is not None:
+            return handed
         if self.given is not None:
             return self.given
         if self.dtype is not None and like.dtype is not self.dtype:
@@ -98,9 +109,18 @@ class Noise:
         noise: Tensor = draw_normal_with(self.generator, like)
         return noise if self.deviation is None else self.deviation * noise
 
-    def drawn_from(self, generator: Any, given: Tensor | None = None, deviation: Tensor | None = None) -> Self:
-        """In a with statement: noise is that `given`, or comes from `generator`, times `deviation` if there is one."""
-        self.generator, self.given, self.deviation = generator, given, deviation
+    def drawn_from(
+        self,
+        generator: Any,
+        given: Tensor | None = None,
+        deviation: Tensor | None = None,
+        handed: Mapping[tuple[float, float], Tensor] = _NOTHING,
+    ) -> Self:
+        """In a with statement: noise is that `given`, or comes from `generator`, times `deviation` if there is one.
+
+        What is `handed` takes the place of noise between its two sigmas.
+        """
+        self.generator, self.given, self.deviation, self.handed = generator, given, deviation, handed
         return self
 
     def __enter__(self) -> None:
@@ -108,32 +128,37 @@ class Noise:
 
     def __exit__(self, *error: object) -> None:
         self.generator = self.given = self.deviation = None
+        self.handed = _NOTHING
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "generator": None, "given": None, "deviation": None}  # of a step, which is not copied
+    def __getstate__(self) -> dict[str, Any]:  # without what belongs to a step, which is not copied
+        return {**vars(self), "generator": None, "given": None, "deviation": None, "handed": {}}
 
 
 class Generation:
-    """One walk from noise to data: its place, its noise and what it remembers, which no other run shares.
+    """From noise to data once: a place, a source of noise and a run, which no other generation shares.
 
-    It does not hold the tensor of its timesteps: that holds it (:class:`~diffusolve.schedulers.runs.Runs`).
+    It does not hold the tensor of its timesteps: that holds it (:class:`~diffusolve.schedulers.registry.Registry`).
 
     Attributes:
         values: the timesteps as numbers, not to be changed.
+        steps: how many steps were asked for; None where none were, before `set_timesteps`.
         begin_index: the evaluation that `set_begin_index` said the run begins with.
         step_index: the evaluation that comes next; None before the first.
-        counts: `step_index` alone says where the run is, since `set_begin_index` contradicted the first timestep.
+        by_number_of_calls: `step_index` alone says where the run is, since `set_begin_index` contradicted the first
+            timestep.
         custom: its timesteps were given.
+        edition: what stood in the scheduler when it was begun, see :meth:`Scheduler._follow
+            <diffusolve.schedulers.scheduler.Scheduler._follow>`.
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
             begins, and the one that this run has walked with.
         options: with which the run was begun.
-        owner, origin: the key of the :class:`~diffusolve.schedulers.runs.Runs` that it belongs to, and, once it was
-            copied, what it has in common with its copies, in other processes too.
+        owner, origin: the key of the :class:`~diffusolve.schedulers.registry.Registry` that it stands in, and, once it
+            was copied, what it has in common with its copies, in other processes too.
     """
 
     begin_index: int | None = None
     step_index: int | None = None
-    counts: bool = False
+    by_number_of_calls: bool = False
     custom: bool = False
     predictor: Any = None
     predicting: Any = None
@@ -142,22 +167,23 @@ class Generation:
     owner: object = None
     origin: bytes = b""
 
-    def __init__(self, prepared: Prepared, steps: int, noise: Noise) -> None:
+    def __init__(self, prepared: Prepared, steps: int | None, noise: Noise, edition: object = None) -> None:
         self.prepared = prepared
         self.steps = steps
+        self.edition = edition
         self.values = prepared.values
         self.noise = noise
         self.sigmas = torch.from_numpy(prepared.sigmas.copy())
-        self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def levels_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Timesteps and sigmas as tensors on `device`, copied to an accelerator once."""
-        if device in self._levels:
-            return self._levels[device]
-        levels = moved(torch.from_numpy(self.prepared.timesteps), device), moved(self.sigmas, device)
-        if device.type != "cpu" and type(levels[1]) is Tensor:  # no fake tensors
-            self._levels[device] = levels
-        return levels
+    def timesteps_and_sigmas_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both as tensors on `device`, copied to an accelerator once."""
+        if device in self._on_device:
+            return self._on_device[device]
+        both = moved(torch.from_numpy(self.prepared.timesteps), device), moved(self.sigmas, device)
+        if device.type != "cpu" and type(both[1]) is Tensor:  # no fake tensors
+            self._on_device[device] = both
+        return both
 
     @property
     def is_done(self) -> bool:
@@ -171,7 +197,7 @@ class Generation:
 
     def __getstate__(self) -> dict[str, Any]:
         self.origin = self.origin or urandom(16)
-        state = {**vars(self), "_levels": {}}
+        state = {**vars(self), "_on_device": {}}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = self.run.copied()
         return state

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, heun
 
@@ -54,32 +53,15 @@ class HeunDiscreteScheduler(TwoStageScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        num_train_timesteps: int | None = None,
-        timesteps: Sequence[float] | None = None,
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given.
-
-        Raises:
-            ValueError: neither or both of them are given, or timesteps besides a curve for the sigmas.
-        """
-        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps, timesteps)
-
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample to evaluate next: at the end of the step by Euler's method, then by Heun's."""
         previous, run = self._advance(model_output, timestep, sample)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return heun
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._sigma_levels(steps, timesteps, sigmas)
-
-    def _timesteps(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
-        return np.append(levels.timesteps[:1], np.repeat(levels.timesteps[1:], 2))
+    def _evaluated(self, prepared: Prepared) -> np.ndarray[Any, Any]:
+        return np.append(prepared.timesteps[:1], np.repeat(prepared.timesteps[1:], 2))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
+from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.two_stage import KDPM2Scheduler
 from diffusolve.solvers import Solver, dpm_2
 
@@ -46,12 +46,6 @@ class KDPM2AncestralDiscreteScheduler(KDPM2Scheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(
-        self, num_inference_steps: int, device: Any = None, num_train_timesteps: int | None = None
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps, over the first `num_train_timesteps` if given."""
-        self._set_spaced_timesteps(num_inference_steps, device, num_train_timesteps)
-
     def step(
         self,
         model_output: Tensor,
@@ -59,10 +53,10 @@ class KDPM2AncestralDiscreteScheduler(KDPM2Scheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample to evaluate next: in the middle of the step, then at its end with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpm_2.with_options(eta=1.0)

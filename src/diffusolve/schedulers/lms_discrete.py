@@ -10,9 +10,8 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.schedulers.generation import Options
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, lms
 from diffusolve.solvers.linear_multistep import adams_weights
 
@@ -52,17 +51,13 @@ class LMSDiscreteScheduler(SigmaScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run of `num_inference_steps` steps."""
-        self._set_timesteps(num_inference_steps, device)
-
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4, return_dict: bool = True
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
         """The sample one step on; `order` is how many of the last slopes count."""
         options = () if order == 4 else (("order", order),)
         previous, run = self._advance(model_output, timestep, sample, None, options)
-        return self._result_with_data(previous, run, model_output, sample, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
         """The weight of the slope `current_order` steps back in step number `t` of the run, of order `order`.
@@ -81,6 +76,3 @@ class LMSDiscreteScheduler(SigmaScheduler):
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         forgotten = tuple(grid.sigmas[:step][::-1].tolist())
         return lms.with_options(**dict(options), forgotten=forgotten)
-
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        return self._sigma_levels(steps, timesteps, sigmas)

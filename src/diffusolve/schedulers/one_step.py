@@ -10,14 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
-from diffusolve.noise import Grid, Point, Scaling, SignalTable
+from diffusolve.noise import Grid, Point
 from diffusolve.plan import trace
+from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
-from diffusolve.schedulers.remembered import Remembered
-from diffusolve.schedulers.spacing import grid_through
-from diffusolve.schedulers.timestep_space import TimestepScheduler, levels_at
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.scheduler import index_of
+from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
-__all__ = ["OneStepScheduler"]
+__all__ = ["OneStepScheduler", "following_timestep"]
 
 StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
@@ -32,21 +34,25 @@ NO_SIGNAL = 2.0**-60
 class OneStepScheduler(TimestepScheduler):
     """Each step is a plan of its own, found by its timestep: steps may be made in any order, and repeated."""
 
+    output = SchedulerOutputWithData
+
     @abstractmethod
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
         """Where a step from `timestep` leads, at `place` of the run if that is known; below 0: to the end."""
 
     def _configured(self) -> None:
         super()._configured()
-        self._steps_made: Remembered[StepKey, Run] = Remembered(MOST_STEPS)
+        self._steps_made: Cache[StepKey, Run] = Cache(MOST_STEPS)
 
     def _forget_runs(self) -> None:
-        self._steps_made = Remembered(MOST_STEPS)
+        self._steps_made = Cache(MOST_STEPS)
 
-    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        at = self._chosen(steps, timesteps)
-        grid = partial(_grid, self._tables.noise_schedule, at, self._end_power, self.scaling)
-        return Prepared(grid, self._solver(len(at)), self._prediction, at.astype(np.int64))
+    def _prepare(self, asked: Asked) -> Prepared:
+        at = self._chosen(asked)
+        return Prepared(partial(self._run_grid, asked), self._solver(len(at)), self._prediction, at.astype(np.int64))
+
+    def _run_grid(self, asked: Asked) -> Grid:
+        return self._steps(asked).grid(self.noise_schedule, self.scaling)
 
     def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
         """A run of the step from `timestep`, and what determines it."""
@@ -62,7 +68,7 @@ class OneStepScheduler(TimestepScheduler):
 
     def _asked(self, timestep: Any) -> tuple[Generation | None, int, int | None]:
         """The run that `timestep` belongs to, `timestep` as a number, and its place if it is known without reading."""
-        generation, place = self._runs.of(timestep)
+        generation, place = self._registry.of(timestep)
         if generation is not None and place is not None:
             return generation, generation.values[place], place  # type: ignore[return-value]  # they are whole
         value, count = float(timestep), len(self._tables.noise_schedule.signal)
@@ -83,5 +89,8 @@ class OneStepScheduler(TimestepScheduler):
         return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)
 
 
-def _grid(noise_schedule: SignalTable, timesteps: np.ndarray[Any, Any], end_power: float, scaling: Scaling) -> Grid:
-    return grid_through(noise_schedule, levels_at(noise_schedule, timesteps, end_power), scaling)
+def following_timestep(generation: Generation, timestep: int, place: int | None) -> int:
+    """The timestep after `timestep` in a run, at `place` if that is known; -1 after the last one."""
+    values = generation.values
+    following = 1 + (index_of(timestep, values) if place is None else place)
+    return int(values[following]) if following < len(values) else -1

@@ -11,7 +11,15 @@ from torch import Tensor
 from diffusolve.backends import Transform, backend_of
 from diffusolve.plan import Stage
 
-__all__ = ["SchedulerOutput", "SchedulerOutputWithData", "SchedulerTuple"]
+__all__ = [
+    "LazyOutput",
+    "SchedulerOutput",
+    "SchedulerOutputWithData",
+    "SchedulerOutputWithDenoised",
+    "SchedulerOutputWithNoised",
+    "SchedulerTuple",
+    "StepResult",
+]
 
 DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor]
 """What a data prediction follows from: see :func:`data_of`."""
@@ -72,7 +80,26 @@ class SchedulerOutput:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
 
-class SchedulerOutputWithData(SchedulerOutput):
+class LazyOutput(SchedulerOutput):
+    """The result of a step, with a second field that is computed when it is first read.
+
+    A subclass names the field: it is the data prediction that the step used, unless the scheduler says otherwise.
+    """
+
+    __slots__ = ("_source", "_value")
+
+    def __init__(self, prev_sample: Tensor, source: DataSource) -> None:
+        self.prev_sample = prev_sample
+        self._source: DataSource | None = source
+
+    def _second(self) -> Tensor:
+        if self._source is not None:
+            self._value = data_of(*self._source)
+            self._source = None
+        return self._value
+
+
+class SchedulerOutputWithData(LazyOutput):
     """The result of a step, with the prediction of the data.
 
     Attributes:
@@ -80,20 +107,40 @@ class SchedulerOutputWithData(SchedulerOutput):
         pred_original_sample: the prediction of x0 that the step used, computed when it is first read.
     """
 
-    __slots__ = ("_data", "_source")
+    __slots__ = ()
     fields = ("prev_sample", "pred_original_sample")
+    pred_original_sample = property(LazyOutput._second)
 
-    def __init__(self, prev_sample: Tensor, source: DataSource) -> None:
-        self.prev_sample = prev_sample
-        self._source: DataSource | None = source
 
-    @property
-    def pred_original_sample(self) -> Tensor:
-        """The prediction of x0."""
-        if self._source is not None:
-            self._data = data_of(*self._source)
-            self._source = None
-        return self._data
+class SchedulerOutputWithDenoised(LazyOutput):
+    """The result of a step of a consistency model.
+
+    Attributes:
+        prev_sample: the sample after the step, shape (batch, ...).
+        denoised: the prediction of x0, computed when it is first read.
+    """
+
+    __slots__ = ()
+    fields = ("prev_sample", "denoised")
+    denoised = property(LazyOutput._second)
+
+
+class SchedulerOutputWithNoised(LazyOutput):
+    """The result of a step of trajectory consistency distillation.
+
+    Attributes:
+        prev_sample: the sample after the step, shape (batch, ...).
+        pred_noised_sample: the prediction of the sample at the point before noise is added, computed when it is first
+            read.
+    """
+
+    __slots__ = ()
+    fields = ("prev_sample", "pred_noised_sample")
+    pred_noised_sample = property(LazyOutput._second)
+
+
+StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
+"""What `step` returns: an object with fields, or with ``return_dict=False`` a tuple of them."""
 
 
 class SchedulerTuple(tuple[Any, ...]):

@@ -12,9 +12,10 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.timestep_space import TimestepScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 from diffusolve.solvers import Solver
 from diffusolve.solvers.pndm import pndm_by_calls
 
@@ -60,9 +61,11 @@ class PNDMScheduler(TimestepScheduler):
     ) -> None:
         self._configured()
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
+        self, num_inference_steps: int, device: Any = None
+    ) -> None:
         """Begin a run of `num_inference_steps` steps, nine more evaluations or, with skip_prk_steps, one."""
-        self._set_timesteps(num_inference_steps, device)
+        self._begin(asked_for(num_inference_steps), device)
 
     def step(
         self,
@@ -70,10 +73,10 @@ class PNDMScheduler(TimestepScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
+    ) -> StepResult:
         """The sample to evaluate next."""
-        previous, _ = self._advance(model_output, timestep, sample)
-        return self._result(previous, return_dict)
+        previous, run = self._advance(model_output, timestep, sample)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     step_prk = step_plms = step
 
@@ -83,14 +86,15 @@ class PNDMScheduler(TimestepScheduler):
             runge_kutta=not config["skip_prk_steps"], prediction=config["prediction_type"]
         )
 
-    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        begins = [int(begin) for begin in self._chosen(steps, timesteps)]
-        asked = self._evaluated(begins)
-        grid = self._calls(asked, begins, 0)
-        return Prepared(grid, self._solver(steps), self._prediction, np.array(asked))
+    def _prepare(self, asked: Asked) -> Prepared:
+        begins = [int(begin) for begin in self._chosen(asked)]
+        evaluated = self._evaluated(begins)
+        grid = self._calls(evaluated, begins, 0)
+        return Prepared(grid, self._solver(asked.steps), self._prediction, np.array(evaluated))
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
-        begins = [int(begin) for begin in self._spaced(generation.steps)]
+        assert generation.steps is not None  # it was begun by set_timesteps
+        begins = [int(begin) for begin in self._chosen(Asked(generation.steps))]
         grid = self._calls(generation.prepared.timesteps.tolist(), begins, index)
         return plan_for(self._solver(generation.steps), grid, self._prediction)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -20,15 +20,15 @@ from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
-from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithData, SchedulerTuple
-from diffusolve.schedulers.remembered import Remembered
-from diffusolve.schedulers.runs import Runs
-from diffusolve.schedulers.spacing import Levels, check_exclusive, grid_through
-from diffusolve.schedulers.tables import Tables, tables_of
+from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
+from diffusolve.schedulers.registry import Registry
+from diffusolve.schedulers.steps import Steps, check_exclusive
 from diffusolve.solvers import Solver
 
 if TYPE_CHECKING:
@@ -41,60 +41,94 @@ PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
 
 
 MOST_PREPARED = 64
-"""How many runs' plans a scheduler remembers."""
+"""How many calls of `set_timesteps` a scheduler remembers the plans of."""
 
 
 class Scheduler(SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
-    (:meth:`_levels`) and which solver they ask for (:meth:`_solver`); everything else is here.
+    (:meth:`_steps`), on which :attr:`noise_schedule`, which solver they ask for (:meth:`_solver`), and what a step's
+    result holds (:attr:`output`). Everything else is here:
+
+    1. `set_timesteps` makes its arguments one value (:class:`~diffusolve.schedulers.asked.Asked`) and begins a
+       generation with what :meth:`_prepare` makes of it: timesteps and sigmas to show, a grid and a solver.
+    2. `step` hands its arguments to :meth:`_advance`: the registry finds the generation, the generation has a run, and
+       the run applies the plan to the tensors.
+    3. :meth:`_result` wraps the sample up as `return_dict` wants it.
+
+    Nothing here knows of betas: see :class:`~diffusolve.schedulers.table_scheduler.TableScheduler` for these.
+
+    Attributes:
+        order: how many evaluations a step of a run takes, as pipelines count them.
+        prediction_types: what the class's networks may predict.
+        scaling: how samples are scaled in a run; None: as the noise schedule has them.
+        noise_dtype: of the noise that is drawn; None: of the sample.
+        timestep_dtype: of the `timesteps` that users see.
+        curves_of_flow: the configuration keys of curves that go together with `use_flow_sigmas`.
+        output: the class of a step's result. One with a second field shows what the network's output says of the data
+            there, under the name that the field has.
     """
 
     _compatibles: ClassVar[list[str]] = list(COMPATIBLE)
     order: ClassVar[int] = 1
-    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
-    scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
-    signal_floor: ClassVar[float] = 0.0
+    scaling: ClassVar[Scaling | None] = None
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
+    output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
     # What a class says of itself ----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def noise_schedule(self) -> NoiseSchedule:
+        """The noise schedule that the configuration describes."""
+
+    @abstractmethod
+    def _steps(self, asked: Asked) -> Steps:
+        """Where the steps fall that a call of `set_timesteps` has `asked` for."""
 
     @abstractmethod
     def _solver(self, steps: int, **options: Any) -> Solver:
         """The solver that the configuration and a call's `options` ask for, in a run of `steps` steps."""
 
-    @abstractmethod
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        """Where `steps` steps fall."""
+    def _prepare(self, asked: Asked) -> Prepared:
+        """What a generation needs, and what users see of it, from where its steps fall and the solver."""
+        steps = self._steps(asked)
+        solver = self._solver(len(steps.timesteps))
+        if solver.options:
+            check_options_of(solver, len(steps.timesteps))
+        return Prepared(
+            partial(steps.grid, self.noise_schedule, self.scaling),
+            solver,
+            self._prediction,
+            steps.timesteps.astype(self.timestep_dtype),
+            steps.sigmas.astype(np.float32),
+        )
 
-    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
-        """The `timesteps` that users see: those of the steps, if each has one evaluation."""
-        return levels.timesteps
-
-    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
-        """The `sigmas` that users see."""
-        return levels.sigmas
+    def _standing(self) -> Prepared | None:
+        """What the scheduler stands on before `set_timesteps`; None: nothing, and calls that need a run raise."""
+        return None
 
     # Configuration ----------------------------------------------------------------
 
     def _configured(self) -> None:
-        """Check the configuration; called at the end of each constructor."""
-        own = self._own_config
-        check_exclusive(own, self.curves_of_flow)
-        self._tables: Tables = tables_of(own, beta_schedules=self.beta_schedules, floor=self.signal_floor)
-        self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
-        self.alphas_cumprod = self._tables.alphas_cumprod.clone()
-        self._check_choice("prediction_type", self.prediction_types)
-        self._count = int(own["num_train_timesteps"])
+        """Check the configuration and take note of it; called at the end of each constructor."""
+        check_exclusive(self._own_config, self.curves_of_flow)
+        if self.prediction_types:
+            self._check_choice("prediction_type", self.prediction_types)
         self._transform = self._clipping()
-        self._prepared_runs: Remembered[Any, Prepared] = Remembered(MOST_PREPARED)
+        self._prepared_runs: Cache[Asked, Prepared] = Cache(MOST_PREPARED)
         self._configured_for = self.config
-        if "_runs" not in vars(self):
-            self._runs = Runs()
+        self._edition = object()
+        if "_registry" not in vars(self):
+            self._registry = Registry()
+            standing = self._standing()
+            if standing is not None:
+                generation = Generation(standing, None, self._noise(standing), self._edition)
+                self._registry.stand_on(generation, torch.from_numpy(standing.timesteps.copy()))
 
     def _clipping(self) -> Transform | None:
         """What is done to data predictions before they are used."""
@@ -110,16 +144,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""
         if self.config is not self._configured_for:
             self._configured()
-            self._configured_for = self.config
 
     def _check_choice(self, key: str, choices: Sequence[str]) -> None:
         if self.config[key] not in choices:
             raise unknown_name(key, self.config[key], choices)
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        """The noise schedule that the configuration describes."""
-        return self._tables.noise_schedule
 
     @property
     def _prediction(self) -> Prediction:
@@ -127,62 +155,83 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return prediction(PREDICTION_NAMES.get(name, name))
 
     def __len__(self) -> int:
-        return self._count
+        return int(self.config["num_train_timesteps"])
 
     def __copy__(self) -> Self:
         made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _runs=copy.deepcopy(self._runs))
+        made.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry))
         return made
 
-    # The run ----------------------------------------------------------------
+    # Beginning a generation ----------------------------------------------------------------
 
-    def _set_timesteps(
-        self,
-        num_inference_steps: int | None,
-        device: Any,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-    ) -> Generation:
-        """Begin a run; it is returned."""
-        if timesteps is not None or sigmas is not None:
-            num_inference_steps = _number_of_steps(num_inference_steps, timesteps, sigmas)
-        elif num_inference_steps is None:
-            raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}: expected at least 1.")
-        with self._runs.lock:
+    def _begin(self, asked: Asked, device: Any) -> Generation:
+        """Begin a generation with what was `asked` for; it is returned."""
+        with self._registry.lock:
             self._follow_configuration()
-            prepared = self._prepared(int(num_inference_steps), _values(timesteps), _values(sigmas))
-        generation = Generation(prepared, int(num_inference_steps), self._noise(prepared))
+            prepared, edition = self._prepared(asked), self._edition
+        generation = Generation(prepared, asked.steps, self._noise(prepared), edition)
+        generation.custom = asked.timesteps is not None
         shown = torch.from_numpy(prepared.timesteps.copy())
-        self._runs.begin(generation, shown if device is None else shown.to(device))
+        self._registry.begin(generation, shown if device is None else shown.to(device))
         return generation
 
-    def _prepared(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        key = (steps, timesteps, sigmas)
-        prepared = self._prepared_runs.get(key)
+    def _prepared(self, asked: Asked) -> Prepared:
+        prepared = self._prepared_runs.get(asked)
         if prepared is None:
             self._prepared_runs.make_room()
-            prepared = self._prepared_runs[key] = self._prepare(steps, timesteps, sigmas)
+            prepared = self._prepared_runs[asked] = self._prepare(asked)
         return prepared
 
     def _noise(self, prepared: Prepared) -> Noise:
-        """Where the noise of a run comes from."""
+        """Where the noise of a generation comes from."""
         return Noise(self.noise_dtype)
 
-    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        levels = self._levels(steps, timesteps, sigmas)
-        solver = self._solver(len(levels.timesteps))
-        if solver.options:
-            check_options_of(solver, len(levels.timesteps))
-        prepared = Prepared(self._grid(levels), solver, self._prediction, levels.timesteps, levels.sigmas)
-        prepared.timesteps = np.array(self._timesteps(levels, prepared)).astype(self.timestep_dtype)
-        prepared.sigmas = self._sigmas(levels, prepared).astype(np.float32)
-        return prepared
+    # From a step to the run that makes it ----------------------------------------------------------------
 
-    def _grid(self, levels: Levels) -> Callable[[], Grid]:
-        """What makes the points that the solver walks."""
-        return partial(grid_through, self.noise_schedule, levels, self.scaling)
+    def _advance(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Any = None,
+        options: Options = (),
+        variance_noise: Tensor | None = None,
+    ) -> tuple[Tensor, Run]:
+        """The next sample, and the run that made it."""
+        generation, place = self._registry.of(timestep)
+        if generation is None:
+            self._none_begun()
+        if generation.edition is not self._edition:
+            self._follow(generation)
+        run = generation.run
+        if run is None or (place is not None and place != generation.step_index) or generation.options != options:
+            run = self._started(generation, place, timestep, options)
+        if generator is None and variance_noise is None:
+            previous = run.step(model_output, sample)
+        else:
+            with generation.noise.drawn_from(generator, variance_noise):
+                previous = run.step(model_output, sample)
+        generation.step_index += 1  # type: ignore[operator]
+        if previous.dtype is not model_output.dtype:
+            previous = previous.to(model_output.dtype)
+        return previous, run
+
+    def _follow(self, generation: Generation) -> None:
+        """Let `generation` go on after something was written that its plan followed from.
+
+        Whoever changes what plans are made of, a configuration or a table, replaces ``self._edition``; each step
+        compares it with the edition that its generation was begun with, by identity, and comes here if they differ.
+        A configuration that is replaced in the middle of a run takes effect with the next `set_timesteps`.
+        """
+        generation.edition = self._edition
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self.plans_follow_from:
+            self._edition = object()
+
+    plans_follow_from: ClassVar[frozenset[str]] = frozenset({"_internal_dict"})
+    """The attributes that plans follow from: writing to one replaces ``_edition``, see :meth:`_follow`."""
 
     def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         """The run of `generation`, begun now at `timestep`, or moved there, or changed to other `options`.
@@ -220,7 +269,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         first = generation.begin_index
         if first is None:
             return index_of(float(timestep), generation.values) if place is None else place
-        generation.counts = place is not None and place != first
+        generation.by_number_of_calls = place is not None and place != first
         return first
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
@@ -234,47 +283,21 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _generation(self) -> Generation | None:
-        """The run of this thread or task, or the latest."""
-        begun = self._runs.current
-        return None if begun is None else begun.generation
+        """The generation of this thread or task, or the latest."""
+        entry = self._registry.current
+        return None if entry is None else entry.generation
 
     @property
-    def _running(self) -> Generation:
+    def _current(self) -> Generation:
         """The same, which must be there."""
         return self._generation or self._none_begun()
 
-    def _found(self, timestep: Any) -> Generation:
-        """The run that `timestep` belongs to."""
-        return self._runs.of(timestep)[0] or self._none_begun()
+    def _generation_of(self, timestep: Any) -> Generation:
+        """The generation that `timestep` belongs to."""
+        return self._registry.of(timestep)[0] or self._none_begun()
 
     def _none_begun(self) -> NoReturn:
         raise ValueError(f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first.")
-
-    def _advance(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        generator: Any = None,
-        options: Options = (),
-        variance_noise: Tensor | None = None,
-    ) -> tuple[Tensor, Run]:
-        """The next sample, and the walk that it belongs to."""
-        generation, place = self._runs.of(timestep)
-        if generation is None:
-            self._none_begun()
-        run = generation.run
-        if run is None or (place is not None and place != generation.step_index) or generation.options != options:
-            run = self._started(generation, place, timestep, options)
-        if generator is None and variance_noise is None:
-            previous = run.step(model_output, sample)
-        else:
-            with generation.noise.drawn_from(generator, variance_noise):
-                previous = run.step(model_output, sample)
-        generation.step_index += 1  # type: ignore[operator]
-        if previous.dtype is not model_output.dtype:
-            previous = previous.to(model_output.dtype)
-        return previous, run
 
     def _draw_last(self, run: Run, like: Tensor, generator: Any) -> None:
         """Draw the noise of a last step that needs none, so that the generator is left as diffusers leaves it."""
@@ -304,10 +327,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def timesteps(self) -> Tensor:
         """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
-        begun = self._runs.current
-        if begun is None:
+        entry = self._registry.current
+        if entry is None:
             return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
-        return begun.timesteps
+        return entry.timesteps
 
     @property
     def num_inference_steps(self) -> int | None:
@@ -318,12 +341,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def plan(self) -> Plan:
         """The run as a table of coefficients, to look at or to export (:meth:`Plan.to_json`)."""
-        return self._running.prepared.plan
+        return self._current.prepared.plan
 
     @property
     def grid(self) -> Grid:
         """The points that the run's solver walks."""
-        return self._running.prepared.grid
+        return self._current.prepared.grid
 
     @property
     def step_index(self) -> int | None:
@@ -343,7 +366,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         Raises:
             IndexError: the run has no such evaluation.
         """
-        generation = self._running
+        generation = self._current
         if not 0 <= begin_index < len(generation.values):
             raise IndexError(f"begin_index is {begin_index}: expected 0 to {len(generation.values) - 1}.")
         generation.begin_index = begin_index
@@ -359,7 +382,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """
         if schedule_timesteps is not None:
             return index_of(float(timestep), schedule_timesteps.tolist())
-        generation, place = self._runs.of(timestep)
+        generation, place = self._registry.of(timestep)
         if place is not None:
             return place
         return index_of(float(timestep), (generation or self._none_begun()).values)
@@ -373,46 +396,45 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             original_samples, noise: shape (batch, ...).
-            timesteps: whole training timesteps, shape (batch,).
+            timesteps: timesteps of the run, or training timesteps before `set_timesteps`, shape (batch,).
         """
         alpha, sigma = self._signal_and_noise(original_samples, timesteps)
-        return alpha * original_samples + sigma * noise
+        noised: Tensor = alpha * original_samples + sigma * noise
+        return noised
 
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """``alpha * noise - sigma * sample``, what a network with v_prediction is trained to output."""
-        alpha, sigma = self._signal_and_noise(sample, timesteps)
-        return alpha * noise - sigma * sample
-
-    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at training timesteps, shape (batch, 1, ...), as `like`."""
-        table = self.alphas_cumprod
-        if table.device != like.device:
-            self.alphas_cumprod = table = moved(table, like.device)
-        power = table.to(like.dtype)[moved(timesteps, like.device)]
-        power = power.reshape(-1, *[1] * (like.ndim - 1))
-        return power**0.5, (1 - power) ** 0.5
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
+        """(alpha, sigma) at `timesteps`, as the scaling of the samples has them, shape (batch, 1, ...), as `like`."""
+        sigma = self._sigma_at(like, timesteps)
+        scaling = self.scaling or self.noise_schedule.scaling
+        if scaling is Scaling.FLOW:
+            return 1 - sigma, sigma
+        if scaling is Scaling.VARIANCE_EXPLODING:
+            return 1.0, sigma
+        alpha = 1 / (sigma**2 + 1) ** 0.5
+        return alpha, sigma * alpha
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        """The run's sigma, or before `set_timesteps` the training table's, at `timesteps`; shape (batch, 1, ...)."""
-        generation, _ = self._runs.of(timesteps)
+        """The run's sigma, or before `set_timesteps` that of training, at `timesteps`; shape (batch, 1, ...)."""
+        generation, _ = self._registry.of(timesteps)
         timesteps = moved(timesteps, like.device).reshape(-1)
         if generation is None:
-            power: Tensor = moved(self._tables.alphas_cumprod, like.device)[timesteps.long()]
-            sigma = ((1 - power) / power) ** 0.5
+            sigma = self._training_sigma(timesteps)
         else:
-            own, sigmas = generation.levels_on(like.device)
+            own, sigmas = generation.timesteps_and_sigmas_on(like.device)
             if generation.begin_index is not None:
                 index = generation.begin_index if generation.step_index is None else generation.step_index
                 sigma = sigmas[index].expand(len(timesteps))
             else:
                 places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
                 sigma = sigmas[places]
-        return sigma.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+        of_each: Tensor = sigma.to(like.dtype)
+        return of_each.reshape(-1, *[1] * (like.ndim - 1))
 
-    def _result(self, previous: Tensor, return_dict: bool) -> SchedulerOutput | tuple[Tensor, ...]:
-        return SchedulerOutput(previous) if return_dict else (previous,)
+    def _training_sigma(self, timesteps: Tensor) -> Tensor:
+        """The field's sigma at training `timesteps`, where nothing is begun."""
+        self._none_begun()
 
-    def _result_with_data(
+    def _result(
         self,
         previous: Tensor,
         run: Run,
@@ -420,9 +442,20 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         return_dict: bool,
         stage: Stage | None = None,
-    ) -> SchedulerOutputWithData | SchedulerTuple:
+    ) -> StepResult:
+        """What `step` returns: `previous` and, if the class's output has a second field, what it follows from.
+
+        Args:
+            previous: the sample after the step.
+            run, model_output, sample: what made it.
+            return_dict: an object with fields, or a tuple.
+            stage: what the second field is by its `a` and `b`; the data prediction of the step when missing.
+        """
+        output = self.output
+        if not issubclass(output, LazyOutput):
+            return output(previous) if return_dict else (previous,)
         source = None if run.donate else stage or run.last_stage, self._transform, model_output, sample
-        return SchedulerOutputWithData(previous, source) if return_dict else SchedulerTuple((previous, source))
+        return output(previous, source) if return_dict else SchedulerTuple((previous, source))
 
 
 def index_of(value: float, values: list[float]) -> int:
@@ -436,18 +469,3 @@ def index_of(value: float, values: list[float]) -> int:
         nearest = min(values, key=lambda other: abs(other - value))
         raise ValueError(f"timestep {value:g} is not one of the run's timesteps; the nearest is {nearest:g}.")
     return places[1] if len(places) > 1 else places[0]
-
-
-def _number_of_steps(steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> int:
-    """How many `timesteps` or `sigmas` are given; nothing else may be."""
-    if timesteps is not None and sigmas is not None:
-        raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
-    name, values = ("timesteps", timesteps) if timesteps is not None else ("sigmas", sigmas)
-    if steps is not None:
-        raise ValueError(f"num_inference_steps and {name} are both given: leave one of them out.")
-    assert values is not None
-    return len(values)
-
-
-def _values(given: Any) -> tuple[float, ...] | None:
-    return None if given is None else tuple(np.asarray(given).tolist())

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from diffusolve.plan import Plan
+from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.sigma_space import SigmaScheduler
-from diffusolve.schedulers.spacing import Levels, ramp_asked_for
+from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.steps import Steps, curve_asked_for
 
-__all__ = ["TwoStageScheduler"]
+__all__ = ["KDPM2Scheduler", "TwoStageScheduler"]
 
 
 class TwoStageScheduler(SigmaScheduler):
@@ -35,8 +36,8 @@ class TwoStageScheduler(SigmaScheduler):
     @property
     def timesteps(self) -> Tensor:
         """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
-        begun = self._runs.current
-        return torch.tensor(self._longest.timesteps) if begun is None else begun.timesteps
+        entry = self._registry.current
+        return torch.tensor(self._longest.timesteps) if entry is None else entry.timesteps
 
     @property
     def sigmas(self) -> Tensor:
@@ -46,31 +47,46 @@ class TwoStageScheduler(SigmaScheduler):
 
     @property
     def _longest(self) -> Prepared:
-        return self._prepared(len(self), tuple(range(len(self) - 1, -1, -1)), None)
+        return self._prepared(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
 
-    def _set_spaced_timesteps(
+    def set_timesteps(  # type: ignore[override]  # the order of diffusers
         self,
-        num_inference_steps: int | None,
-        device: Any,
-        num_train_timesteps: int | None,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        num_train_timesteps: int | None = None,
         timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run over the `timesteps` given, or of steps spaced over the first `num_train_timesteps` or all."""
-        if timesteps is not None:
-            curve = ramp_asked_for(self._own_config)
-            if curve is not None:
-                raise ValueError(f"timesteps are given, but {curve}=True says where the steps fall: leave one out.")
-        elif num_inference_steps is not None and num_train_timesteps is not None:
-            timesteps = self._spaced(num_inference_steps, num_train_timesteps).tolist()
-            num_inference_steps = None
-        self._set_timesteps(num_inference_steps, device, timesteps)
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
 
-    def _timesteps(self, levels: Levels, prepared: Prepared) -> Sequence[float] | np.ndarray[Any, Any]:
-        return prepared.plan.timesteps
+        Args:
+            num_inference_steps: how many steps; may be left out where timesteps or sigmas are given.
+            device: for the timesteps.
+            num_train_timesteps: space the steps over the first so many training timesteps instead of all.
+            timesteps: what the network is told where steps begin, the noisiest first, shape (steps,).
+            sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0.
 
-    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
-        inner = np.repeat(levels.sigmas[1:-1], 2)
-        return np.concatenate([levels.sigmas[:1], inner, levels.sigmas[-1:]])
+        Raises:
+            ValueError: none of them is given, or two that contradict each other.
+        """
+        if num_train_timesteps is not None and num_inference_steps is not None and timesteps is None is sigmas:
+            asked = Asked(num_inference_steps, tuple(self._spaced(num_inference_steps, num_train_timesteps).tolist()))
+        else:
+            asked = asked_for(num_inference_steps, timesteps, sigmas)
+            self._check_given(asked)
+        self._begin(asked, device)
+
+    def _prepare(self, asked: Asked) -> Prepared:
+        """As for others, but for what is shown of a run: an entry for each evaluation instead of each step."""
+        prepared = super()._prepare(asked)
+        sigmas = prepared.sigmas
+        prepared.timesteps = self._evaluated(prepared).astype(self.timestep_dtype)
+        prepared.sigmas = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
+        return prepared
+
+    def _evaluated(self, prepared: Prepared) -> np.ndarray[Any, Any]:
+        """What the network is told at each evaluation, where `prepared` knows it of each step."""
+        return np.array(prepared.plan.timesteps)
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         if index % 2:
@@ -87,15 +103,13 @@ class KDPM2Scheduler(TwoStageScheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
 
-    def _prepare(self, steps: int, timesteps: tuple[float, ...] | None, sigmas: tuple[float, ...] | None) -> Prepared:
-        prepared = super()._prepare(steps, timesteps, sigmas)
-        if ramp_asked_for(self._own_config) is None:
+    def _prepare(self, asked: Asked) -> Prepared:
+        prepared = super()._prepare(asked)
+        if curve_asked_for(self._own_config) is None:
             prepared.timesteps = prepared.timesteps.astype(np.float32)
+        prepared.sigmas = np.append(prepared.sigmas, np.zeros(2, np.float32))
         return prepared
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        levels = self._sigma_levels(steps, timesteps, sigmas)
-        return levels._replace(timesteps=np.rint(levels.timesteps)) if self.config["use_karras_sigmas"] else levels
-
-    def _sigmas(self, levels: Levels, prepared: Prepared) -> np.ndarray[Any, Any]:
-        return np.append(super()._sigmas(levels, prepared), (0.0, 0.0))
+    def _steps(self, asked: Asked) -> Steps:
+        steps = super()._steps(asked)
+        return steps._replace(timesteps=np.rint(steps.timesteps)) if self.config["use_karras_sigmas"] else steps

@@ -7,27 +7,19 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from diffusolve.backends import Run, Transform
 from diffusolve.config import register_to_config
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid
+from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options
-from diffusolve.schedulers.log_snr_space import FINAL_SIGMAS_TYPES, LogSNRScheduler, in_single_precision, shifted
-from diffusolve.schedulers.outputs import SchedulerOutput
-from diffusolve.schedulers.spacing import Levels, ramp, ramp_asked_for
+from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES, LogSNRScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
 from diffusolve.solvers import Solver, unipc
 
 __all__ = ["UniPCMultistepScheduler"]
-
-Array = npt.NDArray[np.float64]
-
-TIME_SHIFT_TYPES = ("exponential", "linear")
-
-NEARLY_NOISE = 1e-6
-"""How much signal diffusers leaves where flow matching starts from none."""
 
 
 class UniPCMultistepScheduler(LogSNRScheduler):
@@ -114,47 +106,37 @@ class UniPCMultistepScheduler(LogSNRScheduler):
     def _extrapolates_noise(self) -> bool:
         return not self.config["predict_x0"]
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]  # the order of diffusers
         self,
         num_inference_steps: int | None = None,
         device: Any = None,
         sigmas: Sequence[float] | None = None,
         mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` steps.
+        """Begin a run of `num_inference_steps` steps, or over the `sigmas`, or over the `timesteps`.
 
-        Args:
-            num_inference_steps: how many; that of the `sigmas`, if these are given.
-            device: for the timesteps.
-            sigmas: noise levels of flow matching, before they are shifted; a last 0 may be left out.
-            mu: how far the levels are shifted, with `use_dynamic_shifting`.
+        Arguments and errors are those of :meth:`LogSNRScheduler.set_timesteps
+        <diffusolve.schedulers.log_snr_scheduler.LogSNRScheduler.set_timesteps>`, in the order of diffusers.
         """
-        config = self.config
-        if config["use_dynamic_shifting"] and mu is None:
+        if self.config["use_dynamic_shifting"] and mu is None:
             raise ValueError("mu is missing: use_dynamic_shifting takes the shift of the noise levels from it.")
-        flow = config["use_flow_sigmas"] and not ramp_asked_for(config)
-        if sigmas is not None and not flow:
-            raise ValueError(
-                "sigmas can only be given with use_flow_sigmas=True and no curve of sigmas: give num_inference_steps."
-            )
-        if flow and (sigmas is not None or num_inference_steps):
-            sigmas = self._flow_sigmas(num_inference_steps, sigmas, mu)
-        generation = self._set_timesteps(num_inference_steps if sigmas is None else None, device, sigmas=sigmas)
+        generation = self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
         if self.solver_p is not None:
             generation.predictor = copy.deepcopy(self.solver_p)  # which may be one that no two runs can share
             generation.predictor.set_timesteps(generation.steps, device=device)
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
+    ) -> StepResult:
         """The sample one step on."""
         if self.solver_p is None:
-            previous, _ = self._advance(model_output, timestep, sample)
+            previous, run = self._advance(model_output, timestep, sample)
         else:
-            generation = self._found(timestep)
-            corrected, _ = self._advance(model_output, timestep, sample)
+            generation = self._generation_of(timestep)
+            corrected, run = self._advance(model_output, timestep, sample)
             previous = generation.predicting.step(model_output, timestep, corrected, return_dict=False)[0]
-        return self._result(previous, return_dict)
+        return self._result(previous, run, model_output, sample, return_dict)
 
     def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         run = super()._started(generation, place, timestep, options)
@@ -178,63 +160,19 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         uncorrected = sorted(number - step for number in self.config["disable_corrector"] if number >= step)
         return whole.with_options(uncorrected=tuple(uncorrected))
 
-    def _levels(self, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Levels:
-        if sigmas is not None:
-            levels = np.array(sigmas, np.float64)
-        elif self.config["use_flow_sigmas"]:
-            levels = self._ramp("use_karras_sigmas", steps, self._sigma_table())
-            levels = levels / (1 + levels)
-        else:
-            return self._log_snr_levels(steps, timesteps)
-        at, levels = np.floor(levels * len(self)), in_single_precision(levels)
-        return Levels(at, np.append(levels, self._final_sigma(levels, levels)))
+    def _steps(self, asked: Asked) -> Steps:
+        curve = curve_asked_for(self._own_config)
+        if curve is None or not self.config["use_flow_sigmas"]:
+            return super()._steps(asked)
+        self._check_given(asked, curve)
+        sigmas = self._along(curve, asked.steps)
+        return self._at_flow_sigmas(sigmas / (1 + sigmas))
 
-    def _flow_sigmas(self, steps: int | None, sigmas: Sequence[float] | None, mu: float | None) -> list[float]:
-        """The noise levels of flow matching: those given, or equally spaced ones; shifted, and stretched to the end."""
-        config = self.config
-        if sigmas is None:
-            assert steps is not None
-            levels = np.linspace(1.0, 1.0 / len(self), steps + 1)[:-1]
-        else:
-            levels = _checked(sigmas)
-        if config["use_dynamic_shifting"]:
-            assert mu is not None
-            levels = _time_shifted(levels, mu, config["time_shift_type"])
-        else:
-            levels = shifted(levels, config["flow_shift"])
-        if config["shift_terminal"] is not None and len(levels) > 1:
-            signal = 1.0 - levels
-            levels = 1.0 - signal / (signal[-1] / (1.0 - config["shift_terminal"]))
-        if abs(levels[0] - 1.0) < NEARLY_NOISE:
-            levels[0] -= NEARLY_NOISE
-        return [float(level) for level in levels]
+    def _unshifted(self, steps: int) -> Array:
+        return np.linspace(1.0, 1.0 / len(self), steps + 1)[:-1]
 
-    def _ramp(self, curve: str, steps: int, table: Array) -> Array:
-        low, high = self.config["sigma_min"], self.config["sigma_max"]
-        low, high = table[0] if low is None else low, table[-1] if high is None else high
-        return ramp(curve, steps, low, high, self._tables.noise_schedule)
-
-    def _final_sigma(self, sigmas: Array, table: Array) -> float:
+    def _final_sigma(self, sigmas: Array) -> float:
         if self.config["final_sigmas_type"] == "zero":
             return 0.0
-        levels_end_there = self.config["use_flow_sigmas"] or ramp_asked_for(self.config)
-        return float(sigmas[-1] if levels_end_there else table[0])
-
-
-def _time_shifted(levels: Array, mu: float, time_shift_type: str) -> Array:
-    """Noise levels shifted as Flux does it (Esser et al. 2024, equation 23, for a shift of exp(`mu`) or `mu`)."""
-    if time_shift_type not in TIME_SHIFT_TYPES:
-        raise unknown_name("time_shift_type", time_shift_type, TIME_SHIFT_TYPES)
-    if time_shift_type == "linear" and mu <= 0.0:
-        raise ValueError(f'mu is {mu:g}: with time_shift_type="linear" it is the shift itself, above 0 (1 is none).')
-    shift = float(np.exp(mu)) if time_shift_type == "exponential" else mu
-    return np.asarray(shift / (shift + (1.0 / levels - 1.0)))
-
-
-def _checked(sigmas: Sequence[float]) -> Array:
-    """The noise levels given, without a last 0."""
-    levels = np.array(sigmas, np.float64)
-    levels = levels[:-1] if len(levels) and levels[-1] == 0.0 else levels
-    if not len(levels) or not np.all((levels > 0.0) & (levels <= 1.0)) or not np.all(np.diff(levels) < 0.0):
-        raise ValueError(f"sigmas are {list(sigmas)}: expected numbers from 1 down to above 0, strictly decreasing.")
-    return levels
+        ends_itself = self.config["use_flow_sigmas"] or curve_asked_for(self.config)
+        return float(sigmas[-1] if ends_itself else self._sigma_table[0])

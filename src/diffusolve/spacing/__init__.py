@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diffusolve.spacing.by_timestep import Timesteps as Timesteps
     from diffusolve.spacing.by_timestep import Trailing as Trailing
     from diffusolve.spacing.discard import DiscardPenultimate as DiscardPenultimate
+    from diffusolve.spacing.flow import Shifted as Shifted
     from diffusolve.spacing.names import SPACINGS as SPACINGS
     from diffusolve.spacing.names import spacing as spacing
 
@@ -49,6 +50,7 @@ _HOME = {
     "Timesteps": "by_timestep",
     "Trailing": "by_timestep",
     "DiscardPenultimate": "discard",
+    "Shifted": "flow",
     "SPACINGS": "names",
     "spacing": "names",
 }

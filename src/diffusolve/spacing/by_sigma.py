@@ -47,6 +47,13 @@ class RampSpacing(Spacing):
     def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
         """The noise levels at `position`: 0 is where sampling starts (`high`), 1 where the ramp ends (`low`)."""
 
+    def between(self, high: float, low: float, count: int, scaling: Scaling) -> Array:
+        """The curve's `count` sigmas from `high` to `low`, whose last is `low` to the bit unless it is the only one."""
+        sigmas = self.ramp(np.linspace(0.0, 1.0, count), low, high, scaling)
+        if count > 1:
+            sigmas[-1] = low  # not a rounding error away: a step from there to sigma_min is none
+        return sigmas
+
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         steps = checked_steps(steps, noise_schedule.num_train_timesteps if noise_schedule.is_discrete else None)
         low = noise_schedule.sigma_min if self.sigma_min is None else self.sigma_min
@@ -58,8 +65,8 @@ class RampSpacing(Spacing):
         jumps_to_zero = ends_at_zero and not self.runs_to_zero
         low = 0.0 if ends_at_zero and self.runs_to_zero else low
         levels = steps if jumps_to_zero else steps + 1
-        sigmas = self.ramp(np.linspace(0.0, 1.0, levels), low, high, noise_schedule.scaling)
-        sigmas[-1], sigmas[0] = low, high  # not a rounding error away: they may be the schedule's ends
+        sigmas = self.between(high, low, levels, noise_schedule.scaling)
+        sigmas[0] = high  # likewise to the bit: it may be the schedule's end
         if jumps_to_zero:
             sigmas = np.append(sigmas, 0.0)
         timesteps = np.rint(noise_schedule.timestep(sigmas)) if self.whole else None

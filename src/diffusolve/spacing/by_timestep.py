@@ -52,13 +52,20 @@ class Linspace(LevelSpacing):
         to_first: whether the last level is the first training timestep. If not, the levels are those of one step
             more without the lowest, since the last step leads from there to the end anyway ("SGM uniform").
         whole: round to whole timesteps.
+        from_first: as diffusers counts: a single step stands at the first timestep, not at the last, and what is half
+            way between two timesteps is rounded to where it goes when they are counted from the first up.
     """
 
     to_first: bool = True
     whole: bool = False
+    from_first: bool = False
 
     def levels(self, steps: int, count: int) -> Array:
-        all_levels = np.linspace(count - 1, 0, steps if self.to_first else steps + 1)[:steps]
+        chosen = steps if self.to_first else steps + 1
+        if self.from_first and (self.whole or chosen == 1):
+            all_levels = np.linspace(0, count - 1, chosen)[::-1][:steps]
+        else:
+            all_levels = np.linspace(count - 1, 0, chosen)[:steps]
         return np.rint(all_levels) if self.whole else all_levels
 
 
@@ -71,25 +78,39 @@ class Leading(LevelSpacing):
 
     Args:
         steps_offset: added to every timestep; Stable Diffusion 1.x uses 1.
+        to_first: whether the last level is the first training timestep (and the offset). If not, the levels are those
+            of one step more without the lowest, as the DPM-Solver family of diffusers has them.
     """
 
     steps_offset: int = 0
+    to_first: bool = True
 
     def levels(self, steps: int, count: int) -> Array:
-        levels = np.arange(steps - 1, -1, -1.0) * (count // steps) + self.steps_offset
+        chosen = steps if self.to_first else steps + 1
+        levels = np.arange(chosen - 1, -1, -1.0) * (count // chosen) + self.steps_offset
         if self.steps_offset < 0 or levels[0] > count - 1:
-            most = count - 1 - (steps - 1) * (count // steps)
+            most = count - 1 - (chosen - 1) * (count // chosen)
             raise ValueError(
-                f"steps_offset is {self.steps_offset}: with {steps} of {count} timesteps it must be from 0 to {most}."
+                f"steps_offset is {self.steps_offset}: with {chosen} of {count} timesteps it must be from 0 to {most}."
             )
-        return levels
+        return levels[:steps]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trailing(LevelSpacing):
-    """Every (count / steps)-th timestep counted back from the last (Lin et al. 2023, table 2)."""
+    """Every (count / steps)-th timestep counted back from the last (Lin et al. 2023, table 2).
+
+    Args:
+        stride: from timestep to timestep, where it is not to follow from the number of steps. There are then only as
+            many levels as there is room for, at most one for each step; they add the stride up, as diffusers' DDIM
+            does, which decides about what is half way between two timesteps.
+    """
+
+    stride: float | None = None
 
     def levels(self, steps: int, count: int) -> Array:
+        if self.stride is not None:
+            return np.asarray(np.rint(np.arange(count, 0, -self.stride)) - 1, np.float64)[:steps]
         return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.noise import FlowMatching, Grid, NoiseSchedule
+from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction
-from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.spacing import Levels, grid_through, ramp, ramp_asked_for, timestep_levels
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
+from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
+from diffusolve.spacing.flow import shift_from_mu, stretched
 
-__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "shifted"]
+__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision"]
 
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+
+NEARLY_NOISE = 1e-6
+"""How much signal diffusers leaves where flow matching starts from none."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class VelocityOnFlowSigmas(Prediction):
         return (1.0 - sigma * sigma) / alpha if self.noise else alpha, -sigma
 
 
-class LogSNRScheduler(Scheduler):
+class LogSNRScheduler(TableScheduler):
     """Samples are as the network takes them; steps are measured in log(alpha / sigma)."""
 
     signal_floor: ClassVar[float] = NEARLY_ZERO
@@ -50,7 +54,7 @@ class LogSNRScheduler(Scheduler):
         """The noise schedule that the configuration describes; flow matching with ``use_flow_sigmas``."""
         if self.config["use_flow_sigmas"]:
             return FlowMatching(num_train_timesteps=len(self))
-        return self._tables.noise_schedule
+        return super().noise_schedule
 
     @property
     def _prediction(self) -> Prediction:
@@ -62,6 +66,30 @@ class LogSNRScheduler(Scheduler):
     def _extrapolates_noise(self) -> bool:
         """Whether the solver that the configuration asks for works with noise predictions."""
         return False
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
+
+        Args:
+            num_inference_steps: how many steps; may be left out where timesteps or sigmas are given.
+            device: for the timesteps.
+            mu: how far the sigmas of `use_flow_sigmas` are shifted, with `use_dynamic_shifting`; without effect
+                otherwise, since pipelines offer it to every scheduler.
+            timesteps: what the network is told, the noisiest first, shape (steps,).
+            sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0: flow matching's
+                before they are shifted with `use_flow_sigmas`, sigma / alpha without.
+
+        Raises:
+            ValueError: none of them is given, or two that contradict each other.
+        """
+        self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
     @property
     def sigmas(self) -> Tensor:
@@ -117,22 +145,6 @@ class LogSNRScheduler(Scheduler):
         if self._extrapolates_noise and self.config["prediction_type"] == "flow_prediction":
             raise ValueError(f'prediction_type "flow_prediction" is for data predictions only: set {instead}.')
 
-    def _shift_flow(self, mu: float | None) -> None:
-        """Shift flow matching by exp(`mu`) from now on, as pipelines ask that shift by the size of the image.
-
-        Raises:
-            ValueError: the configuration does not say so.
-        """
-        if mu is None:
-            return
-        if not self.config["use_dynamic_shifting"] or self.config["time_shift_type"] != "exponential":
-            raise ValueError(
-                f"mu is {mu:g}, but the configuration has use_dynamic_shifting={self.config['use_dynamic_shifting']} "
-                f"and time_shift_type={self.config['time_shift_type']!r}: mu is the log of the flow shift with True "
-                'and "exponential"; otherwise leave it out.'
-            )
-        self.register_to_config(flow_shift=float(np.exp(mu)))
-
     def _without_variance(self, model_output: Tensor, sample: Tensor) -> Tensor:
         """The part of `model_output` that predicts the sample; a predicted variance, which may follow, is left out.
 
@@ -154,65 +166,81 @@ class LogSNRScheduler(Scheduler):
             )
         return model_output
 
-    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self._sigma_at(like, timesteps)
-        if self.config["use_flow_sigmas"]:
-            return 1 - sigma, sigma
-        alpha = 1 / (sigma**2 + 1) ** 0.5
-        return alpha, sigma * alpha
-
-    def _grid(self, levels: Levels) -> Callable[[], Grid]:
-        return partial(grid_through, self.noise_schedule, levels, None)
-
-    def _log_snr_levels(self, steps: int, timesteps: Sequence[float] | None) -> Levels:
+    def _steps(self, asked: Asked) -> Steps:
         """Timesteps by the configured spacing, sigmas from the table or along the curve asked for, and the end."""
         config = self._own_config
         if config["use_flow_sigmas"]:
-            return self._flow_levels(steps)
-        table = self._sigma_table()
-        curve = ramp_asked_for(config)
-        if curve is not None:
-            if timesteps is not None:
-                raise ValueError(f"timesteps are given, but {curve} chooses them: give num_inference_steps instead.")
-            sigmas = self._ramp(curve, steps, table)
+            return self._flow_steps(asked)
+        table, curve = self._sigma_table, curve_asked_for(config)
+        self._check_given(asked, curve)
+        if asked.sigmas is not None:
+            sigmas = np.array(asked.sigmas, np.float64)
+            at = _timesteps_along("", sigmas, table)
+        elif curve is not None:
+            sigmas = self._along(curve, asked.steps)
             at = _timesteps_along(curve, sigmas, table)
         else:
-            at = np.array(timesteps, np.float64) if timesteps is not None else self._spaced(steps)
+            at = np.array(asked.timesteps, np.float64) if asked.timesteps is not None else self._spaced(asked.steps)
             sigmas = np.interp(at, np.arange(len(table)), table)
-        return Levels(at, np.append(sigmas, self._final_sigma(sigmas, table)))
+        return Steps(at, np.append(sigmas, self._final_sigma(sigmas)))
 
-    def _sigma_table(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The noise level at each training timestep, in the very numbers of diffusers: see :func:`_timesteps_along`."""
+    def _check_given(self, asked: Asked, curve: str | None) -> None:
+        if asked.timesteps is not None and asked.sigmas is not None:
+            raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
+        if curve is not None and (asked.timesteps is not None or asked.sigmas is not None):
+            given = "timesteps" if asked.timesteps is not None else "sigmas"
+            raise ValueError(f"{given} are given, but {curve} chooses them: give num_inference_steps instead.")
+
+    @property
+    def _sigma_table(self) -> Array:
+        """sigma / alpha at each training timestep, in the very numbers of diffusers: see :func:`_timesteps_along`."""
         signal = self._tables.alphas_cumprod
         return (((1 - signal) / signal) ** 0.5).double().numpy()
 
-    def _ramp(self, curve: str, steps: int, table: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return ramp(curve, steps, table[0], table[-1], self._tables.noise_schedule)
-
-    def _final_sigma(self, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> float:
-        return float(table[0]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
-
-    def _flow_levels(self, steps: int) -> Levels:
-        count = len(self)
-        sigmas = 1.0 - np.linspace(1.0, 1.0 / count, steps + 1)
-        sigmas = np.flip(shifted(sigmas, self.config["flow_shift"]))[:-1]
-        timesteps, sigmas = np.floor(sigmas * count), in_single_precision(sigmas)
-        table = self._sigma_table()
-        return Levels(timesteps, np.append(sigmas, self._final_sigma(sigmas, table)))
-
-    def _spaced(self, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        config = self._own_config
-        spacing, last = config.get("timestep_spacing", "linspace"), self._last_timestep(config)
-        if spacing == "trailing" and last < len(self):  # the stride stays that of all timesteps, so there are fewer
-            return np.asarray(np.rint(np.arange(last, 0, -len(self) / steps)) - 1, np.float64)
-        return timestep_levels(
-            spacing,
-            steps,
-            last,
-            steps_offset=config.get("steps_offset", 0),
-            whole=True,
-            beyond_last=True,
+    def _along(self, curve: str, steps: int) -> Array:
+        """The sigmas of `steps` steps along a curve, between those configured or the ends of the table."""
+        table, low, high = self._sigma_table, self._own_config.get("sigma_min"), self._own_config.get("sigma_max")
+        return curve_named(curve).between(
+            table[-1] if high is None else high, table[0] if low is None else low, steps, super().noise_schedule.scaling
         )
+
+    def _final_sigma(self, sigmas: Array) -> float:
+        """Where the last step leads, after `sigmas`."""
+        return float(self._sigma_table[0]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
+
+    def _flow_steps(self, asked: Asked) -> Steps:
+        """Flow matching's sigmas, those given or equally spaced ones, shifted and stretched; and the end."""
+        sigmas = self._unshifted(asked.steps) if asked.sigmas is None else _checked_flow_sigmas(asked.sigmas)
+        sigmas = stretched(shifted(sigmas, self._flow_shift(asked.mu)), self._own_config.get("shift_terminal"))
+        if abs(sigmas[0] - 1.0) < NEARLY_NOISE:
+            sigmas[0] -= NEARLY_NOISE
+        return self._at_flow_sigmas(sigmas)
+
+    def _at_flow_sigmas(self, sigmas: Array) -> Steps:
+        timesteps, sigmas = np.floor(sigmas * len(self)), in_single_precision(sigmas)
+        return Steps(timesteps, np.append(sigmas, self._final_sigma(sigmas)))
+
+    def _unshifted(self, steps: int) -> Array:
+        """Equally spaced sigmas of flow matching, from one training timestep below the noisiest."""
+        return np.flip(1.0 - np.linspace(1.0, 1.0 / len(self), steps + 1))[:-1]
+
+    def _flow_shift(self, mu: float | None) -> float:
+        """How far flow matching's sigmas are shifted."""
+        if self.config["use_dynamic_shifting"] and mu is not None:
+            return shift_from_mu(mu, self.config["time_shift_type"])
+        return float(self.config["flow_shift"])
+
+    def _spaced(self, steps: int) -> Array:
+        config = self._own_config
+        name, last = config.get("timestep_spacing", "linspace"), self._last_timestep(config)
+        clipped = name == "trailing" and last < len(self)  # the stride stays that of all timesteps, so there are fewer
+        rule = timestep_spacing(
+            name,
+            steps_offset=config.get("steps_offset", 0),
+            to_first=False,
+            stride=len(self) / steps if clipped else None,
+        )
+        return spaced(rule, steps, last, len(self) if clipped else None)
 
     def _last_timestep(self, config: Mapping[str, Any]) -> int:
         """How many timesteps are left that have at least the signal of ``lambda_min_clipped``."""
@@ -220,19 +248,18 @@ class LogSNRScheduler(Scheduler):
         return len(self) - int(torch.sum(self.lambda_t < clipped)) if clipped > -np.inf else len(self)
 
 
-def in_single_precision(sigmas: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Noise levels of flow matching as diffusers has them: near 1 their last bits decide how much signal is left."""
+def _checked_flow_sigmas(sigmas: Sequence[float]) -> Array:
+    if not 0.0 < sigmas[-1] <= sigmas[0] <= 1.0:
+        raise ValueError(f"sigmas are {list(sigmas)}: expected numbers from 1 down to above 0, strictly decreasing.")
+    return np.array(sigmas, np.float64)
+
+
+def in_single_precision(sigmas: Array) -> Array:
+    """Sigmas of flow matching as diffusers has them: near 1 their last bits decide how much signal is left."""
     return sigmas.astype(np.float32).astype(np.float64)
 
 
-def shifted(sigmas: np.ndarray[Any, Any], shift: float) -> np.ndarray[Any, Any]:
-    """Noise levels of flow matching, shifted (Esser et al. 2024, equation 23)."""
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def _timesteps_along(
-    curve: str, sigmas: np.ndarray[Any, Any], table: np.ndarray[Any, Any]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _timesteps_along(curve: str, sigmas: Array, table: Array) -> Array:
     """Whole timesteps of the sigmas along a curve. As in diffusers, two of the curves round down.
 
     A timestep that should be whole already then depends on the last bit of the logarithm, taken in single precision.

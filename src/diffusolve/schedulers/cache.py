@@ -1,17 +1,17 @@
-"""What was worked out before."""
+"""Results that can be worked out again."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import TypeVar
 
-__all__ = ["Remembered"]
+__all__ = ["Cache"]
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Remembered(dict[Key, Value]):
+class Cache(dict[Key, Value]):
     """A dictionary of results that can be worked out again. Ask it to make room before a new one.
 
     Threads may share it: reading and writing an entry is one operation each, and losing one costs time only. Copies
@@ -29,5 +29,5 @@ class Remembered(dict[Key, Value]):
         if len(self) >= self.most:
             self.clear()
 
-    def __reduce__(self) -> tuple[type[Remembered[Key, Value]], tuple[int]]:
+    def __reduce__(self) -> tuple[type[Cache[Key, Value]], tuple[int]]:
         return type(self), (self.most,)

@@ -1,0 +1,85 @@
+"""The arguments of `set_timesteps` as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Asked", "asked_for"]
+
+
+class Asked(NamedTuple):
+    """The arguments of `set_timesteps` as one value, by all of which a prepared run is remembered.
+
+    Attributes:
+        steps: how many; as many as timesteps or sigmas, where these are given.
+        timesteps: what the network is to be told.
+        sigmas: where steps begin, without the last one's end.
+        end: where the last step is to lead, where that was given as the last of the sigmas.
+        mu: how far pipelines ask flow matching's sigmas to be shifted.
+    """
+
+    steps: int
+    timesteps: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+    end: float | None = None
+    mu: float | None = None
+
+
+def asked_for(
+    num_inference_steps: int | None,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
+    *,
+    ends_with_last: bool = False,
+) -> Asked:
+    """The arguments of a call, checked against each other.
+
+    Args:
+        num_inference_steps: how many; may be left out where timesteps or sigmas are given.
+        timesteps, sigmas: numbers, shape (steps,), the noisiest first; arrays and tensors too.
+        mu: how far flow matching's sigmas are shifted.
+        ends_with_last: the last of the sigmas is where the last step leads. If not, that is so of a last 0 only.
+
+    Raises:
+        ValueError: nothing says how many steps there are, or two arguments say so differently; sigmas that do not
+            strictly decrease.
+    """
+    at, chosen = _numbers(timesteps), _numbers(sigmas)
+    end = None
+    if chosen is not None:
+        _check_falling(chosen, 2 if ends_with_last else 1)
+        if ends_with_last or (chosen[-1] == 0.0 and len(chosen) > 1):
+            chosen, end = chosen[:-1], chosen[-1]
+    for name, values in (("timesteps", at), ("sigmas", chosen)):
+        if values is not None and num_inference_steps not in (None, len(values)):
+            raise ValueError(
+                f"num_inference_steps is {num_inference_steps}, but {name} are given for {len(values)} steps: leave "
+                "one of them out."
+            )
+    if at is not None and chosen is not None and len(at) != len(chosen):
+        raise ValueError(
+            f"{len(at)} timesteps are given and sigmas for {len(chosen)} steps: expected as many of both, since each "
+            "timestep is what the network is told at the sigma of the same place."
+        )
+    steps = next((len(values) for values in (at, chosen) if values is not None), num_inference_steps)
+    if steps is None:
+        raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
+    if steps < 1:
+        raise ValueError(f"num_inference_steps is {steps}: expected at least 1.")
+    return Asked(int(steps), at, chosen, end, None if mu is None else float(mu))
+
+
+def _numbers(given: Any) -> tuple[float, ...] | None:
+    return None if given is None else tuple(np.asarray(given).tolist())
+
+
+def _check_falling(sigmas: tuple[float, ...], least: int) -> None:
+    falls = all(following < sigma for sigma, following in pairwise(sigmas))
+    if len(sigmas) < least or not falls or not sigmas[-1] >= 0.0 or sigmas[0] == 0.0:
+        expected = "two or more, the last of which is where the run ends" if least > 1 else "one or more, above 0"
+        raise ValueError(f"sigmas are {list(sigmas)}: expected {expected}, strictly decreasing.")

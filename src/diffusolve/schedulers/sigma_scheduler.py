@@ -1,0 +1,142 @@
+"""What the schedulers have in common whose samples are scaled to alpha = 1 (those that came from k-diffusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from diffusolve.backends import backend_of
+from diffusolve.noise import Scaling
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
+from diffusolve.schedulers.table_scheduler import TableScheduler
+from diffusolve.schedulers.tables import NEARLY_ZERO
+
+__all__ = ["SigmaScheduler"]
+
+
+class SigmaScheduler(TableScheduler):
+    """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + 1)``.
+
+    Attributes:
+        ends_with_last: the last of given sigmas is where the run ends; if not, that is so of a last 0 only.
+    """
+
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
+    signal_floor: ClassVar[float] = NEARLY_ZERO
+    timestep_dtype: ClassVar[type] = np.float32
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")
+    output = SchedulerOutputWithData
+    ends_with_last: ClassVar[bool] = False
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
+
+        Args:
+            num_inference_steps: how many steps; may be left out where timesteps or sigmas are given.
+            device: for the timesteps.
+            timesteps: what the network is told, the noisiest first, shape (steps,).
+            sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0.
+
+        Raises:
+            ValueError: none of them is given, or two that contradict each other.
+        """
+        asked = asked_for(num_inference_steps, timesteps, sigmas, ends_with_last=self.ends_with_last)
+        self._check_given(asked)
+        self._begin(asked, device)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
+        generation = self._generation
+        return self._all_sigmas() if generation is None else generation.sigmas
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What standard normal noise is multiplied by to start from."""
+        largest = float(self.sigmas.max())
+        return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """``sample / sqrt(sigma^2 + 1)`` at `timestep`, or at the current step if that is no view.
+
+        A run is begun by it, but not moved.
+        """
+        generation, place = self._registry.of(timestep)
+        if generation is None:
+            self._none_begun()
+        run = generation.run or self._started(generation, place, timestep, generation.options)
+        if place is None or place == generation.step_index:
+            scaled: Tensor = run.model_input(sample)
+        else:
+            scaled = backend_of(sample).combine((sample,), (generation.prepared.plan.stages[place].scale,))
+        return scaled if scaled.dtype is sample.dtype else scaled.to(sample.dtype)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
+
+        Args:
+            original_samples, noise: shape (batch, ...).
+            timesteps: timesteps of the run, or whole training timesteps before `set_timesteps`, shape (batch,).
+        """
+        return original_samples + self._sigma_at(original_samples, timesteps) * noise
+
+    def _steps(self, asked: Asked) -> Steps:
+        """Timesteps by the configured spacing, sigmas by interpolation or along the curve asked for, and the end."""
+        config, schedule, table = self._own_config, self._tables.noise_schedule, self._sigma_table
+        curve = curve_asked_for(config)
+        if asked.sigmas is not None:
+            chosen = np.array(asked.sigmas, np.float64)
+            at = schedule.timestep(np.minimum(chosen, schedule.sigma_max))
+        else:
+            at = np.array(asked.timesteps, np.float64) if asked.timesteps is not None else self._spaced(asked.steps)
+            chosen = np.interp(at, np.arange(len(table)), table)
+            if config.get("interpolation_type") == "log_linear":
+                chosen = np.geomspace(table[-1], table[0], asked.steps + 1)
+            if curve is not None:
+                chosen = self._along(curve, chosen, asked.steps)
+                at = np.interp(np.log(np.maximum(chosen, table[0])), np.log(table), np.arange(len(table)))
+        if self._is_continuous:
+            at = 0.25 * np.log(chosen)
+        end = asked.end
+        if end is None:
+            end = float(table[0]) if config.get("final_sigmas_type") == "sigma_min" else 0.0
+        return Steps(at[: len(chosen)], np.append(chosen, end))
+
+    @property
+    def _is_continuous(self) -> bool:
+        """Whether the network is told a quarter of log sigma."""
+        return self.config.get("timestep_type") == "continuous" and self.config["prediction_type"] == "v_prediction"
+
+    def _check_given(self, asked: Asked) -> None:
+        """Raise ValueError if timesteps are given besides something else that says where the steps fall."""
+        if asked.timesteps is None:
+            return
+        if asked.sigmas is not None:
+            raise ValueError("both timesteps and sigmas are given: give one of them, the other follows from it.")
+        chosen_by = curve_asked_for(self._own_config) or ('timestep_type="continuous"' if self._is_continuous else None)
+        if chosen_by:
+            raise ValueError(f"timesteps are given, but {chosen_by} chooses them: give num_inference_steps or sigmas.")
+
+    def _along(self, curve: str, sigmas: Array, steps: int) -> Array:
+        """The sigmas of `steps` steps along a curve, between those configured or the ends of `sigmas`."""
+        low, high = self.config.get("sigma_min"), self.config.get("sigma_max")
+        return curve_named(curve).between(
+            sigmas[0] if high is None else high, sigmas[-1] if low is None else low, steps, self.noise_schedule.scaling
+        )
+
+    def _spaced(self, steps: int, count: int | None = None) -> Array:
+        """`steps` timesteps out of `count`, or out of the training timesteps."""
+        config = self.config
+        rule = timestep_spacing(config["timestep_spacing"], steps_offset=config["steps_offset"], whole=False)
+        return spaced(rule, steps, count or len(self))

@@ -1,0 +1,87 @@
+"""What the schedulers have in common that step from timestep to timestep (DDIM, DDPM, PNDM)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.noise import Point, Scaling
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.steps import Array, Steps, spaced, timestep_spacing
+from diffusolve.schedulers.table_scheduler import TableScheduler
+
+__all__ = ["TimestepScheduler", "check_timesteps"]
+
+
+class TimestepScheduler(TableScheduler):
+    """Samples are as the network takes them; timesteps are whole, and those below 0 are the end."""
+
+    scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
+    init_noise_sigma: float = 1.0
+
+    def _configured(self) -> None:
+        super()._configured()
+        self.final_alpha_cumprod = torch.tensor(self._end_power)
+
+    @property
+    def _end_power(self) -> float:
+        """alpha^2 at the end."""
+        return 1.0 if self.config["set_alpha_to_one"] else self._tables.noise_schedule.signal[0]
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first.
+
+        Raises:
+            ValueError: neither is given, or numbers of steps that differ; timesteps that are not whole training
+                timesteps or do not decrease.
+        """
+        if timesteps is not None:
+            check_timesteps(timesteps, len(self))
+        self._begin(asked_for(num_inference_steps, timesteps), device)
+
+    def _steps(self, asked: Asked) -> Steps:
+        at = self._chosen(asked)
+        sigmas = self._tables.noise_schedule.sigma(at)
+        return Steps(at, np.append(sigmas, (1 / self._end_power - 1) ** 0.5))
+
+    def _chosen(self, asked: Asked) -> Array:
+        """The timesteps given, or those of the steps asked for.
+
+        With some numbers of steps (61, 103, ...) diffusers has one "trailing" timestep more, -1, which is left out.
+        """
+        if asked.timesteps is not None:
+            return np.array(asked.timesteps, np.float64)
+        config, count = self.config, len(self)
+        rule = timestep_spacing(
+            config["timestep_spacing"], steps_offset=config["steps_offset"], stride=count / asked.steps
+        )
+        return spaced(rule, asked.steps, count)
+
+    def _point(self, timestep: int) -> Point:
+        """Where samples stand at `timestep`."""
+        power = self._tables.noise_schedule.signal[timestep] if timestep >= 0 else self._end_power
+        return Point(timestep, sqrt(power), sqrt(1 - power))
+
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        return self._trained_signal_and_noise(like, timesteps)
+
+
+def check_timesteps(timesteps: Sequence[float], count: int) -> None:
+    """Raise ValueError unless `timesteps` are whole, below `count` and strictly decreasing."""
+    values = [float(timestep) for timestep in timesteps]
+    if not values:
+        raise ValueError("there are no timesteps: expected at least one, where to start.")
+    for value in values:
+        if value != int(value) or not 0 <= value < count:
+            raise ValueError(f"timesteps has {value:g}: expected whole numbers from {count - 1} down to 0.")
+    for value, following in pairwise(values):
+        if following >= value:
+            raise ValueError(f"timesteps must strictly decrease, but {value:g} is followed by {following:g}.")
