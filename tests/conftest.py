@@ -1,8 +1,13 @@
-"""What all tests share: property-based tests draw the same examples in every run."""
+"""What all tests share: the same examples in every run, and one thread for each process that runs beside others."""
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
 
 settings.register_profile(
     "diffusolve",

@@ -21,16 +21,17 @@ from diffusolve.sampling import Sampler, sample, start
 from diffusolve.solvers import Solver, euler
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.spacing import Karras, Trailing
+from tests.tables import for_each
 
 PREDICTIONS = {
     "variance preserving": (SD15, "epsilon"),
     "variance exploding": (VarianceExploding(0.02, 40.0), "edm"),
     "flow matching": (FlowMatching(3.0), "flow"),
 }
-every_noise_schedule = pytest.mark.parametrize(("schedule", "predicts"), PREDICTIONS.values(), ids=PREDICTIONS)
+every_noise_schedule = for_each(("schedule", "predicts"), PREDICTIONS.values(), ids=PREDICTIONS)
 NAMES = [name for name in CATALOG if name.endswith("CFG++")]
 PLAIN = {name: "Euler" if name == "DDIM CFG++" else name.removesuffix(" CFG++") for name in NAMES}
-every_sampler = pytest.mark.parametrize("name", NAMES)
+every_sampler = for_each("name", NAMES)
 both_libraries = pytest.mark.parametrize("library", ["torch", "numpy"])
 
 
@@ -81,7 +82,7 @@ def test_without_guidance_it_is_the_plain_sampler(name: str, schedule: NoiseSche
 
 
 @every_noise_schedule
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@for_each("eta", [0.0, 1.0])
 def test_a_step_of_euler_is_that_of_the_papers_algorithm(eta: float, schedule: NoiseSchedule, predicts: str) -> None:
     """The data with guidance; the noise that the network sees without; what else is to be there, fresh."""
     network, made = Guided(schedule, predicts), Sampler(euler.with_options(eta=eta, cfg_pp=True), Trailing())

@@ -18,6 +18,7 @@ from diffusolve.prediction import EDM, Epsilon, Flow
 from diffusolve.solvers import Evaluate, Keep, Noise, Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, euler, heun
 from diffusolve.spacing import Karras, Linspace, Sigmas, Trailing, UniformLogSNR
 from tests.strategies import plannable_solvers, solvers_off_the_grid
+from tests.tables import for_each
 from tests.test_solvers import GRIDS, drive, every_grid, varying
 
 VE = VarianceExploding(0.01, 50.0)
@@ -106,7 +107,7 @@ def test_heun_with_churn_is_algorithm_2_of_karras_et_al(final_sigma: str, churn:
 
 
 @every_churning_solver
-@pytest.mark.parametrize("schedule", [SD15, VariancePreserving()], ids=["scaled_linear", "linear"])
+@for_each("schedule", [SD15, VariancePreserving()], ids=["scaled_linear", "linear"])
 def test_churn_does_not_depend_on_how_samples_are_scaled(solver: Solver, schedule: VariancePreserving) -> None:
     """Noise is added at the same ratios of sigma to alpha. With Euler's steps, which are DDIM's, all else is equal."""
     solver = solver.with_options(s_churn=1.7, s_tmin=0.5, s_tmax=11.0, s_noise=1.1)
@@ -154,7 +155,7 @@ def test_beyond_the_noisiest_level_the_network_is_told_of_that_level(solver: Sol
 
 
 @every_churning_solver
-@pytest.mark.parametrize("name", ["flow", "cosine"])
+@for_each("name", ["flow", "cosine"])
 def test_where_only_noise_is_left_a_part_of_it_is_replaced(solver: Solver, name: str) -> None:
     grid = linear_in_sigma(GRIDS[name])
     (x, point), *_ = seen_by(
@@ -189,7 +190,7 @@ def test_no_churn_is_no_churn(made: Solver) -> None:
 
 
 @every_churning_solver
-@pytest.mark.parametrize(
+@for_each(
     ("options", "message"),
     [
         ({"s_churn": -0.1}, "s_churn is -0.1: expected at least 0"),
@@ -207,14 +208,14 @@ def test_impossible_churn_is_refused(solver: Solver, options: dict[str, float], 
 
 
 @every_grid
-@pytest.mark.parametrize("eta", [0.0, 0.7])
+@for_each("eta", [0.0, 0.7])
 def test_dpm_fast_evaluates_as_often_as_the_grid_has_steps(grid: Grid, eta: float) -> None:
     for steps in range(1, len(grid)):
         seen, _ = seen_by(dpm_fast.with_options(eta=eta), grid[: steps + 1], 1.0, varying, iter([0.3] * 50))
         assert len(seen) == steps
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("steps", "orders"),
     [(1, [1]), (2, [2]), (3, [2, 1]), (4, [3, 1]), (5, [3, 2]), (6, [3, 2, 1]), (7, [3, 3, 1]), (9, [3, 3, 2, 1])],
 )
@@ -250,8 +251,8 @@ def test_steps_that_are_infinitely_long_stay_and_the_others_are_equal(eta: float
         assert between == pytest.approx([h / 3, h / 3, h / 3, h / 2, h / 2, h])
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.7])
-@pytest.mark.parametrize("steps", [5, 6, 7])
+@for_each("eta", [0.0, 0.7])
+@for_each("steps", [5, 6, 7])
 def test_a_run_that_begins_in_the_middle_asks_about_the_same_levels(steps: int, eta: float) -> None:
     grid = UniformLogSNR(sigma_max=10.0, sigma_min=0.1, final_sigma="sigma_min").grid(VE, steps)
     solver = dpm_fast.with_options(eta=eta)
@@ -269,7 +270,7 @@ def test_a_run_that_begins_in_the_middle_asks_about_the_same_levels(steps: int, 
         begun += order
 
 
-@pytest.mark.parametrize("skipped", [0, 1, 2, 3, 4])
+@for_each("skipped", [0, 1, 2, 3, 4])
 def test_a_run_that_begins_in_the_middle_is_exact_for_data_that_never_change(skipped: int) -> None:
     grid = UniformLogSNR(sigma_max=0.95, sigma_min=0.05, final_sigma="sigma_min").grid(FlowMatching(), 5)
     point = seen_by(dpm_fast, grid, 1.0, lambda x, point: 0.0)[0][skipped][1]
@@ -295,8 +296,8 @@ def test_impossible_options_of_dpm_fast_are_refused(options: dict[str, Any], mes
 # DPM++ 2S ancestral
 
 
-@pytest.mark.parametrize("name", ["variance preserving", "flow, to sigma_min", "cosine"])
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@for_each("name", ["variance preserving", "flow, to sigma_min", "cosine"])
+@for_each("eta", [0.0, 0.6, 1.0])
 def test_dpmpp_2s_ancestral_is_algorithm_1_of_its_paper_to_less_noise(name: str, eta: float) -> None:
     """Lu et al. 2022, DPM-Solver++, algorithm 1 with r = 1/2, up to DDIM's variance."""
     grid = GRIDS[name]

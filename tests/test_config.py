@@ -33,6 +33,7 @@ from diffusolve.config import (
     register_to_config,
 )
 from diffusolve.schedulers.mixin import SchedulerMixin
+from tests.tables import for_each
 
 FILE = "scheduler_config.json"
 
@@ -154,7 +155,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@for_each("change", CHANGES)
 def test_a_change_is_refused_and_the_way_to_make_a_changed_copy_is_said(change: str) -> None:
     config = Euler().config
     before = dict(config)
@@ -379,7 +380,7 @@ def test_a_class_without_constructor_cannot_be_made() -> None:
 # Not a number ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [math.nan, np.float32("nan"), [0.1, math.nan], (math.nan,), np.array([0.1, np.nan]), torch.tensor([math.nan])],
     ids=repr,
@@ -443,7 +444,7 @@ def test_a_file_names_its_class_and_the_versions_and_not_what_was_left_to_defaul
     assert (tmp_path / "elsewhere.json").read_text() == Euler().to_json_string()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "saved"),
     [
         (np.array([0.25, 0.5]), [0.25, 0.5]),
@@ -526,7 +527,7 @@ def test_a_folder_without_the_file_names_the_file_and_what_is_there(tmp_path: Pa
         Euler.load_config(tmp_path / "unet")
 
 
-@pytest.mark.parametrize("place", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/c", Path("nowhere/else")])
+@for_each("place", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/c", Path("nowhere/else")])
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(place: Any) -> None:
     with pytest.raises(ConfigFileError, match=r"there is no folder .*nowhere|there is no folder a/b/c"):
         Euler.load_config(place)
@@ -630,8 +631,8 @@ def twins(diffusers: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     return twins  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("first", NAMES)
-@pytest.mark.parametrize("second", NAMES)
+@for_each("first", NAMES)
+@for_each("second", NAMES)
 def test_configurations_go_from_class_to_class_as_in_diffusers(
     diffusers: Any, twins: dict[str, type[SchedulerMixin]], first: str, second: str
 ) -> None:

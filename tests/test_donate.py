@@ -19,10 +19,11 @@ from diffusolve.prediction import Epsilon, Prediction, Sample
 from diffusolve.sampling import Sampler, sample, start
 from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, euler, heun, lms
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 SHAPE = (2, 4, 8, 8)
 PLANNABLE = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
-every_solver = pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
+every_solver = for_each("solver", PLANNABLE.values(), ids=PLANNABLE)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -53,8 +54,8 @@ def walk(plan: Plan, dtype: torch.dtype, donate: bool) -> Tensor:
 
 
 @every_solver
-@pytest.mark.parametrize("prediction", [Epsilon(), Sample()], ids=["epsilon", "sample"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@for_each("prediction", [Epsilon(), Sample()], ids=["epsilon", "sample"])
+@for_each("dtype", DTYPES, ids=str)
 def test_the_numbers_are_the_same(solver: Solver, prediction: Prediction, dtype: torch.dtype) -> None:
     plan = plan_of(solver, prediction)
     kept, donated = (walk(plan, dtype, donate).double() for donate in (False, True))
@@ -62,8 +63,8 @@ def test_the_numbers_are_the_same(solver: Solver, prediction: Prediction, dtype:
     assert float((kept - donated).abs().max()) <= 30 * torch.finfo(dtype).eps * scale
 
 
-@pytest.mark.parametrize("solver", [euler, dpmpp_multistep, heun, lms], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@for_each("solver", [euler, dpmpp_multistep, heun, lms], ids=str)
+@for_each("dtype", DTYPES[:2], ids=str)
 def test_a_step_takes_no_new_memory_but_for_what_it_remembers(solver: Solver, dtype: torch.dtype) -> None:
     run = Run(plan_of(solver, Epsilon()), donate=True)
     x = run.begin(torch.randn(SHAPE, dtype=dtype))
@@ -108,7 +109,7 @@ def test_what_cannot_be_overwritten_is_refused() -> None:
         sample(GaussianDenoiser(SD15), x, Sampler(euler), steps=3, donate=True, gradients=True)
 
 
-@pytest.mark.parametrize("kind", list(diffusolve.KarrasDiffusionSchedulers), ids=lambda kind: kind.name)
+@for_each("kind", list(diffusolve.KarrasDiffusionSchedulers), ids=lambda kind: kind.name)
 def test_schedulers_overwrite_what_is_given_away(kind: Any) -> None:
     results = []
     for donate in (False, True):

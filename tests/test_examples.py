@@ -23,6 +23,7 @@ from diffusolve.sampling import Sampler
 from diffusolve.solvers import SOLVERS
 from diffusolve.spacing import Karras
 from examples import run_plan
+from tests.tables import for_each
 
 EXAMPLES = Path(run_plan.__file__).parent
 NODE = shutil.which("node")
@@ -62,7 +63,7 @@ def run_program(program: list[str], *files: Path) -> subprocess.CompletedProcess
 
 
 @every_program
-@pytest.mark.parametrize(
+@for_each(
     ("name", "schedule", "predicts"),
     [
         ("DPM++ 2M Karras", "sd15", "epsilon"),  # multistep
@@ -88,8 +89,8 @@ def test_both_programs_do_what_our_own_run_does(
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name, made in SOLVERS.items() if not made.adaptive])
-@pytest.mark.parametrize(("schedule", "predicts"), [("sd15", "epsilon"), ("edm", "edm"), ("sd3", "flow")])
+@for_each("name", [name for name, made in SOLVERS.items() if not made.adaptive])
+@for_each(("schedule", "predicts"), [("sd15", "epsilon"), ("edm", "edm"), ("sd3", "flow")])
 def test_the_numpy_program_runs_every_solver(name: str, schedule: str, predicts: str) -> None:
     made = noise_schedule(schedule)
     plan = Sampler(SOLVERS[name], Karras(sigma_max=None if schedule != "sd3" else 0.99)).plan(made, predicts, 6)
@@ -197,7 +198,7 @@ MALFORMED: dict[str, tuple[Callable[[], str], str]] = {
 
 
 @every_program
-@pytest.mark.parametrize(("text", "message"), MALFORMED.values(), ids=MALFORMED)
+@for_each(("text", "message"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_plan_gets_one_line_that_says_why(
     program: list[str], text: Callable[[], str], message: str, tmp_path: Path
 ) -> None:
@@ -209,7 +210,7 @@ def test_a_malformed_plan_gets_one_line_that_says_why(
 
 
 @every_program
-@pytest.mark.parametrize(
+@for_each(
     ("noise", "message"),
     [
         ("{}", "expected lists of numbers, all of one length"),

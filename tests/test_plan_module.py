@@ -19,6 +19,7 @@ from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import SOLVERS, Solver, dpm_2, dpmpp_multistep, euler, unipc
 from diffusolve.spacing import Karras, Trailing
+from tests.tables import for_each
 
 SHAPE = (2, 4, 8, 8)
 PLANNABLE = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
@@ -61,8 +62,8 @@ def randn(count: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [torch.randn(SHAPE, generator=generator, dtype=dtype) for _ in range(count)]
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
+@for_each("setting", SETTINGS.values(), ids=SETTINGS)
+@for_each("solver", PLANNABLE.values(), ids=PLANNABLE)
 def test_a_module_does_what_a_run_does(solver: Solver, setting: Any) -> None:
     schedule, predicts, spacing = setting
     for made in (solver, *([solver.with_options(cfg_pp=True)] if "cfg_pp" in solver.defaults else [])):
@@ -90,7 +91,7 @@ def test_samples_keep_their_precision(dtype: torch.dtype) -> None:
     torch.testing.assert_close(made, walk(plan, x, noises), rtol=2e-2 if dtype.itemsize == 2 else 1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("solver", [euler, dpm_2, dpmpp_multistep, unipc, euler.with_options(eta=1.0)], ids=str)
+@for_each("solver", [euler, dpm_2, dpmpp_multistep, unipc, euler.with_options(eta=1.0)], ids=str)
 def test_all_steps_are_one_compiled_graph(solver: Solver) -> None:
     """A network and a step, without a graph break, compiled once."""
     torch._dynamo.reset()

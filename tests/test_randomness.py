@@ -18,6 +18,7 @@ from diffusolve.randomness import draw_normal, noise_source
 from diffusolve.sampling import Sampler, sample, start
 from diffusolve.solvers import dpmpp_multistep, euler
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 VE = VarianceExploding(0.02, 20.0)
 MAKE: dict[str, Callable[..., Any]] = {
@@ -27,7 +28,7 @@ MAKE: dict[str, Callable[..., Any]] = {
     "numpy": lambda *shape: np.zeros(shape),
     "numpy float32": lambda *shape: np.zeros(shape, np.float32),
 }
-every_library = pytest.mark.parametrize("zeros", MAKE.values(), ids=MAKE)
+every_library = for_each("zeros", MAKE.values(), ids=MAKE)
 both_libraries = pytest.mark.parametrize("zeros", [MAKE["torch"], MAKE["numpy"]], ids=["torch", "numpy"])
 
 
@@ -45,7 +46,7 @@ def draw(noise: Any, like: Any, times: int = 1) -> list[Any]:
 
 
 @every_library
-@pytest.mark.parametrize("noise", [None, 7, [7, 8, 9], "generator", "generators"])
+@for_each("noise", [None, 7, [7, 8, 9], "generator", "generators"])
 def test_noise_has_the_shape_and_precision_of_the_samples(zeros: Callable[..., Any], noise: Any) -> None:
     like = zeros(3, 4, 5)
     if noise == "generator":
@@ -88,8 +89,8 @@ def test_with_a_seed_per_sample_its_noise_does_not_depend_on_the_batch(
     assert equal(started[which : which + 1], draw_normal([seeds[which]], zeros(1, 3, 3)))
 
 
-@pytest.mark.parametrize("zeros", [MAKE["torch"], MAKE["torch float32"], MAKE["numpy"], MAKE["numpy float32"]])
-@pytest.mark.parametrize("solver", [euler, dpmpp_multistep], ids=lambda solver: solver.name)
+@for_each("zeros", [MAKE["torch"], MAKE["torch float32"], MAKE["numpy"], MAKE["numpy float32"]])
+@for_each("solver", [euler, dpmpp_multistep], ids=lambda solver: solver.name)
 def test_with_a_seed_per_sample_a_sample_does_not_depend_on_its_batch(zeros: Callable[..., Any], solver: Any) -> None:
     """To the last bit, with a network that treats each sample alone."""
     sampler = Sampler(solver.with_options(eta=1.0), Karras())
@@ -174,7 +175,7 @@ def test_a_callable_is_told_the_sample_and_the_interval(zeros: Callable[..., Any
 
 
 @both_libraries
-@pytest.mark.parametrize("count", [0, 1, 3])
+@for_each("count", [0, 1, 3])
 def test_a_wrong_number_of_seeds_is_refused(zeros: Callable[..., Any], count: int) -> None:
     for take in (noise_source, draw_normal):
         with pytest.raises(ValueError, match=f"{count} seeds or generators for a batch of 2 samples: give one per"):
@@ -189,7 +190,7 @@ def test_a_negative_seed_is_refused(zeros: Callable[..., Any], seed: Any) -> Non
 
 
 @both_libraries
-@pytest.mark.parametrize("seed", [1.5, 2.0, True, "7", "77", b"77", [1, 2.0], [1, None], {7: 8}, object])
+@for_each("seed", [1.5, 2.0, True, "7", "77", b"77", [1, 2.0], [1, None], {7: 8}, object])
 def test_what_is_no_seed_is_refused(zeros: Callable[..., Any], seed: Any) -> None:
     if seed is object:
         seed = object()

@@ -20,6 +20,7 @@ from diffusolve.sampling import Sampler
 from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, euler, heun, unipc
 from diffusolve.spacing import Karras, Trailing
 from tests.interpreter import Interpreter
+from tests.tables import for_each
 
 SHAPE = (2, 3, 4)
 VE = VarianceExploding(0.01, 50.0)
@@ -29,7 +30,7 @@ PLANNABLE = {
     "3M SDE": dpmpp_multistep.with_options(order=3, eta=1.0),
     "unip 3": unipc.with_options(order=3, corrector=False),
 }
-every_solver = pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
+every_solver = for_each("solver", PLANNABLE.values(), ids=PLANNABLE)
 PREDICTIONS = {"epsilon": Epsilon(), "sample": Sample(), "edm": EDM()}
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS)
 
@@ -74,7 +75,7 @@ def test_a_run_writes_to_nothing_that_its_caller_owns(solver: Solver, prediction
 
 @every_solver
 @every_prediction
-@pytest.mark.parametrize("library", ["torch", "numpy"])
+@for_each("library", ["torch", "numpy"])
 def test_a_network_may_return_the_same_buffer_every_time(solver: Solver, prediction: Any, library: str) -> None:
     plan = trace(solver, Karras(final_sigma="sigma_min").grid(VE, 6), prediction)
     x = start() if library == "torch" else start().numpy()
@@ -104,7 +105,7 @@ def test_the_noise_source_may_return_the_same_buffer_every_time(name: str) -> No
 
 @every_solver
 @every_prediction
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@for_each("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_combined_in_float32(solver: Solver, prediction: Any, dtype: torch.dtype) -> None:
     """Given the same half-precision outputs and noise, float64 gives the same to float32's precision."""
     plan = trace(solver, Karras().grid(VE, 8), prediction)
@@ -127,7 +128,7 @@ def test_half_precision_is_combined_in_float32(solver: Solver, prediction: Any, 
 
 @every_solver
 @every_prediction
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, np.float16], ids=str)
+@for_each("dtype", [torch.float16, torch.bfloat16, np.float16], ids=str)
 def test_half_precision_samples_are_rounded_once_in_each_step(solver: Solver, prediction: Any, dtype: Any) -> None:
     """Two runs are shown the same samples, one of them in float32."""
     plan = trace(solver, Karras().grid(VE, 8), prediction)
@@ -230,8 +231,8 @@ class Tracked(np.ndarray):
         Tracked.alive.add(self)
 
 
-@pytest.mark.parametrize("prediction", [EDM(), Epsilon()], ids=["edm", "epsilon"])
-@pytest.mark.parametrize("solver", [euler, heun, dpmpp_multistep.with_options(order=3), unipc], ids=str)
+@for_each("prediction", [EDM(), Epsilon()], ids=["edm", "epsilon"])
+@for_each("solver", [euler, heun, dpmpp_multistep.with_options(order=3), unipc], ids=str)
 def test_a_run_drops_each_array_when_the_plan_is_done_with_it(solver: Solver, prediction: Any) -> None:
     """Nobody else refers to what a run has made, so what is not live is gone."""
     plan = trace(solver, Karras(final_sigma="sigma_min").grid(VE, 8), prediction)

@@ -22,6 +22,7 @@ from diffusolve.prediction import EDM
 from diffusolve.sampling import Progress, Report, Sampler, sample, sample_with_report, start
 from diffusolve.solvers import dpm_adaptive, dpmpp_multistep, euler, heun, unipc
 from diffusolve.spacing import Karras, Sigmas, Trailing
+from tests.tables import for_each
 
 VE = VarianceExploding(0.02, 20.0)
 MEAN, STD = 0.4, 0.6
@@ -36,7 +37,7 @@ class WithoutGuidance(GaussianDenoiser):
 
 DENOISER = WithoutGuidance(VE, MEAN, STD)
 ADAPTIVE = sampler("DPM adaptive Karras")
-every_catalog_sampler = pytest.mark.parametrize("name", CATALOG)
+every_catalog_sampler = for_each("name", CATALOG)
 both_libraries = pytest.mark.parametrize("library", ["torch", "numpy"])
 
 
@@ -53,7 +54,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 @both_libraries
-@pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if not entry.solver.adaptive])
+@for_each("name", [name for name, entry in CATALOG.items() if not entry.solver.adaptive])
 def test_a_plan_and_its_sampler_agree(name: str, library: str) -> None:
     made, x = sampler(name, spacing="karras"), noise_like(library)
     planned = sample(DENOISER, x, made.plan(VE, "sample", 9), noise=[1, 2])
@@ -80,7 +81,7 @@ def test_torch_and_numpy_agree(name: str) -> None:
     np.testing.assert_allclose(on_torch.numpy(), on_numpy, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOG if name != "LCM"])  # whose network must give samples
+@for_each("name", [name for name in CATALOG if name != "LCM"])  # whose network must give samples
 def test_every_sampler_draws_from_the_data(name: str) -> None:
     """20,000 samples from a Gaussian have its mean and standard deviation, to a few percent."""
     made = sampler(name, spacing="karras")
@@ -102,9 +103,9 @@ def test_a_run_by_hand_is_what_sample_does(library: str) -> None:
     np.testing.assert_allclose(np.asarray(y), np.asarray(sample(DENOISER, x, plan)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow", "edm"])
-@pytest.mark.parametrize("name", ["Euler", "Heun", "LMS", "DPM++ 2M", "UniPC"])
-@pytest.mark.parametrize("schedule", [SD15, VE, FlowMatching(3.0)], ids=["VP", "VE", "flow"])
+@for_each("prediction", ["epsilon", "v_prediction", "flow", "edm"])
+@for_each("name", ["Euler", "Heun", "LMS", "DPM++ 2M", "UniPC"])
+@for_each("schedule", [SD15, VE, FlowMatching(3.0)], ids=["VP", "VE", "flow"])
 def test_the_prediction_type_makes_no_difference_to_the_result(prediction: str, name: str, schedule: Any) -> None:
     if schedule.scaling is Scaling.FLOW and prediction in ("epsilon", "edm"):
         return  # say nothing about the data at sigma = 1, or are not defined there
@@ -214,9 +215,9 @@ class Stop(Exception):
     """What a callback raises."""
 
 
-@pytest.mark.parametrize("name", ["DPM++ 2M SDE", "Heun", "UniPC", "DPM adaptive"])
-@pytest.mark.parametrize("where", ["callback", "network", "clip", "noise"])
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@for_each("name", ["DPM++ 2M SDE", "Heun", "UniPC", "DPM adaptive"])
+@for_each("where", ["callback", "network", "clip", "noise"])
+@for_each("error", [Stop, KeyboardInterrupt])
 def test_an_interruption_leaves_nothing_broken(
     name: str, where: str, error: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +265,7 @@ def test_gradient_mode_is_restored_whatever_it_was() -> None:
 # Gradients
 
 
-@pytest.mark.parametrize("name", ["Euler", "Euler a", "Heun", "LMS", "DPM++ 2M", "DPM++ 3M SDE", "UniPC"])
+@for_each("name", ["Euler", "Euler a", "Heun", "LMS", "DPM++ 2M", "DPM++ 3M SDE", "UniPC"])
 def test_gradients_match_finite_differences(name: str) -> None:
     plan = sampler(name, spacing="karras").plan(VE, "edm", 5)
     x = noise_like("torch", (2, 3)).requires_grad_()
@@ -325,8 +326,8 @@ def test_a_progress_bar_is_shown_only_if_asked_for(name: str, capsys: pytest.Cap
 # Precision
 
 
-@pytest.mark.parametrize("name", ["Euler a", "Heun", "DPM++ 2M", "UniPC", "DPM adaptive"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@for_each("name", ["Euler a", "Heun", "DPM++ 2M", "UniPC", "DPM adaptive"])
+@for_each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_the_result_has_the_precision_of_the_input_and_so_has_what_the_network_sees(
     name: str, dtype: torch.dtype
 ) -> None:

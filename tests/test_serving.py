@@ -35,6 +35,7 @@ from diffusolve.serving import (
 )
 from diffusolve.solvers import euler
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 SHAPE = (1, 2, 3)
 SAMPLERS = ("Euler", "Euler a", "Heun", "UniPC", "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "DPM++ SDE Karras", "DDIM")
@@ -488,7 +489,7 @@ FAILING["an exception without words"] = (
 )
 
 
-@pytest.mark.parametrize(("model", "changes", "message"), FAILING.values(), ids=FAILING)
+@for_each(("model", "changes", "message"), FAILING.values(), ids=FAILING)
 def test_what_fails_for_one_fails_for_one(model: Any, changes: dict[str, Any], message: str) -> None:
     async def work() -> list[Any]:
         async with batcher(model) as served:
@@ -538,8 +539,8 @@ BROKEN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("breaks", "message"), BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@for_each(("breaks", "message"), BROKEN.values(), ids=BROKEN)
+@for_each("is_async", [False, True], ids=["plain", "async"])
 def test_a_model_that_fails_fails_the_rows_of_that_step_and_the_batcher_lives_on(
     breaks: Callable[[Tensor], Any], message: str, is_async: bool
 ) -> None:
@@ -702,7 +703,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "error", "message"), REFUSED.values(), ids=REFUSED)
+@for_each(("changes", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_can_never_be_served_is_refused_with_the_reason(
     changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
@@ -756,8 +757,8 @@ def test_a_full_queue_says_so() -> None:
     assert {tag for batch in model.tags for tag in batch} == {0, 1, 2, 3, 4, 8}
 
 
-@pytest.mark.parametrize("option", ["max_batch_size", "max_active", "max_queue", "max_steps", "patience"])
-@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+@for_each("option", ["max_batch_size", "max_active", "max_queue", "max_steps", "patience"])
+@for_each("value", [0, -1, 1.5, True])
 def test_limits_are_whole_numbers_from_1(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{option} is {value}: expected a whole number, at least 1"):
         batcher(**{option: value})
