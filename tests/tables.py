@@ -34,6 +34,8 @@ def for_each(
     if not values:
         raise ValueError(f"the table of {', '.join(arguments)} has no rows: nothing would be tested")
     for row in values:
+        if any(isinstance(value, type(pytest.param())) for value in row):
+            raise TypeError(f"a row is {row}: expected plain values, with ids beside them, instead of pytest.param")
         if len(row) != len(arguments):
             raise ValueError(f"the row {row} has {len(row)} values: expected one for each of {', '.join(arguments)}")
     named = [dict(zip(arguments, row, strict=True)) for row in values]

@@ -23,6 +23,7 @@ from diffusolve.cli.main import main
 from diffusolve.denoisers import DatasetDenoiser, load_digits_data
 from diffusolve.noise import SD15
 from diffusolve.solvers import euler
+from tests.tables import for_each
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -44,7 +45,7 @@ def anchors(page: Path) -> set[str]:
 # Links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
+@for_each("page", PAGES, ids=page_id)
 def test_every_link_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     for link in links:
@@ -67,14 +68,14 @@ def test_the_new_pages_can_be_found_from_the_readme() -> None:
 # Commands
 
 
-def commands(program: str) -> list[Any]:
-    """The command lines in the pages' code blocks that begin with `program`, with the page as name."""
+def commands(program: str) -> list[str]:
+    """The arguments of the command lines in the pages' code blocks that begin with `program`."""
     found = []
     for page in PAGES:
         for _, code in BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in code.replace("\\\n", " ").splitlines():
                 if line.startswith(program + " "):
-                    found.append(pytest.param(line.removeprefix(program), id=f"{page_id(page)}: {line[:60]}"))
+                    found.append(line.removeprefix(program))
     return found
 
 
@@ -96,7 +97,7 @@ def parse(line: str) -> None:
     command.make_context(name, rest)
 
 
-@pytest.mark.parametrize("line", commands("diffusolve"))
+@for_each("line", commands("diffusolve"))
 def test_every_command_line_parses(line: str) -> None:
     parse(line)
 

@@ -64,6 +64,8 @@ def test_a_table_that_would_test_nothing_or_something_else_is_refused() -> None:
         for_each("name", [])
     with pytest.raises(ValueError, match="has 1 values: expected one for each of a, b"):
         for_each("a, b", [(1, 2), (3,)])
+    with pytest.raises(TypeError, match="expected plain values, with ids beside them"):
+        for_each("name", [pytest.param(1, id="one")])
     with pytest.raises(ValueError, match="takes no argument nmae"):
         for_each("nmae", [1])(lambda name: None)
 
