@@ -24,7 +24,9 @@ TORCH_AT_TOP = {
     "backends/programs.py",
     "backends/torch_eager.py",
     "batching/compiled.py",
+    "denoisers/blocks.py",
     "denoisers/digits_network.py",
+    "denoisers/emoji_network.py",
     "denoisers/pipeline.py",
 }
 """Files that are only imported when torch is wanted, besides the rooms that are for its users:"""

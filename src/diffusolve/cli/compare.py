@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.error_report import Cell, error_figure, error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.files import check_writable, write_atomically
@@ -70,9 +71,10 @@ def compare_command(
     spacing: Annotated[
         str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
     ] = None,
-    model: Annotated[str, typer.Option(help="digits, exact, gaussian, a diffusers pipeline folder or a Hub id.")] = (
-        "digits"
-    ),
+    model: Annotated[
+        str,
+        typer.Option(help=MODEL_HELP),
+    ] = ("digits"),
     num: Annotated[int, typer.Option(help="How many samples in each cell.")] = 4,
     seed: Annotated[int, typer.Option(help="Sample number i starts from noise of seed + i, in every cell.")] = 0,
     prompt: Annotated[str | None, typer.Option(help="For text-to-image pipelines.")] = None,

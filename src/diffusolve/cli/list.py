@@ -6,11 +6,14 @@ import json as json_module
 from typing import Annotated, Any
 
 import typer
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, Entry
+from diffusolve.cli.classes import MODELS, classes_of
+from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
 from diffusolve.sampling import Sampler
 from diffusolve.spacing import Karras
@@ -24,8 +27,14 @@ STEPS = 12
 def list_command(
     word: Annotated[str | None, typer.Argument(help="Show only samplers with this word in a name or paper.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Show the classes of this model instead, or those with the word in their names.")
+    ] = None,
 ) -> None:
-    """Every sampler, what it is called elsewhere, and what is known about it."""
+    """Every sampler, what it is called elsewhere, and what is known about it; or the classes of a model."""
+    if model is not None:
+        _list_classes(model, word, json)
+        return
     records = [record(entry) for entry in CATALOG.values()]
     if word is not None:
         records = [made for made in records if word.casefold() in json_module.dumps(list(made.values())).casefold()]
@@ -42,6 +51,26 @@ def list_command(
     console.print(
         f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({types}), as in "DPM++ 2M Karras". '
         "E: evaluations per step; * stochastic.",
+        highlight=False,
+    )
+
+
+def _list_classes(model: str, word: str | None, json: bool) -> None:
+    """Print the classes of `model` that have `word` in their names."""
+    every = classes_of(model)
+    if not every:
+        raise ValueError(f"the {model} model has no classes.")
+    classes = [name for name in every if word is None or word.casefold() in name.casefold()]
+    if not classes:
+        raise unknown_name(f"class of {model}", word, every)
+    if json:
+        print(json_module.dumps({"model": model, "classes": classes}, indent=2))
+        return
+    console = Console()
+    console.print(Columns(classes, padding=(0, 3)), highlight=False)
+    console.print(
+        f'[bold]{len(classes)}[/bold] classes of {model}, which is {MODELS[model]}. Use one as in "diffusolve sample '
+        f'--model {model} --class {classes[0]}".',
         highlight=False,
     )
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from diffusolve.cli.classes import MODELS, classes_of, label_of
 from diffusolve.denoisers import (
+    AsFlow,
     ClassifierFreeGuidance,
     DatasetDenoiser,
     Denoiser,
     GaussianDenoiser,
     load_digits_data,
+    load_emoji_data,
 )
 from diffusolve.denoisers.pipeline import PipelineModel, load_pipeline
 from diffusolve.errors import unknown_name
@@ -19,24 +23,23 @@ from diffusolve.noise import SD15
 
 __all__ = ["MODELS", "load_model"]
 
-MODELS = {
-    "digits": "a small network trained on handwritten digits",
-    "exact": "the exact denoiser of the same digits, without a network: samples are the digits themselves",
-    "gaussian": "the exact denoiser of independent pixels with the digits' means and standard deviations",
-}
-"""Name -> what it is. Anything else is a pipeline folder or a Hub id."""
-
 DIGITS_SHAPE = (1, 8, 8)
+EMOJI_SHAPE = (3, 32, 32)
+
+STRIDE = 19
+"""From one sample's class of emoji to the next one's: neighbours look alike, and 65 are passed through without gaps."""
 
 
-def load_model(name: str, batch_size: int, *, prompt: str | None, label: int | None, guidance: float) -> PipelineModel:
+def load_model(
+    name: str, batch_size: int, *, prompt: str | None, label: str | int | None, guidance: float
+) -> PipelineModel:
     """The model called `name`, conditioned for `batch_size` samples.
 
     Args:
         name: one of :data:`MODELS`, a pipeline folder or a Hub id ``organisation/name``.
         batch_size: how many samples will be made at once.
         prompt: for text-to-image pipelines.
-        label: which class to make; the digits models make all ten in turn without it.
+        label: which class to make, by its name or number; models with classes make all in turn without it.
         guidance: classifier-free guidance scale; 1 is none.
 
     Raises:
@@ -46,28 +49,40 @@ def load_model(name: str, batch_size: int, *, prompt: str | None, label: int | N
     if name not in MODELS:
         if not Path(name).is_dir() and name.count("/") != 1:
             raise unknown_name("model", name, MODELS)
-        return load_pipeline(name, batch_size, prompt=prompt, label=label, guidance=guidance)
+        number = None if label is None else label_of(name, label)
+        return load_pipeline(name, batch_size, prompt=prompt, label=number, guidance=guidance)
     if prompt is not None:
         raise ValueError(f"the {name} model takes no prompt.")
+    chosen = None if label is None else label_of(name, label)
     if name == "gaussian":
-        if label is not None or guidance != 1.0:
-            raise ValueError("the gaussian model knows no classes: leave class and guidance out.")
+        if guidance != 1.0:
+            raise ValueError("the gaussian model knows no classes: leave guidance out.")
         images = load_digits_data()[0]
-        return _digits(GaussianDenoiser(SD15, images.mean(axis=0), images.std(axis=0)))
-    if label is not None and not 0 <= label <= 9:
-        raise ValueError(f"class {label}: the {name} model knows the classes 0 to 9.")
-    labels = torch.arange(batch_size) % 10 if label is None else torch.full((batch_size,), label)
-    any_class = torch.full((batch_size,), 10)
-    return _digits(ClassifierFreeGuidance(_conditional(name), labels, any_class, guidance))
+        return PipelineModel(GaussianDenoiser(SD15, images.mean(axis=0), images.std(axis=0)), DIGITS_SHAPE, _as_is)
+    count, emoji = len(classes_of(name)), name.startswith("emoji")
+    in_turn = torch.arange(batch_size) * (STRIDE if emoji else 1) % count
+    labels = in_turn if chosen is None else torch.full((batch_size,), chosen)
+    guided = ClassifierFreeGuidance(_conditional(name), labels, torch.full((batch_size,), count), guidance)
+    return PipelineModel(guided, EMOJI_SHAPE if emoji else DIGITS_SHAPE, _as_is)
 
 
 def _conditional(name: str) -> object:
+    """The denoiser called with labels; the label after the last class stands for none."""
     if name == "exact":
         return DatasetDenoiser(SD15, *load_digits_data())
-    from diffusolve.denoisers.digits_network import load_digits_network
+    if name == "emoji-exact":
+        emoji = load_emoji_data()
+        return DatasetDenoiser(SD15, emoji.images, emoji.labels)
+    if name == "digits":
+        from diffusolve.denoisers.digits_network import load_digits_network
 
-    return Denoiser(load_digits_network(), "v_prediction", SD15)
+        return Denoiser(load_digits_network(), "v_prediction", SD15)
+    from diffusolve.denoisers.emoji_network import load_emoji_network
+
+    network = Denoiser(load_emoji_network(), "v_prediction", SD15)
+    return AsFlow(network) if name == "emoji-flow" else network
 
 
-def _digits(network: object) -> PipelineModel:
-    return PipelineModel(network, DIGITS_SHAPE, lambda x: x)
+def _as_is(samples: Tensor) -> Tensor:
+    """What decodes samples that are images already."""
+    return samples

@@ -10,22 +10,25 @@ import typer
 from rich.console import Console
 
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.files import check_writable, write_atomically
 
 __all__ = ["sample_command"]
 
 
 def sample_command(
-    model: Annotated[str, typer.Option(help="digits, exact, gaussian, a diffusers pipeline folder or a Hub id.")] = (
-        "digits"
-    ),
+    model: Annotated[
+        str,
+        typer.Option(help=MODEL_HELP),
+    ] = ("digits"),
     sampler: Annotated[str, typer.Option(help='A sampler by name, for example "DPM++ 2M Karras" or "Euler a".')] = (
         "DPM++ 2M"
     ),
     steps: Annotated[int, typer.Option(help="How many steps; adaptive samplers choose for themselves.")] = 20,
     num: Annotated[int, typer.Option(help="How many samples.")] = 64,
     label: Annotated[
-        int | None, typer.Option("--class", help="Make this class only (digits: 0 to 9, all in turn without it).")
+        str | None,
+        typer.Option("--class", help="Make this class only, of those that diffusolve list --model NAME shows."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="For text-to-image pipelines.")] = None,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 1.0,

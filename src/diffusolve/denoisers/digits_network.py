@@ -9,33 +9,12 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusolve.denoisers.blocks import Block, sinusoids, zeroed
+
 __all__ = ["NO_CLASS", "DigitsNetwork", "load_digits_network"]
 
 NO_CLASS = 10
 """The label that asks for any digit: the unconditional half of classifier-free guidance."""
-
-
-class Block(nn.Module):
-    """Residual block: two 3x3 convolutions, the condition scaling and shifting the features between them.
-
-    The modulation is FiLM (Perez et al. 2018, https://arxiv.org/abs/1709.07871).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, condition_size: int) -> None:
-        super().__init__()
-        self.enter = nn.Sequential(
-            nn.GroupNorm(8, in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        )
-        self.norm = nn.GroupNorm(8, out_channels, affine=False)
-        self.film = nn.Linear(condition_size, 2 * out_channels)
-        self.leave = _zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.norm(self.enter(x)) * (1 + scale) + shift
-        output: Tensor = self.skip(x) + self.leave(functional.silu(hidden))
-        return output
 
 
 class DigitsNetwork(nn.Module):
@@ -62,7 +41,7 @@ class DigitsNetwork(nn.Module):
         self.middle = nn.ModuleList(Block(2 * channels, 2 * channels, condition_size) for _ in range(2))
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
         self.decoder = Block(2 * channels, channels, condition_size)
-        self.head = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, 1, 3, padding=1)))
+        self.head = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), zeroed(nn.Conv2d(channels, 1, 3, padding=1)))
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """Predict v for noisy images.
@@ -84,7 +63,7 @@ class DigitsNetwork(nn.Module):
                 "expected x (B, 1, 8, 8), timestep (B,) and label (B,), "
                 f"got {tuple(x.shape)}, {tuple(timestep.shape)} and {tuple(label.shape)}"
             )
-        waves = _sinusoids(timestep, self.label.embedding_dim).to(x.dtype)
+        waves = sinusoids(timestep, self.label.embedding_dim).to(x.dtype)
         condition = functional.silu(self.time(waves) + self.label(label))
         outer = self.encoder(self.stem(x), condition)
         inner = self.down(outer)
@@ -110,19 +89,3 @@ def load_digits_network() -> DigitsNetwork:
     state = {name: tensor.float() for name, tensor in load(weights.read_bytes()).items()}
     network.load_state_dict(state, assign=True)
     return network.eval()
-
-
-def _sinusoids(timestep: Tensor, size: int) -> Tensor:
-    # No wave is faster than 0.1 radian per timestep, so that the network changes smoothly between the whole
-    # timesteps it was trained on: solvers also step to fractional ones.
-    time = timestep.to(torch.float64 if timestep.dtype == torch.float64 else torch.float32)
-    frequencies = torch.logspace(-3, -1, size // 2, dtype=time.dtype, device=time.device)
-    angles = time[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a layer at zero, so that every residual block begins as its skip and the network as v = 0."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
