@@ -14,12 +14,14 @@ import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffusolve.cli.models import load_model
-from diffusolve.denoisers import AsFlow, Denoiser, GaussianDenoiser, Predicting, load_emoji_data
+from benchmarks import emoji, emoji_classifier
+from diffusolve import DDIMScheduler
+from diffusolve.cli.models import conditional_denoiser, load_model
+from diffusolve.denoisers import AsFlow, ClassifierFreeGuidance, Denoiser, GaussianDenoiser, Predicting, load_emoji_data
 from diffusolve.denoisers.emoji_network import NO_CLASS, EmojiNetwork, load_emoji_network
 from diffusolve.errors import SingularPointError, UnknownNameError
 from diffusolve.noise import SD15, FlowMatching, VarianceExploding
-from examples import train_emoji
+from examples import emoji_pipeline, train_emoji
 from tests.test_cli import run
 
 
@@ -282,17 +284,108 @@ def test_an_unknown_class_gets_the_nearest_names() -> None:
         load_model("emoji-exact", 1, prompt=None, label="cat", guidance=1.0)
 
 
+def test_a_file_of_weights_is_a_model_with_classes_and_guidance(
+    network: EmojiNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    model = ("sample", "--model", tmp_path / "w.safetensors", "--steps", "2", "--num", "2")
+    assert run(*model, "--class", "sport", "--guidance", "2", "--out", tmp_path / "sport.png") == 0
+    assert run(*model, "--out", tmp_path / "any.png") == 0
+    sport, others = (np.asarray(Image.open(tmp_path / name)) for name in ("sport.png", "any.png"))
+    assert sport.shape == (66 + 2, 2 * 66 + 2, 3) == others.shape
+    assert (sport != others).any()
+    capsys.readouterr()
+    assert run(*model, "--class", "sports", "--out", tmp_path / "no.png") == 2
+    assert "unknown class of emoji 'sports': did you mean 'sport'" in capsys.readouterr().err
+    save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
+    assert run(*model, "--out", tmp_path / "no.png") == 2
+    assert "holds the weights of another network" in capsys.readouterr().err
+
+
 def test_classes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     data = load_emoji_data()
-    for model in ("emoji", "emoji-flow", "emoji-exact"):
-        assert run("list", "--model", model, "--json") == 0
-        assert json.loads(capsys.readouterr().out)["classes"] == list(data.classes)
-    assert run("list", "face", "--model", "emoji") == 0
+    assert run("list", "--model", "emoji-exact", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == list(data.classes)
+    assert run("list", "face", "--model", "emoji-exact") == 0
     said = capsys.readouterr().out
     assert all((name in said) == ("face" in name) for name in data.classes if name != "face-smiling")
     assert run("list", "--model", "gaussian") == 2
     assert "the gaussian model has no classes" in capsys.readouterr().err
     assert run("list", "--model", "emojis") == 2
-    assert "did you mean 'emoji'" in capsys.readouterr().err
+    assert "did you mean 'emoji-exact'" in capsys.readouterr().err
     assert run("list", "fac", "--model", "digits") == 2
     assert "unknown class of digits 'fac'" in capsys.readouterr().err
+
+
+# The pipeline folder, and the benchmark
+
+
+def test_the_pipeline_folder_holds_the_network_and_runs_with_our_schedulers(
+    network: EmojiNetwork, tmp_path: Path
+) -> None:
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    emoji_pipeline.main(tmp_path / "w.safetensors", tmp_path / "pipeline")
+    pipe = emoji_pipeline.EmojiPipeline.from_pretrained(tmp_path / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    made = pipe(["cat-face", "heart"], 3, 2.0, torch.Generator().manual_seed(0)).images
+
+    data = load_emoji_data()
+    labels = torch.tensor([data.classes.index(name) for name in ("cat-face", "heart")])
+    guided = ClassifierFreeGuidance(
+        Denoiser(network, "v_prediction", SD15), labels, torch.full_like(labels, NO_CLASS), 2.0
+    )
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(3)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(guided(x, timestep.expand(2)), timestep, x).prev_sample
+    expected = ((x.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    for image, pixels in zip(made, expected, strict=True):
+        assert np.abs(np.asarray(image, np.float64) - pixels).max() <= 1.0
+    with pytest.raises(UnknownNameError, match="did you mean 'cat-face'"):
+        pipe("cats-face")
+
+
+def test_the_classifier_is_judged_by_the_way_round_that_it_has_not_seen() -> None:
+    seen, unseen, labels = emoji_classifier.two_ways()
+    images = torch.from_numpy(load_emoji_data().images)
+    as_it_is = (seen == images).flatten(1).all(1)
+    assert 400 < int(as_it_is.sum()) < 700, "about half are trained on as they are"
+    torch.testing.assert_close(seen, unseen.flip(-1), atol=0, rtol=0)
+    assert labels.tolist() == load_emoji_data().labels.tolist()
+
+
+def test_augmented_images_keep_their_background_nearly_white() -> None:
+    torch.manual_seed(0)
+    made = emoji_classifier.augmented(torch.ones(64, 3, 32, 32))
+    assert (made - 1).abs().mean() < 0.2
+    assert made.isfinite().all()
+
+
+def test_samples_of_the_exact_denoiser_are_among_the_emoji_and_at_no_distance() -> None:
+    images = emoji.made(conditional_denoiser("emoji-exact"), "DPM++ 2M", 8, 1.0, emoji.labels_in_turn(4))
+    real, distances = emoji.nearest(images)
+    assert distances.max() < 2e-2
+    classes = load_emoji_data().labels
+    every = torch.cat(emoji_classifier.two_ways()[:2])
+    found = [int((every == image).flatten(1).all(1).nonzero()[0]) % len(classes) for image in real]
+    assert classes[found].tolist() == emoji.labels_in_turn(4).tolist()
+
+
+def test_the_benchmark_measures_and_draws_every_setting() -> None:
+    torch.manual_seed(0)
+    classifier = emoji_classifier.EmojiClassifier().eval()
+    network = Denoiser(lambda x, timestep, label: -x, "v_prediction", SD15)
+    found = emoji.measure(network, classifier, ["Euler", "DPM++ 2M"], [2, 4], [1.0, 2.0], 70)
+    assert [(one.sampler, one.guidance, one.evaluations) for one in found] == [
+        (name, scale, number) for name in ("Euler", "DPM++ 2M") for scale in (1.0, 2.0) for number in (2, 4)
+    ]
+    assert all(one.frechet > emoji.floor(classifier, 70) for one in found), "noise is further than real emoji"
+    assert emoji.picture_of_classes(network, 1.0).width > 5 * 4 * 32
+
+
+def test_the_benchmark_names_a_model_that_is_not_there() -> None:
+    with pytest.raises(typer.BadParameter, match="no model 'emojis': expected emoji-exact, or a file"):
+        emoji.main(model="emojis")

@@ -5,32 +5,39 @@ from __future__ import annotations
 from diffusolve.denoisers.emoji import class_label, load_emoji_classes
 from diffusolve.errors import unknown_name
 
-__all__ = ["MODELS", "MODEL_HELP", "classes_of", "label_of"]
+__all__ = ["MODELS", "MODEL_HELP", "classes_of", "label_of", "makes_emoji"]
 
 MODELS = {
     "digits": "a small network trained on handwritten digits",
     "exact": "the exact denoiser of the same digits, without a network: samples are the digits themselves",
     "gaussian": "the exact denoiser of independent pixels with the digits' means and standard deviations",
-    "emoji": "a network trained on 1,026 emoji of 32x32 pixels in colour",
-    "emoji-flow": "the same network as a flow-matching model",
-    "emoji-exact": "the exact denoiser of the same emoji: samples are the emoji themselves",
+    "emoji-exact": "the exact denoiser of 1,026 emoji of 32x32 pixels in colour: samples are the emoji themselves",
 }
-"""Name -> what it is. Anything else is a pipeline folder or a Hub id."""
+"""Name -> what it is. Anything else is a file of the emoji network's weights, a pipeline folder or a Hub id."""
 
-MODEL_HELP = f"{', '.join(MODELS)}, a diffusers pipeline folder or a Hub id."
+MODEL_HELP = f"{', '.join(MODELS)}, a file that examples.train_emoji wrote, a diffusers pipeline folder or a Hub id."
+
+WEIGHTS_ENDING = ".safetensors"
 
 
 def classes_of(model: str) -> tuple[str, ...]:
-    """Names of the classes of one of :data:`MODELS`, in the order of their labels; none for a model without classes.
+    """Names of the classes of one of :data:`MODELS` or of a file of weights, in the order of their labels.
+
+    A model without classes has no names.
 
     Raises:
         UnknownNameError: no such model.
     """
+    if makes_emoji(model):
+        return load_emoji_classes()
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
-    if model.startswith("emoji"):
-        return load_emoji_classes()
     return () if model == "gaussian" else tuple(map(str, range(10)))
+
+
+def makes_emoji(model: str) -> bool:
+    """True of the exact denoiser of the emoji, and of a file of the network's weights."""
+    return model == "emoji-exact" or model.endswith(WEIGHTS_ENDING)
 
 
 def label_of(model: str, name: str | int) -> int:
@@ -39,7 +46,7 @@ def label_of(model: str, name: str | int) -> int:
     Raises:
         ValueError: the model has no such class.
     """
-    if model.startswith("emoji") and model in MODELS:
+    if makes_emoji(model):
         return class_label(str(name))
     try:
         label = int(name)

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusolve.cli.classes import MODELS, classes_of, label_of
+from diffusolve.cli.classes import MODELS, classes_of, label_of, makes_emoji
 from diffusolve.denoisers import (
-    AsFlow,
     ClassifierFreeGuidance,
     DatasetDenoiser,
     Denoiser,
@@ -21,7 +20,7 @@ from diffusolve.denoisers.pipeline import PipelineModel, load_pipeline
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
 
-__all__ = ["MODELS", "load_model"]
+__all__ = ["MODELS", "conditional_denoiser", "load_model"]
 
 DIGITS_SHAPE = (1, 8, 8)
 EMOJI_SHAPE = (3, 32, 32)
@@ -36,17 +35,19 @@ def load_model(
     """The model called `name`, conditioned for `batch_size` samples.
 
     Args:
-        name: one of :data:`MODELS`, a pipeline folder or a Hub id ``organisation/name``.
+        name: one of :data:`MODELS`, a file of the emoji network's weights, a pipeline folder or a Hub id
+            ``organisation/name``.
         batch_size: how many samples will be made at once.
         prompt: for text-to-image pipelines.
         label: which class to make, by its name or number; models with classes make all in turn without it.
         guidance: classifier-free guidance scale; 1 is none.
 
     Raises:
-        UnknownNameError: no such model, and `name` is no folder and no Hub id either.
+        UnknownNameError: no such model or class, and `name` is no folder and no Hub id either.
+        FileNotFoundError: no such file of weights.
         ValueError: an option that the model has no use for.
     """
-    if name not in MODELS:
+    if name not in MODELS and not makes_emoji(name):
         if not Path(name).is_dir() and name.count("/") != 1:
             raise unknown_name("model", name, MODELS)
         number = None if label is None else label_of(name, label)
@@ -59,15 +60,15 @@ def load_model(
             raise ValueError("the gaussian model knows no classes: leave guidance out.")
         images = load_digits_data()[0]
         return PipelineModel(GaussianDenoiser(SD15, images.mean(axis=0), images.std(axis=0)), DIGITS_SHAPE, _as_is)
-    count, emoji = len(classes_of(name)), name.startswith("emoji")
+    count, emoji = len(classes_of(name)), makes_emoji(name)
     in_turn = torch.arange(batch_size) * (STRIDE if emoji else 1) % count
     labels = in_turn if chosen is None else torch.full((batch_size,), chosen)
-    guided = ClassifierFreeGuidance(_conditional(name), labels, torch.full((batch_size,), count), guidance)
+    guided = ClassifierFreeGuidance(conditional_denoiser(name), labels, torch.full((batch_size,), count), guidance)
     return PipelineModel(guided, EMOJI_SHAPE if emoji else DIGITS_SHAPE, _as_is)
 
 
-def _conditional(name: str) -> object:
-    """The denoiser called with labels; the label after the last class stands for none."""
+def conditional_denoiser(name: str) -> object:
+    """The denoiser of a model with classes, called with labels; the label after the last class stands for none."""
     if name == "exact":
         return DatasetDenoiser(SD15, *load_digits_data())
     if name == "emoji-exact":
@@ -79,8 +80,7 @@ def _conditional(name: str) -> object:
         return Denoiser(load_digits_network(), "v_prediction", SD15)
     from diffusolve.denoisers.emoji_network import load_emoji_network
 
-    network = Denoiser(load_emoji_network(), "v_prediction", SD15)
-    return AsFlow(network) if name == "emoji-flow" else network
+    return Denoiser(load_emoji_network(name), "v_prediction", SD15)
 
 
 def _as_is(samples: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,23 +102,20 @@ class EmojiNetwork(nn.Module):
         return prediction
 
 
-def load_emoji_network(path: str | Path | None = None) -> EmojiNetwork:
+def load_emoji_network(path: str | Path) -> EmojiNetwork:
     """Load a trained network: float32, on the CPU, in evaluation mode.
 
     Args:
-        path: a safetensors file that ``examples.train_emoji`` wrote; without it, the weights that ship here.
+        path: a safetensors file that ``examples.train_emoji`` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file's weights are of another network.
-
-    Source: trained by examples/train_emoji.py; docs/emoji.md says how well it does.
     """
-    shipped = files("diffusolve.denoisers") / "data" / "emoji.safetensors"
     try:
-        state = load((shipped if path is None else Path(path)).read_bytes())
+        state = load(Path(path).read_bytes())
     except SafetensorError as error:
-        raise ValueError(f"{path or shipped} is no safetensors file: {error}.") from error
+        raise ValueError(f"{path} is no safetensors file: {error}.") from error
     # On the meta device nothing is drawn for first weights, so loading leaves torch's random state as it was.
     with torch.device("meta"):
         network = EmojiNetwork()
@@ -128,7 +124,7 @@ def load_emoji_network(path: str | Path | None = None) -> EmojiNetwork:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise ValueError(
-                f"{path or shipped} holds the weights of another network: {name} is {found.get(name, 'missing')}, and "
+                f"{path} holds the weights of another network: {name} is {found.get(name, 'missing')}, and "
                 f"{expected.get(name, 'absent')} in the emoji network. Weights that fit are written by "
                 "python -m examples.train_emoji."
             )
