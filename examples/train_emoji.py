@@ -63,6 +63,9 @@ WARMUP_STEPS = 200
 DECAY = 0.3
 """Share of all steps, at the end, in which the learning rate falls to nothing along half a cosine."""
 
+CURVE_STEPS, CHECKPOINT_STEPS, PICTURE_STEPS = 100, 500, 1000
+"""From one point of the curve, one checkpoint, one picture of samples to the next."""
+
 LABEL_DROPOUT = 0.1
 EMA_DECAY = 0.999
 GRADIENT_NORM = 1.0
@@ -170,7 +173,7 @@ class Training:
         seed: of everything random.
         step: how many steps were made.
         seconds: spent on them.
-        curve: every 100 steps the step and the mean loss since the last entry.
+        curve: every CURVE_STEPS the step and the mean loss since the last entry.
     """
 
     network: EmojiNetwork
@@ -231,17 +234,17 @@ class Training:
                 losses.append(self._advance(images, labels, learning_rate(self.step, steps), workers))
                 self.step += 1
                 progress.update()
-                if self.step % 100 == 0:
+                if self.step % CURVE_STEPS == 0:
                     self.curve.append((self.step, sum(losses) / len(losses)))
                     progress.set_postfix(loss=f"{self.curve[-1][1]:.4f}")
                     losses.clear()
                     if not math.isfinite(self.curve[-1][1]):
                         raise RuntimeError(f"training diverged: the loss is {self.curve[-1][1]}")
-                if self.step % 500 == 0 or self.step == steps:
+                if self.step % CHECKPOINT_STEPS == 0 or self.step == steps:
                     self.seconds += time.perf_counter() - begun
                     begun = time.perf_counter()
                     self.save(folder)
-                if self.step % 1000 == 0 or self.step == steps:
+                if self.step % PICTURE_STEPS == 0 or self.step == steps:
                     path = folder / f"samples-{self.step:06}.png"
                     write_atomically(path, encode(tile(samples(self.average)), path))
 
