@@ -96,7 +96,7 @@ def made(network: Any, name: str, evaluations: int, guidance: float, labels: Ten
 @torch.no_grad()
 def features(classifier: EmojiClassifier, images: Tensor) -> np.ndarray:
     """The classifier's features as float64, shape (count, 64)."""
-    return np.concatenate([classifier.features(part).double().numpy() for part in images.split(256)])
+    return np.concatenate([classifier.features(part).double().numpy() for part in torch.split(images, 256)])
 
 
 def labels_in_turn(count: int) -> Tensor:

@@ -111,11 +111,11 @@ def train(seed: int = 0) -> EmojiClassifier:
     steps = EPOCHS * math.ceil(len(images) / BATCH_SIZE)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in trange(EPOCHS, desc="training the classifier", unit="epoch"):
-        for batch in torch.randperm(len(images)).split(BATCH_SIZE):
+        for batch in torch.split(torch.randperm(len(images)), BATCH_SIZE):
             logits = classifier(augmented(images[batch]))
             loss = functional.cross_entropy(logits, labels[batch], label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             decay.step()
     return classifier.eval()
@@ -137,7 +137,7 @@ def load_classifier(path: Path) -> EmojiClassifier:
 @torch.no_grad()
 def recognised(classifier: EmojiClassifier, images: Tensor, labels: Tensor) -> float:
     """The share of images in which the classifier sees the class of their label."""
-    seen = torch.cat([classifier(part).argmax(1) for part in images.split(256)])
+    seen = torch.cat([classifier(part).argmax(1) for part in torch.split(images, 256)])
     return float((seen == labels).double().mean())
 
 
