@@ -68,6 +68,8 @@ DESCRIPTIONS = {
 
 PAGE = """# Gallery
 
+<!-- not run: python -m benchmarks.gallery runs these commands, in minutes -->
+
 Every sampler of the catalog, in 5, 10 and 20 steps from the same noise: handwritten digits of 8x8 pixels, from the
 network that ships with the package, each sampler with the schedule type that A1111 chooses for it. The order is that of
 convergence, for stochastic samplers that of the distribution. [Which sampler when](which-sampler.md) has the errors in

@@ -1,28 +1,29 @@
-"""The pages: what they link to is there, what they tell to run can be run, what they advise is what was measured."""
+"""The pages: links lead somewhere, names are those in the code, advice is what was measured."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import pkgutil
 import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 
+import diffusolve
 from benchmarks.gallery import anchor, command, description
 from benchmarks.names import PAGE as NAMES
 from benchmarks.names import filled
 from benchmarks.which_sampler import MEASUREMENTS, digits, frechet, frechet_row, markdown, replace_between
 from diffusolve.catalog import CATALOG, Entry
-from diffusolve.cli.main import main
 from diffusolve.denoisers import DatasetDenoiser, load_digits_data
 from diffusolve.noise import SD15
+from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.solvers import euler
+from diffusolve.solvers.solver import Solver
 from tests.tables import for_each
 
 ROOT = Path(__file__).parent.parent
@@ -65,55 +66,31 @@ def test_the_new_pages_can_be_found_from_the_readme() -> None:
     )
 
 
-# Commands
+# The scheduler classes
 
 
-def commands(program: str) -> list[str]:
-    """The arguments of the command lines in the pages' code blocks that begin with `program`."""
-    found = []
-    for page in PAGES:
-        for _, code in BLOCK.findall(page.read_text(encoding="utf-8")):
-            for line in code.replace("\\\n", " ").splitlines():
-                if line.startswith(program + " "):
-                    found.append(line.removeprefix(program))
-    return found
+def test_the_page_of_scheduler_classes_names_their_solvers() -> None:
+    """Each class has its row, with the solver that it has by default among the names, and all of these are solvers."""
+    page = (ROOT / "docs" / "schedulers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+Scheduler)` \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(CLASSES)
+    known = solver_names()
+    for name, cell in rows:
+        named = [solver.partition("(")[0] for solver in re.findall(r"`([^`]+)`", cell)]
+        assert set(named) <= known, f"{name}: {cell}"
+        scheduler = scheduler_class(name)()
+        scheduler.set_timesteps(8)
+        assert scheduler.plan.solver.partition("(")[0] in named, f"{name}: {scheduler.plan.solver}"
 
 
-@lru_cache(maxsize=1)
-def group() -> Any:
-    """The program as click has it, caught before it runs."""
-
-    caught = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.Typer, "__call__", lambda app, arguments: caught.append(app))
-        main([])
-    return typer.main.get_command(caught[0])
-
-
-def parse(line: str) -> None:
-    """Parse the arguments of ``diffusolve`` in `line` as the program does, without running it."""
-    arguments = shlex.split(line, comments=True)
-    name, command, rest = group().resolve_command(group().make_context("diffusolve", ["--"]), arguments)
-    command.make_context(name, rest)
-
-
-@for_each("line", commands("diffusolve"))
-def test_every_command_line_parses(line: str) -> None:
-    parse(line)
-
-
-@pytest.mark.parametrize(
-    "line", ["compar Euler", "compare Euler --stepz 5", "compare Euler --num many", "sample Euler"]
-)
-def test_a_wrong_command_line_does_not_parse(line: str) -> None:
-    with pytest.raises(Exception, match=r"No such command|No such option|valid integer|unexpected extra") as raised:
-        parse(line)
-    assert type(raised.value).__name__ in ("UsageError", "NoSuchOption", "NoSuchCommand", "BadParameter")
-
-
-@pytest.mark.parametrize("line", commands("python -m"))
-def test_every_module_that_the_pages_run_is_there(line: str) -> None:
-    assert importlib.util.find_spec(shlex.split(line, comments=True)[0]) is not None
+def solver_names() -> set[str]:
+    """The names of all solvers, wherever they are written."""
+    modules = [
+        importlib.import_module(module.name)
+        for room in (diffusolve.solvers, diffusolve.schedulers)
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+    ]
+    return {made.name for module in modules for made in vars(module).values() if isinstance(made, Solver)}
 
 
 # The names

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import diffusolve
-from benchmarks.imports import imports_of
+from benchmarks.imports import FRONT, direct, house, imports_of, laid_out, layers, table
 from benchmarks.rooms import FACES, PAGE, ROOMS, filled
 
 PACKAGE = Path(diffusolve.__file__).parent
@@ -92,6 +92,30 @@ def test_no_room_takes_names_from_the_package_by_a_variable() -> None:
 )
 def test_imports_are_seen_through_every_door(code: str, modules: set[str]) -> None:
     assert imports_of(code) == modules
+
+
+def test_a_drawing_has_rooms_apart_and_arrows_up_without_those_that_follow() -> None:
+    files = {
+        "__init__.py": "",
+        "a.py": "x = 1\n",
+        "b/x.py": "import diffusolve.a\nimport torch\n",
+        "b/y.py": "from diffusolve.b import x",
+        "c.py": "from diffusolve import a, b\n\n",
+        "d.py": "import diffusolve\ngetattr(diffusolve, name)",
+        "e/x.c": "int x;\n",
+    }
+    drawn = house(files)
+    assert drawn.lines == {"a": 1, "b": 2, "c": 2, "d": 1, "e": 1}
+    assert drawn.imports == {"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {FRONT}, "e": set()}
+    imports = {room: drawn.imports[room] for room in "abce"}
+    assert layers(imports) == [["a", "e"], ["b"], ["c"]]
+    assert direct(imports) == [("b", "a"), ("c", "b")]
+    drawing = laid_out(imports)
+    assert len(set(drawing.places.values())) == 4
+    assert all(way[0][1] < way[-1][1] for way in drawing.ways)
+    with pytest.raises(ValueError, match="a circle among b, c"):
+        layers({"a": frozenset(), "b": frozenset("ac"), "c": frozenset("b")})
+    assert list(table(house({"a.py": "1\n2\n"}), drawn))[2:4] == ["| `a` | 2 | 1 |", "| `b` | 0 | 2 |"]
 
 
 def test_the_table_itself_points_one_way() -> None:
