@@ -95,22 +95,24 @@ class Lowered:
 
     @property
     def is_simple(self) -> bool:
-        """Whether each stage adds a multiple to an array."""
-        return all(stage.is_simple for stage in self.stages)
+        """Whether each stage adds a multiple to an array, and none remembers a sample."""
+        return all(stage.is_simple and not stage.samples for stage in self.stages)
 
 
 class BoundStage(NamedTuple):
     """A lowered stage with what one executor runs it by.
 
     In a run these are functions: `show` of the sample (None where the network sees it as it is), `convert` of the
-    places, which answers with the data prediction to transform, and `update` of the places, which computes the sums.
-    Rows of the compiled module have programs for `show` and `update`.
+    places, which answers with the data prediction to transform, and `update` of the places, which computes the sums;
+    `fills` says that there is more to put into slots before. Rows of the compiled module have programs for `show` and
+    `update`.
     """
 
     lowered: LoweredStage
     show: Any = None
     convert: Callable[[list[Any]], Any] | None = None
     update: Any = None
+    fills: bool = False
     reads_unguided: bool = False
 
 

@@ -19,7 +19,17 @@ from torch.autograd.graph import increment_version
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import Update
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
-from diffusolve.backends.programs import is_plain, is_watched, program, threads_for
+from diffusolve.backends.programs import (
+    LARGE,
+    is_dynamo_compiling,
+    is_plain,
+    is_transformed,
+    is_watched,
+    modes,
+    program,
+    threads_for,
+    tracer,
+)
 from diffusolve.backends.torch_eager import HALF, TorchBackend
 
 __all__ = ["NativeBackend"]
@@ -56,7 +66,7 @@ class NativeBackend(TorchBackend):
             and output.is_contiguous()
             and not (x.requires_grad or output.requires_grad or x.is_neg() or output.is_neg())
             and forward_ad._current_level < 0
-            and not is_watched()
+            and not (is_transformed() or modes() or tracer() is not None or is_dynamo_compiling())
         )
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -88,8 +98,9 @@ class NativeBackend(TorchBackend):
         eager = super().update(stage)
         inputs, sources = numbered(stage.sums, stage.callers)
         callers = [place for place in inputs if place in stage.callers]
+        ready = _readiness(stage, inputs, self.sample)
         if self.plain and stage.is_simple and not callers:
-            return eager
+            return eager if ready is None else _checked(ready, eager, eager)
         held = [self._dtype(place, stage) for place in inputs[: len(inputs) - len(callers)]]
         made = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
 
@@ -109,53 +120,18 @@ class NativeBackend(TorchBackend):
         if usual is None:
             return leave
         results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *made), self.sample)
-        donated = [r.source for r in results if r.source in (SAMPLE, OUTPUT, UNGUIDED) or r.source in stage.samples]
-        drawn = {slot for slot, _, _ in stage.noises} | ({stage.data.target} if stage.data else set())
-        kept = [place for place in inputs if place in stage.samples | stage.callers and place not in drawn]
-        earlier = [place for place in kept if place in stage.samples]
-        combine, empty_like, address = _combine.combine, torch.empty_like, Tensor.data_ptr
-        first = inputs[0]
-        read = itemgetter(*inputs) if len(inputs) > 1 else lambda places: (places[first],)
+        run = _runner(usual, inputs, results, stage)
 
         def update(places: list[Tensor]) -> None:
-            like, found = places[SAMPLE], usual
-            for place in kept:
-                _check_memory(places[place])
-            for place in earlier:
-                array = places[place]
-                if array.shape != like.shape:
-                    raise ValueError(
-                        f"the sample of shape {tuple(like.shape)} that this run remembers from an earlier step has "
-                        f"been resized to {tuple(array.shape)} since: give the run tensors that stay as they are."
-                    )
-                if not is_plain(array, self.sample):
+            given, shape = [places[place] for place in callers], places[SAMPLE].shape
+            found = program_for(*[x.dtype for x in given])
+            for x in given:
+                if found is None or x.shape != shape or not is_plain(x, x.dtype):
                     return leave(places)
-            if callers:
-                given = [places[place] for place in callers]
-                found, shape = program_for(*[x.dtype for x in given]), like.shape
-                for x in given:
-                    if found is None or x.shape != shape or not is_plain(x, x.dtype):
-                        return leave(places)
-            arrays = read(places)  # which live until the module is done with them, whatever becomes of the places
-            overwritten = [places[place] for place in donated]
-            addresses = [*map(address, arrays)]
-            for target, source, dtype, scratch in results:
-                if scratch:
-                    addresses.append(0)
-                    continue
-                if source is not None:
-                    result = places[source]
-                else:
-                    result = empty_like(like) if dtype is None else empty_like(like, dtype=dtype)
-                places[target] = result
-                addresses.append(address(result))
-            count = like.numel()
-            combine(found, count, threads_for(count), *addresses)
-            if overwritten:
-                increment_version(overwritten)
-            return None
+            return run(places, found)
 
-        return update
+        ready_made = update if callers else run
+        return ready_made if ready is None else _checked(ready, ready_made, leave)
 
     def _dtype(self, place: int, stage: LoweredStage) -> torch.dtype:
         """What a place holds that the caller's functions have not filled: only samples and outputs are half precise."""
@@ -165,12 +141,14 @@ class NativeBackend(TorchBackend):
 
 
 class _Result(NamedTuple):
-    """Where the result of a sum goes: the array of the place `source`, or a new one of `dtype` (None: the sample's)."""
+    """Where the result of a sum goes: the array of the place `source`, or a new one of `dtype` (None: the sample's).
 
-    target: int
+    Scratch has no `target`.
+    """
+
+    target: int | None
     source: int | None
     dtype: torch.dtype | None
-    scratch: bool
 
 
 def _results(
@@ -186,23 +164,90 @@ def _results(
         scratch = set()
     results = []
     for number, (made, numbers) in enumerate(zip(stage.sums, sources, strict=True), inputs):
-        dtype = dtypes[number]
-        number_of = dict(zip(made.sources, numbers, strict=True))
-        fitting = [
+        dtype, number_of = dtypes[number], dict(zip(made.sources, numbers, strict=True))
+        fitting = (
             place for place in made.reusable if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
-        ]
-        source = fitting[0] if fitting else None
-        results.append(_Result(made.target, source, None if dtype is sample else dtype, number in scratch))
+        )
+        target = None if number in scratch else made.target
+        results.append(_Result(target, next(fitting, None), None if dtype is sample else dtype))
     return results
 
 
+def _runner(
+    usual: object, inputs: Sequence[int], results: Sequence[_Result], stage: LoweredStage
+) -> Callable[..., None]:
+    """The function of places, and of a program if it is not the `usual` one, that runs it and writes its results."""
+    combine, empty_like, address, threads = _combine.combine, torch.empty_like, Tensor.data_ptr, torch.get_num_threads
+    first, given = inputs[0], {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
+    read = itemgetter(*inputs) if len(inputs) > 1 else lambda places: (places[first],)
+    donated = [result.source for result in results if result.source in given]
+
+    def run(places: list[Tensor], found: object = usual) -> None:
+        like, arrays = places[SAMPLE], read(places)  # the arrays live until the module is done with them
+        overwritten = [places[place] for place in donated] if donated else None
+        addresses = [*map(address, arrays)]
+        for target, source, dtype in results:
+            if target is None:
+                addresses.append(0)
+                continue
+            if source is not None:
+                result = places[source]
+            else:
+                result = empty_like(like) if dtype is None else empty_like(like, dtype=dtype)
+            places[target] = result
+            addresses.append(address(result))
+        count = like.numel()
+        combine(found, count, 1 if count < LARGE else threads(), *addresses)
+        if overwritten:
+            increment_version(overwritten)
+
+    return run
+
+
+def _readiness(
+    stage: LoweredStage, inputs: Sequence[int], sample: torch.dtype
+) -> Callable[[list[Tensor]], bool] | None:
+    """Whether what is remembered of the caller's can still be read, or None where nothing of that kind is.
+
+    It raises ValueError if a tensor was resized or has lost its memory.
+    """
+    drawn = {slot for slot, _, _ in stage.noises} | ({stage.data.target} if stage.data else set())
+    samples = [place for place in inputs if place in stage.samples]
+    noises = [place for place in inputs if place in stage.callers - drawn]
+    if not samples and not noises:
+        return None
+
+    def ready(places: list[Tensor]) -> bool:
+        size = places[SAMPLE].nbytes
+        for place in samples:
+            array = places[place]
+            if array.nbytes != size:
+                raise ValueError(
+                    f"the sample of shape {tuple(places[SAMPLE].shape)} that this run remembers from an earlier step "
+                    f"has been resized to {tuple(array.shape)} since: give the run tensors that stay as they are."
+                )
+            if array.untyped_storage().nbytes() < size or array.storage_offset():
+                _check_memory(array)
+            if array.dtype is not sample or not array.is_contiguous():
+                return False
+        for place in noises:
+            _check_memory(places[place])
+        return True
+
+    return ready
+
+
+def _checked(ready: Callable[[list[Tensor]], bool], update: Update, otherwise: Update) -> Update:
+    return lambda places: update(places) if ready(places) else otherwise(places)
+
+
 def _check_memory(array: Tensor) -> None:
-    """Raise unless `array`, which a run remembers and others may hold, still has the memory that it says it has."""
-    end = (array.storage_offset() + array.numel()) * array.element_size()
-    if array.untyped_storage().nbytes() < end:
+    """Raise ValueError unless `array`, which others may hold, still has the memory that it says it has."""
+    left, end = array.untyped_storage().nbytes(), array.nbytes + array.storage_offset() * array.itemsize
+    if left < end:
         raise ValueError(
             f"a tensor that this run remembers from an earlier step (a sample or noise) has lost its memory since: "
-            f"{array.untyped_storage().nbytes()} bytes are left of {end}. Give the run tensors that stay as they are."
+            f"{left} bytes are left of {end}. Give the run tensors that stay as they are."
         )
 
 

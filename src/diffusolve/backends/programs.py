@@ -16,7 +16,18 @@ from diffusolve.backends import _combine
 from diffusolve.backends.lowered import Sum
 from diffusolve.backends.torch_eager import HALF
 
-__all__ = ["LARGE", "MOST_ARRAYS", "is_plain", "is_transformed", "is_watched", "program", "threads_for"]
+__all__ = [
+    "LARGE",
+    "MOST_ARRAYS",
+    "is_dynamo_compiling",
+    "is_plain",
+    "is_transformed",
+    "is_watched",
+    "modes",
+    "program",
+    "threads_for",
+    "tracer",
+]
 
 LARGE = 1 << 16
 """Arrays with this many elements are shared out to threads."""
@@ -28,12 +39,12 @@ KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2
 """What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
 
 is_transformed = torch._C._are_functorch_transforms_active
-_modes, _tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+modes, tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 
 
 def is_watched() -> bool:
     """Whether something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
-    return is_transformed() or _modes() > 0 or _tracer() is not None or is_dynamo_compiling()
+    return is_transformed() or modes() > 0 or tracer() is not None or is_dynamo_compiling()
 
 
 def is_plain(x: Tensor, dtype: torch.dtype) -> bool:

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from diffusolve.arrays import Array, is_torch
-from diffusolve.backends.backend import one_by_one
+from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
-from diffusolve.backends.lowered import NEXT, BoundStage, Lowered, LoweredStage
+from diffusolve.backends.lowered import NEXT, SAMPLE, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
@@ -66,12 +66,11 @@ class Run:
         self.transform = transform
         self.donate = donate
         self.backend = backend
-        self._slots: list[Any] | None = None  # arrays; there are none before the first step and after the last
+        self._slots: list[Any] = [None]  # what is remembered; popped by a step, so that a second one finds nothing
         self._empty: list[None] = []
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
         self._shape: Any = None
-        self._turn = [None]  # popped by a step and put back, which is atomic: a second step finds none
 
     @property
     def is_done(self) -> bool:
@@ -81,12 +80,16 @@ class Run:
     @property
     def registers(self) -> dict[str, Array]:
         """What is remembered from earlier stages, by the plan's names. Not to be changed."""
-        slots = self._slots
-        if slots is None:
-            return {}
-        lowered = self._lowered()
+        slots, lowered = self._remembered, self._lowered()
         before = lowered.stages[self.position - 1] if self.position else lowered.opening
-        return {} if before is None else {register: slots[slot] for register, slot in before.holds}
+        if slots is None or before is None:
+            return {}
+        return {register: slots[slot] for register, slot in before.holds}
+
+    @property
+    def _remembered(self) -> list[Any] | None:
+        """The arrays in the slots; None before the first step and after the last."""
+        return next(iter(self._slots), None)
 
     @property
     def last_stage(self) -> Stage:
@@ -102,26 +105,23 @@ class Run:
 
     def begin(self, x: Array) -> Array:
         """The first sample that the network is asked about, from `x`, the sample at ``plan.start``."""
-        self._bind(x)
+        self._bind(x, begun=self._remembered is not None)
         lowered = self._lowered()
         opening = lowered.opening
         if opening is None:
             return x
         places = [*self._empty, None, None, None, x]
-        if opening.keeps is not None:
-            places[opening.keeps] = x
-        self._draw(opening, places, x)
+        self._fill(opening, None, places)
         backend = backend_of(x)
         one_by_one(backend, opening.sums)(places)
-        sample = places[NEXT]
-        self._slots = _remembered(opening, places)
-        return backend.cast(sample, x)
+        self._slots[:] = [[None if slot in opening.frees else held for slot, held in enumerate(places[:NEXT])]]
+        return backend.cast(places[NEXT], x)
 
     def model_input(self, x: Array) -> Array:
         """What the network sees of sample `x`."""
         stages = self._stages
         if not stages:
-            stages = self._bind(x)
+            stages = self._bind(x, begun=self._remembered is not None)
             if (
                 self._slots is not None
             ):  # of samples, whose shape an input need not have: it may be doubled for guidance
@@ -152,14 +152,15 @@ class Run:
             IndexError: the plan has no more stages.
             RuntimeError: another step of this run is under way.
         """
+        held = self._slots
         try:
-            self._turn.pop()
+            slots = held.pop()
         except IndexError:
             raise self._is_busy() from None
         try:
             stages, shape = self._stages, self._shape
             if not stages or x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
-                stages = self._bind(x, output)
+                stages = self._bind(x, output, begun=slots is not None)
             position = self.position
             if position >= len(stages):
                 raise self._is_over()
@@ -167,25 +168,28 @@ class Run:
             if self.donate:
                 _check_donated(x, output)
             if unguided is not None or stage.reads_unguided:
-                stage = self._with_unguided(stage, x, unguided)
-            lowered = stage.lowered
-            slots = self._slots
+                stage = self._with_unguided(stage, x, unguided, slots is not None)
+            lowered, _, convert, update, fills, _ = stage
             places = [*(self._empty if slots is None else slots), None, unguided, output, x]
-            if lowered.keeps is not None:
-                places[lowered.keeps] = x
-            if lowered.data is not None and stage.convert is not None and self.transform is not None:
-                places[lowered.data.target] = self.transform(stage.convert(places), self.plan.stages[position])
-            if lowered.noises:
-                self._draw(lowered, places, x)
-            stage.update(places)
+            if fills:
+                self._fill(lowered, convert, places)
+            update(places)
             following = places[NEXT]
             self.position = position = position + 1
-            self._slots = _remembered(lowered, places) if position < len(stages) else None
+            if position == len(stages):
+                slots = None
+            elif lowered.holds:
+                del places[NEXT:]
+                for slot in lowered.frees:
+                    places[slot] = None
+                slots = places
+            else:
+                slots = self._empty
             return following if following.dtype is x.dtype else self._backend.cast(following, x)
         finally:
-            self._turn.append(None)
+            held.append(slots)
 
-    def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None) -> BoundStage:
+    def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None, begun: bool) -> BoundStage:
         """`stage`, bound for the unguided output as well.
 
         Raises:
@@ -201,11 +205,13 @@ class Run:
                 "out."
             )
         if unguided.shape != x.shape or not self._backend.takes(x, unguided):
-            stage = self._bind(x, unguided, "unguided output")[self.position]
+            stage = self._bind(x, unguided, "unguided output", begun)[self.position]
         return stage
 
-    def _bind(self, x: Array, output: Array | None = None, name: str = "output") -> tuple[BoundStage, ...]:
-        """The stages, ready for arrays like these."""
+    def _bind(
+        self, x: Array, output: Array | None = None, name: str = "output", begun: bool = False
+    ) -> tuple[BoundStage, ...]:
+        """The stages, ready for arrays like these; a run that has `begun` may remember others."""
         output = x if output is None else output
         generic: Any = backend_of(x)
         if output.shape != x.shape:
@@ -213,7 +219,6 @@ class Run:
                 f"the network's {name} has shape {tuple(output.shape)}, but the sample has shape {tuple(x.shape)}: "
                 "they must be equal."
             )
-        begun = self._slots is not None
         if begun and self._shape not in (None, x.shape):
             raise ValueError(
                 f"the sample has shape {tuple(x.shape)}, but this run began with shape {tuple(self._shape)} and "
@@ -239,19 +244,28 @@ class Run:
     def again(self, draw_noise: DrawNoise | None) -> Run:
         """Another run of the same plan and transform from its start, with this one's preparations."""
         run = object.__new__(Run)
-        run.__dict__.update(self.__dict__, position=0, _slots=None, _turn=[None], _draw_noise=draw_noise)
+        run.__dict__.update(self.__dict__, position=0, _slots=[None], _draw_noise=draw_noise)
         return run
 
     def copied(self) -> Run:
-        """Another run where this one stands, which remembers the same arrays."""
-        run = self.again(self._draw_noise)
-        run.position, run._slots = self.position, self._slots
+        """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
+        run, remembered = self.again(self._draw_noise), self._remembered
+        if remembered is not None:
+            run._slots = [[None if array is None else backend_of(array).copied(array) for array in remembered]]
+        run.position = self.position
         return run
 
-    def _draw(self, lowered: LoweredStage, places: list[Any], like: Array) -> None:
+    __copy__ = copied
+
+    def _fill(self, lowered: LoweredStage, convert: Combine | None, places: list[Any]) -> None:
+        """Put into their slots what the sums read besides what is remembered: sample, transformed data, noises."""
+        if lowered.keeps is not None:
+            places[lowered.keeps] = places[SAMPLE]
+        if lowered.data is not None and convert is not None and self.transform is not None:
+            places[lowered.data.target] = self.transform(convert(places), self.plan.stages[self.position])
         for slot, sigma_from, sigma_to in lowered.noises:
             assert self._draw_noise is not None
-            places[slot] = self._draw_noise(like, sigma_from, sigma_to)
+            places[slot] = self._draw_noise(places[SAMPLE], sigma_from, sigma_to)
 
     def _is_over(self) -> IndexError:
         return IndexError(
@@ -267,16 +281,8 @@ class Run:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        made_anew = {"_stages": (), "_backend": None, "_shape": None, "_turn": [None]}  # functions, from the plan
-        return {**vars(self), **made_anew}
-
-
-def _remembered(lowered: LoweredStage, places: list[Any]) -> list[Any]:
-    """The slots as they are after a stage."""
-    del places[NEXT:]
-    for slot in lowered.frees:
-        places[slot] = None
-    return places
+        made_anew = {"_stages": (), "_backend": None, "_shape": None}  # functions, from the plan
+        return {**vars(self), **made_anew, "_slots": [self._remembered]}
 
 
 def _check_donated(x: Array, output: Array) -> None:
@@ -294,6 +300,7 @@ def _bound_stages(lowered: Lowered, backend: Any) -> tuple[BoundStage, ...]:
             None if stage.scale == 1.0 else backend.scaled(stage.scale),
             None if stage.data is None else backend.bind(stage.data),
             backend.update(stage),
+            stage.keeps is not None or stage.data is not None or bool(stage.noises),
             stage.reads_unguided,
         )
         for stage in lowered.stages

@@ -159,7 +159,7 @@ def _bound_stages(lowered: Lowered, wide: torch.dtype) -> tuple[BoundStage, ...]
     for index, stage in enumerate(lowered.stages):
         shows = _program([_shows(SAMPLE, stage, wide)], wide)
         moves = _program(_sums(lowered.stages[index : index + 2], wide), wide)
-        bound.append(BoundStage(stage, shows, None, moves, stage.reads_unguided))
+        bound.append(BoundStage(stage, shows, update=moves, reads_unguided=stage.reads_unguided))
     return tuple(bound)
 
 
