@@ -258,6 +258,8 @@ def test_a_remembered_sample_that_is_resized_is_an_error(solver: Solver, dtype: 
     act, message = change
     x = start(dtype=dtype)
     run, following = kept_sample(solver, x)
+    if "memory" in message and run._backend.casts:
+        pytest.skip("PyTorch reads it, not the compiled module")
     act(x)
     with pytest.raises(ValueError, match=message):
         walk(run, following)

@@ -19,6 +19,8 @@ class ArrayBackend:
         namespace: the array library, for example NumPy.
     """
 
+    casts = True
+
     def __init__(self, namespace: Any) -> None:
         self.xp = namespace
 

@@ -21,6 +21,9 @@ Update = Callable[[list[Array]], None]
 class Backend(Protocol):
     """What executes the sums of stages, for arrays that it takes, and what else is done with such arrays."""
 
+    casts: bool
+    """Whether the next sample may come out of :meth:`update` in another precision than the sample."""
+
     def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
     def bind(self, made: Sum) -> Combine: ...

@@ -95,8 +95,8 @@ class Lowered:
 
     @property
     def is_simple(self) -> bool:
-        """Whether each stage adds a multiple to an array, and none remembers a sample."""
-        return all(stage.is_simple and not stage.samples for stage in self.stages)
+        """Whether each stage adds a multiple to an array."""
+        return all(stage.is_simple for stage in self.stages)
 
 
 class BoundStage(NamedTuple):

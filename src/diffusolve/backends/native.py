@@ -30,7 +30,7 @@ from diffusolve.backends.programs import (
     threads_for,
     tracer,
 )
-from diffusolve.backends.torch_eager import HALF, TorchBackend
+from diffusolve.backends.torch_eager import HALF, TorchBackend, sizes_checked
 
 __all__ = ["NativeBackend"]
 
@@ -44,6 +44,8 @@ class NativeBackend(TorchBackend):
     Args:
         sample, output: the precisions of the samples and of what the network says of them, both float64 or neither.
     """
+
+    casts = False
 
     def __init__(self, sample: torch.dtype, output: torch.dtype) -> None:
         self.sample, self.output = sample, output
@@ -216,17 +218,13 @@ def _readiness(
     noises = [place for place in inputs if place in stage.callers - drawn]
     if not samples and not noises:
         return None
+    check_sizes = sizes_checked(samples, lambda places: None)
 
     def ready(places: list[Tensor]) -> bool:
-        size = places[SAMPLE].nbytes
+        check_sizes(places)
         for place in samples:
             array = places[place]
-            if array.nbytes != size:
-                raise ValueError(
-                    f"the sample of shape {tuple(places[SAMPLE].shape)} that this run remembers from an earlier step "
-                    f"has been resized to {tuple(array.shape)} since: give the run tensors that stay as they are."
-                )
-            if array.untyped_storage().nbytes() < size or array.storage_offset():
+            if array.untyped_storage().nbytes() < array.nbytes or array.storage_offset():
                 _check_memory(array)
             if array.dtype is not sample or not array.is_contiguous():
                 return False

@@ -185,7 +185,9 @@ class Run:
                 slots = places
             else:
                 slots = self._empty
-            return following if following.dtype is x.dtype else self._backend.cast(following, x)
+            if self._backend.casts and following.dtype is not x.dtype:
+                return self._backend.cast(following, x)
+            return following
         finally:
             held.append(slots)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.backends.backend import Combine, Update, one_by_one
-from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum
+from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 
-__all__ = ["HALF", "TorchBackend"]
+__all__ = ["HALF", "TorchBackend", "sizes_checked"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -35,6 +35,9 @@ class TorchBackend:
         plain: all tensors will be of this precision, float32 or float64, and of no subclass. Constants are then
             tensors, which PyTorch multiplies with in little more than half the time that a number takes.
     """
+
+    casts = True
+    """Results may be of another precision than samples."""
 
     def __init__(self, plain: torch.dtype | None = None) -> None:
         self.plain = plain
@@ -118,7 +121,7 @@ class TorchBackend:
         if self.plain is None:  # sums may be of another precision than samples and outputs
             given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
             sums = [made._replace(reusable=tuple(each for each in made.reusable if each not in given)) for made in sums]
-        return one_by_one(self, sums)
+        return sizes_checked([place for place in numbered(sums)[0] if place in stage.samples], one_by_one(self, sums))
 
     def clip(self, made: Tensor, limit: float) -> Tensor:
         """`made`, which nobody else has, within plus and minus `limit`."""
@@ -180,3 +183,24 @@ def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
         return made
 
     return accumulated
+
+
+def sizes_checked(samples: Sequence[int], update: Update) -> Update:
+    """`update`, once the earlier samples in the places `samples` are seen to be as large as the current one.
+
+    Others may hold and resize them, and PyTorch would spread a smaller one over the whole.
+    """
+    if not samples:
+        return update
+
+    def checked(places: list[Tensor]) -> None:
+        now = places[SAMPLE]
+        for place in samples:
+            if places[place].numel() != now.numel():
+                raise ValueError(
+                    f"the sample of shape {tuple(now.shape)} that this run remembers from an earlier step has been "
+                    f"resized to {tuple(places[place].shape)} since: give the run tensors that stay as they are."
+                )
+        update(places)
+
+    return checked
