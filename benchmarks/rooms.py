@@ -46,8 +46,8 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ("plan", "tracing, the table, liveness, JSON", {"errors", "noise", "prediction", "solvers"}),
             (
                 "backends",
-                "running a plan on torch tensors (compiled module, torch.compile, or term by term) or on arrays of any "
-                "array-API library",
+                "lowering a plan; running it on torch tensors (compiled module, torch.compile, or term by term) or on "
+                "arrays of any array-API library, as one table of numbers, or as a torch module (`PlanModule`)",
                 {"errors", "arrays", "plan"},
             ),
             (
@@ -58,8 +58,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ("sampling", "`Sampler`, `sample()`, direct execution", LEAVES | SAMPLING),
             (
                 "batching",
-                "`BatchRun`: rows of any plans at any positions, advanced together; the same as one table of numbers, "
-                "or as a torch module (`PlanModule`)",
+                "`BatchRun`: rows of any plans at any positions, advanced together; a row group holds those of one shape",
                 {"arrays", "backends", "plan", "randomness"},
             ),
             (
