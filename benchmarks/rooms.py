@@ -58,7 +58,8 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ("sampling", "`Sampler`, `sample()`, direct execution", LEAVES | SAMPLING),
             (
                 "batching",
-                "`BatchRun`: rows of any plans at any positions, advanced together; a row group holds those of one shape",
+                "`BatchRun`: rows of any plans at any positions, advanced together; a row group holds those of one "
+                "shape",
                 {"arrays", "backends", "plan", "randomness"},
             ),
             (
