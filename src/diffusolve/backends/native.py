@@ -30,7 +30,7 @@ from diffusolve.backends.programs import (
     threads_for,
     tracer,
 )
-from diffusolve.backends.torch_eager import HALF, TorchBackend, sizes_checked
+from diffusolve.backends.torch_eager import HALF, TorchBackend, resized
 
 __all__ = ["NativeBackend"]
 
@@ -100,9 +100,8 @@ class NativeBackend(TorchBackend):
         eager = super().update(stage)
         inputs, sources = numbered(stage.sums, stage.callers)
         callers = [place for place in inputs if place in stage.callers]
-        ready = _readiness(stage, inputs, self.sample)
         if self.plain and stage.is_simple and not callers:
-            return eager if ready is None else _checked(ready, eager, eager)
+            return _memory_checked(stage, inputs, self.sample, eager, eager)
         held = [self._dtype(place, stage) for place in inputs[: len(inputs) - len(callers)]]
         made = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
 
@@ -132,8 +131,7 @@ class NativeBackend(TorchBackend):
                     return leave(places)
             return run(places, found)
 
-        ready_made = update if callers else run
-        return ready_made if ready is None else _checked(ready, ready_made, leave)
+        return _memory_checked(stage, inputs, self.sample, update if callers else run, leave)
 
     def _dtype(self, place: int, stage: LoweredStage) -> torch.dtype:
         """What a place holds that the caller's functions have not filled: only samples and outputs are half precise."""
@@ -206,37 +204,35 @@ def _runner(
     return run
 
 
-def _readiness(
-    stage: LoweredStage, inputs: Sequence[int], sample: torch.dtype
-) -> Callable[[list[Tensor]], bool] | None:
-    """Whether what is remembered of the caller's can still be read, or None where nothing of that kind is.
+def _memory_checked(
+    stage: LoweredStage, inputs: Sequence[int], sample: torch.dtype, update: Update, otherwise: Update
+) -> Update:
+    """`update` where what is remembered of the caller's can be read as it lies in memory, else `otherwise`.
 
-    It raises ValueError if a tensor was resized or has lost its memory.
+    It raises ValueError if a tensor that others may hold was resized or has lost its memory.
     """
     drawn = {slot for slot, _, _ in stage.noises} | ({stage.data.target} if stage.data else set())
     samples = [place for place in inputs if place in stage.samples]
     noises = [place for place in inputs if place in stage.callers - drawn]
     if not samples and not noises:
-        return None
-    check_sizes = sizes_checked(samples, lambda places: None)
+        return update
 
-    def ready(places: list[Tensor]) -> bool:
-        check_sizes(places)
+    def checked(places: list[Tensor]) -> None:
+        now = places[SAMPLE]
+        count = now.numel()
         for place in samples:
             array = places[place]
+            if array.numel() != count:
+                raise resized(array, now)
             if array.untyped_storage().nbytes() < array.nbytes or array.storage_offset():
                 _check_memory(array)
             if array.dtype is not sample or not array.is_contiguous():
-                return False
+                return otherwise(places)
         for place in noises:
             _check_memory(places[place])
-        return True
+        return update(places)
 
-    return ready
-
-
-def _checked(ready: Callable[[list[Tensor]], bool], update: Update, otherwise: Update) -> Update:
-    return lambda places: update(places) if ready(places) else otherwise(places)
+    return checked
 
 
 def _check_memory(array: Tensor) -> None:

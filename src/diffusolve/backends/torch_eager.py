@@ -13,7 +13,7 @@ from diffusolve.arrays import moved
 from diffusolve.backends.backend import Combine, Update, one_by_one
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 
-__all__ = ["HALF", "TorchBackend", "sizes_checked"]
+__all__ = ["HALF", "TorchBackend", "resized"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -121,7 +121,7 @@ class TorchBackend:
         if self.plain is None:  # sums may be of another precision than samples and outputs
             given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
             sums = [made._replace(reusable=tuple(each for each in made.reusable if each not in given)) for made in sums]
-        return sizes_checked([place for place in numbered(sums)[0] if place in stage.samples], one_by_one(self, sums))
+        return _sizes_checked([place for place in numbered(sums)[0] if place in stage.samples], one_by_one(self, sums))
 
     def clip(self, made: Tensor, limit: float) -> Tensor:
         """`made`, which nobody else has, within plus and minus `limit`."""
@@ -185,7 +185,7 @@ def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
     return accumulated
 
 
-def sizes_checked(samples: Sequence[int], update: Update) -> Update:
+def _sizes_checked(samples: Sequence[int], update: Update) -> Update:
     """`update`, once the earlier samples in the places `samples` are seen to be as large as the current one.
 
     Others may hold and resize them, and PyTorch would spread a smaller one over the whole.
@@ -197,10 +197,15 @@ def sizes_checked(samples: Sequence[int], update: Update) -> Update:
         now = places[SAMPLE]
         for place in samples:
             if places[place].numel() != now.numel():
-                raise ValueError(
-                    f"the sample of shape {tuple(now.shape)} that this run remembers from an earlier step has been "
-                    f"resized to {tuple(places[place].shape)} since: give the run tensors that stay as they are."
-                )
+                raise resized(places[place], now)
         update(places)
 
     return checked
+
+
+def resized(array: Tensor, now: Tensor) -> ValueError:
+    """The error of a run that remembers `array` as an earlier sample, when the current one is `now`."""
+    return ValueError(
+        f"the sample of shape {tuple(now.shape)} that this run remembers from an earlier step has been resized to "
+        f"{tuple(array.shape)} since: give the run tensors that stay as they are."
+    )
