@@ -23,7 +23,7 @@ from diffusolve.files import check_writable, write_atomically
 
 __all__ = ["EmojiClassifier", "load_classifier", "two_ways"]
 
-EPOCHS = 40
+EPOCHS = 200
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 FEATURES = 64
