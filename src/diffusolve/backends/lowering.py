@@ -320,8 +320,8 @@ def in_slots(sums: Sequence[Sum], held: dict[int, int], slots: Slots) -> tuple[S
         )
         target = made.target
         if target >= 0:
-            spent = next((register for register in made.reusable if register in held), None)
-            target = held[made.target] = slots.take() if spent is None else held.pop(spent)
+            reused = next((register for register in made.reusable if register in held), None)
+            target = held[made.target] = slots.take() if reused is None else held.pop(reused)
         placed.append(made._replace(target=target, sources=sources, reusable=reusable))
     return tuple(placed)
 

@@ -117,11 +117,11 @@ class NativeBackend(TorchBackend):
                 if not is_plain(places[each.target], dtype):
                     places[each.target] = places[each.target].to(dtype).contiguous()
 
-        usual = program_for(*(self.sample for _ in callers))
-        if usual is None:
+        expected = program_for(*(self.sample for _ in callers))
+        if expected is None:
             return leave
         results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *made), self.sample)
-        run = _runner(usual, inputs, results, stage)
+        run = _runner(expected, inputs, results, stage)
 
         def update(places: list[Tensor]) -> None:
             given, shape = [places[place] for place in callers], places[SAMPLE].shape
@@ -174,15 +174,15 @@ def _results(
 
 
 def _runner(
-    usual: object, inputs: Sequence[int], results: Sequence[_Result], stage: LoweredStage
+    expected: object, inputs: Sequence[int], results: Sequence[_Result], stage: LoweredStage
 ) -> Callable[..., None]:
-    """The function of places, and of a program if it is not the `usual` one, that runs it and writes its results."""
+    """The function of places, and of a program if it is not the `expected` one, that runs it and writes its results."""
     combine, empty_like, address, threads = _combine.combine, torch.empty_like, Tensor.data_ptr, torch.get_num_threads
     first, given = inputs[0], {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
     read = itemgetter(*inputs) if len(inputs) > 1 else lambda places: (places[first],)
     donated = [result.source for result in results if result.source in given]
 
-    def run(places: list[Tensor], found: object = usual) -> None:
+    def run(places: list[Tensor], found: object = expected) -> None:
         like, arrays = places[SAMPLE], read(places)  # the arrays live until the module is done with them
         overwritten = [places[place] for place in donated] if donated else None
         addresses = [*map(address, arrays)]

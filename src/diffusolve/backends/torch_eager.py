@@ -65,34 +65,34 @@ class TorchBackend:
         It may be accumulated in the tensor of a source that is reusable. A term with coefficient 1 is added last: it is
         the sample, and large against the rest, whose rounding errors then do not count.
         """
-        spent = made.reusable
+        reusable = made.reusable
         terms = sorted(
-            zip(made.sources, made.coefficients, strict=True), key=lambda term: (term[0] not in spent, abs(term[1]))
+            zip(made.sources, made.coefficients, strict=True), key=lambda term: (term[0] not in reusable, abs(term[1]))
         )
         if not terms:
             return lambda places: self.zeros(places[SAMPLE])
         whole = next((source for source, coefficient in terms if coefficient == 1.0), None)
         if whole is None or len(terms) == 1:
-            return _sum(self._scaled(*terms[0], terms[0][0] in spent), terms[1:])
+            return _sum(self._scaled(*terms[0], terms[0][0] in reusable), terms[1:])
         parts = [term for term in terms if term[0] != whole]
         largest = max(abs(coefficient) for _, coefficient in parts)
         unit, factor = next(part for part in parts if abs(part[1]) >= largest / 100)
         rest = [(source, coefficient / factor) for source, coefficient in parts if source != unit]
-        if unit in spent or not rest:
+        if unit in reusable or not rest:
             total = _sum(itemgetter(unit), rest)
         else:
             total = _sum(self._added(unit, itemgetter(rest[0][0]), rest[0][1]), rest[1:])
-        if whole in spent:
+        if whole in reusable:
             return lambda places: places[whole].add_(total(places), alpha=factor)
         return self._added(whole, total, factor)
 
-    def _scaled(self, source: int, factor: float, spent: bool) -> Combine:
+    def _scaled(self, source: int, factor: float, reusable: bool) -> Combine:
         """``factor * source``."""
         wide, multiply = self._wide, torch.mul
         if self.plain is None:
             return lambda places: multiply(wide(places[source]), factor)
         constant = self._constant(factor)
-        if spent:
+        if reusable:
             return lambda places: places[source].mul_(constant)
         return lambda places: multiply(places[source], constant)
 
