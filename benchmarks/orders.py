@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffusolve.noise import Cosine, Grid, Point, Scaling
 from diffusolve.plan import Plan, PlanPoint, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
+from diffusolve.schedulers.as_in_diffusers import euler_with_late_churn, lms_after, pndm_by_calls
 from diffusolve.solvers import (
     Evaluate,
     Keep,
@@ -48,6 +50,7 @@ from diffusolve.solvers import (
     unipc,
 )
 from diffusolve.solvers.ddpm import ddpm
+from diffusolve.solvers.dpm_multistep import dpm_multistep
 from diffusolve.spacing import UniformLogSNR
 
 SCHEDULE = Cosine()
@@ -78,6 +81,19 @@ class Case:
 
 FIXED_STEPS = {"pcoeff": 0.0, "icoeff": 0.0, "dcoeff": 0.0}
 """A controller with these coefficients leaves the step as it is."""
+
+
+def _plms_by_calls() -> Solver:
+    """`pndm_by_calls` over an ordinary grid, each step beginning where the one before ended."""
+
+    @functools.wraps(pndm_by_calls.function)
+    def run(grid: Grid, x: Value, **options: Any) -> SolverRun:
+        first, *others = ((s, s, t) for s, t in pairwise(grid))
+        calls = chain(first, (grid[1], grid[0], grid[1]), *others)
+        return pndm_by_calls.function(replace(grid, points=tuple(calls)), x, runge_kutta=False)
+
+    return replace(pndm_by_calls, function=run)
+
 
 CASES = [
     Case("Euler / DDIM", euler, 1),
@@ -178,6 +194,19 @@ CASES = [
         2,
     ),
     Case("Restart without restarts", restart.with_options(restart_list=()), 2),
+    *(
+        Case(
+            f"DPM {order}M {kind}",
+            dpm_multistep.with_options(order=order, solver_type=kind, lower_order_final=False),
+            order,
+            order,
+        )
+        for order in (1, 2, 3)
+        for kind in ("midpoint", "heun")
+    ),
+    Case("PLMS by calls", _plms_by_calls(), 2, 4),
+    Case("LMS with no slopes before it", lms_after, 4, 4),
+    Case("Euler with late churn, without churn", euler_with_late_churn, 1),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
     Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
 ]

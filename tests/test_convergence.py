@@ -15,7 +15,8 @@ from benchmarks.orders import (
     started_exactly,
     std_order,
 )
-from diffusolve.solvers import SOLVERS, Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, dpmpp_multistep, dpmpp_sde
+from diffusolve.solvers import Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, dpmpp_multistep, dpmpp_sde
+from tests.every_solver import EVERY_SOLVER
 
 STEPS = (80, 160, 320)
 
@@ -65,4 +66,4 @@ def test_noise_of_overlapping_intervals_needs_a_brownian_path() -> None:
 
 def test_every_solver_is_measured() -> None:
     jumps = {"lcm"}  # lands where its network says and follows no equation: tests/test_published_solvers.py
-    assert {case.solver.name for case in CASES} == set(SOLVERS) - jumps
+    assert {case.solver.name for case in CASES + SDE_CASES} == set(EVERY_SOLVER) - jumps

@@ -17,8 +17,8 @@ from diffusolve.noise import SD15, FlowMatching, Grid
 from diffusolve.plan import trace
 from diffusolve.prediction import Sample, prediction
 from diffusolve.sampling import Sampler, run_directly, sample
+from diffusolve.schedulers.as_in_diffusers import churned, data_after_churn, euler_with_late_churn
 from diffusolve.solvers import deis, dpm_singlestep, dpmpp_multistep, dpmpp_singlestep, unipc
-from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.dpm_multistep import dpm_multistep
 from diffusolve.solvers.moments import weights_of

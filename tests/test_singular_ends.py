@@ -35,6 +35,7 @@ from diffusolve.solvers import (
 )
 from diffusolve.solvers.pndm import pndm
 from diffusolve.spacing import Beta, Karras, Linspace, Sigmas, Spacing, Timesteps, Trailing
+from tests.every_solver import EVERY_SOLVER, as_taken_by
 from tests.tables import for_each
 
 SINGULAR: dict[str, tuple[NoiseSchedule, str]] = {
@@ -120,6 +121,30 @@ def test_runs_from_pure_noise_stay_near_the_data(solver: Solver, schedule: Noise
 
     made = sample(network, x, sampler, steps=12, noise_schedule=schedule, prediction_type=prediction, noise=0)
     np.testing.assert_allclose(made, 0.25, atol=1e-9)
+
+
+REFUSES = {
+    "dpm_multistep": {"alpha = 0", "sigma = 0"},
+    "dpm_adaptive": {"alpha = 0", "sigma = 0"},
+}
+"""Solvers that have no limit at one of the ends, or need a finite way, and say so."""
+
+
+def test_every_solver_wherever_it_is_defined_is_finite_at_both_ends_or_says_that_it_is_singular_there() -> None:
+    ends = {"alpha = 0": [1.0, 0.8, 0.6, 0.4, 0.3, 0.2], "sigma = 0": [0.9, 0.8, 0.6, 0.4, 0.2, 0.0]}
+    found: dict[str, set[str]] = {}
+    for name, solver in EVERY_SOLVER.items():
+        for end, sigmas in ends.items():
+            grid = as_taken_by(solver, Grid.from_sigmas(FlowMatching(), sigmas))
+            drawn = iter(np.random.default_rng(0).standard_normal(200))
+            try:
+                made = run_directly(
+                    solver, grid, Flow(), lambda x, t: 0.3 * x, np.ones(3), lambda x, s, t, d=drawn: next(d) + 0 * x
+                )
+                assert np.abs(made).max() < 10, name
+            except SingularPointError:
+                found.setdefault(name, set()).add(end)
+    assert found == REFUSES
 
 
 # Limits

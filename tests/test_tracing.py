@@ -14,12 +14,13 @@ from hypothesis import given, settings
 
 from diffusolve.backends import Run
 from diffusolve.errors import NotPlannableError, SingularPointError
-from diffusolve.noise import FlowMatching, Grid, NoiseSchedule, VarianceExploding
+from diffusolve.noise import SD15, FlowMatching, Grid, NoiseSchedule, Scaling, VarianceExploding
 from diffusolve.plan import Plan, trace
-from diffusolve.prediction import Flow, Prediction, Sample
+from diffusolve.prediction import Epsilon, Flow, Prediction, Sample
 from diffusolve.sampling import Sampler, run_directly
 from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, StepEnded, Value, dpm_adaptive, euler, solver
 from diffusolve.spacing import Karras, Trailing
+from tests.every_solver import EVERY_SOLVER, as_taken_by
 from tests.interpreter import Interpreter
 from tests.strategies import plannable_solvers, recipes, solvers_off_the_grid
 from tests.tables import for_each
@@ -101,6 +102,22 @@ def test_a_plan_does_what_its_solver_does(recipe: tuple[Sampler, NoiseSchedule, 
     assert np.abs(not_folded - on_numpy).max() <= tolerance
     assert list(plan.live()) == table.held
     assert plan.registers == max(map(len, table.held))
+
+
+def test_the_plan_of_every_solver_wherever_it_is_defined_does_what_the_solver_does() -> None:
+    differ = []
+    for name, each in EVERY_SOLVER.items():
+        if each.adaptive:
+            continue
+        for schedule, prediction in ((SD15, Epsilon()), (VarianceExploding(), Sample()), (FlowMatching(), Flow())):
+            steps = Karras(final_sigma="sigma_min", sigma_max=0.99 if schedule.scaling is Scaling.FLOW else None)
+            grid = as_taken_by(each, steps.grid(schedule, 9))
+            x = grid[0].sigma * np.random.default_rng(2).standard_normal(SHAPE)
+            expected = run_directly(each, grid, prediction, Network(), x, NoiseSource())
+            error = np.abs(run_plan(trace(each, grid, prediction), x) - expected).max() / np.abs(x).max()
+            if not error < 1e-9:
+                differ.append((name, schedule.scaling.value, error))
+    assert not differ
 
 
 @given(recipes())

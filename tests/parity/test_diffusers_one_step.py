@@ -9,8 +9,8 @@ import torch
 
 from diffusolve.noise import SD15
 from diffusolve.sampling import Sampler
+from diffusolve.schedulers.as_in_diffusers import euler_with_late_churn
 from diffusolve.solvers import euler
-from diffusolve.solvers.churn import euler_with_late_churn
 from diffusolve.spacing import Leading, Spacing, Trailing
 from tests.tables import for_each
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.as_in_diffusers import churned, data_after_churn, euler_with_late_churn
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
-from diffusolve.solvers.churn import churned, data_after_churn, euler_with_late_churn
 
 __all__ = ["EulerDiscreteScheduler"]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers.as_in_diffusers import lms_after
 from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
@@ -74,5 +75,5 @@ class LMSDiscreteScheduler(SigmaScheduler):
         return lms.with_options(**options)
 
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
-        forgotten = tuple(grid.sigmas[:step][::-1].tolist())
-        return lms.with_options(**dict(options), forgotten=forgotten)
+        before = tuple(grid.sigmas[:step][::-1].tolist())
+        return lms_after.with_options(**dict(options), sigmas_before=before)

@@ -12,12 +12,12 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 from diffusolve.solvers import Solver
-from diffusolve.solvers.pndm import pndm_by_calls
 
 __all__ = ["PNDMScheduler"]
 

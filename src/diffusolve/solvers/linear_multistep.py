@@ -18,13 +18,11 @@ __all__ = ["lms"]
     paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5",
     integrates_dx_dsigma=True,
 )
-def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = ()) -> SolverRun:
+def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
     """Exact integral of the polynomial in sigma through the last `order` slopes; the first steps have a lower order.
 
     Args:
         order: at least 1.
-        forgotten: sigmas before the grid, the newest first, whose slopes are not known and count as 0. diffusers has
-            such in a run that begins in the middle, which makes its first steps wrong.
     """
     if order < 1:
         raise ValueError(f"order is {order}: expected at least 1 (k-diffusion has 4).")
@@ -32,8 +30,8 @@ def lms(grid: Grid, x: Value, *, order: int = 4, forgotten: tuple[float, ...] = 
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         past.remember((yield Keep((x - data) / s.sigma)), s)
-        sigmas = [*(point.sigma for _, point in past), *forgotten][:order]
-        for weight, (d, _) in zip(adams_weights(sigmas, t.sigma), past, strict=False):
+        weights = adams_weights([point.sigma for _, point in past], t.sigma)
+        for weight, (d, _) in zip(weights, past, strict=True):
             x = x + weight * d
     return x
 

@@ -13,7 +13,7 @@ from diffusolve.solvers.exponential import noise_prediction
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
-__all__ = ["pndm", "pndm_by_calls"]
+__all__ = ["STARTS", "Call", "pndm", "pseudo_numerical"]
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -63,32 +63,7 @@ def pndm(grid: Grid, x: Value, *, start: str = "runge_kutta") -> SolverRun:
     A step of the start that begins at alpha = 0 or ends at sigma = 0 has a single evaluation.
     """
     check_choice("start", start, STARTS)
-    return _walk(_calls(grid, *STARTS[start]), x, "epsilon")
-
-
-@solver(paper="Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds, as diffusers has it")
-def pndm_by_calls(grid: Grid, x: Value, *, runge_kutta: bool = True, prediction: str = "epsilon") -> SolverRun:
-    """The same formulas where a step need not begin where the last one ended, nor the network be told the truth.
-
-    Diffusers' ``PNDMScheduler`` decides by the number of calls so far what a call is for, and its steps have equal
-    lengths in timesteps even where the timesteps do not.
-
-    Args:
-        grid: for each evaluation the point that the network is asked at, the one that the sample is taken to stand at,
-            and the one that it goes to.
-        runge_kutta: the first twelve evaluations are three Runge-Kutta steps; without, the first two are an improved
-            Euler step.
-        prediction: what is averaged: "epsilon", or "v_prediction", of which the average is then used where the step
-            begins: that is of first order, since v turns even where data and noise stay.
-    """
-    table, steps = STARTS["runge_kutta" if runge_kutta else "improved_euler"]
-
-    def calls() -> Iterator[Call]:
-        for number, (asked, s, t) in enumerate(zip(grid[::3], grid[1::3], grid[2::3], strict=True)):
-            step, stage = divmod(number, len(table))
-            yield Call(table, stage, asked, s, t) if step < steps else Call(None, 0, asked, s, t)
-
-    return _walk(calls(), x, prediction)
+    return pseudo_numerical(_calls(grid, *STARTS[start]), x, "epsilon")
 
 
 def _calls(grid: Grid, table: Table, steps: int) -> Iterator[Call]:
@@ -104,7 +79,8 @@ def _calls(grid: Grid, table: Table, steps: int) -> Iterator[Call]:
             yield from (Call(table, stage, asked, s, end) for stage, (asked, end) in enumerate(ends))
 
 
-def _walk(calls: Iterable[Call], x: Value, prediction: str) -> SolverRun:
+def pseudo_numerical(calls: Iterable[Call], x: Value, prediction: str) -> SolverRun:
+    """The run of `calls` from `x`, averaging what the network says as `prediction`, "epsilon" or "v_prediction"."""
     check_choice("prediction", prediction, PREDICTIONS)
     begun = x
     history: list[Value] = []

@@ -1,0 +1,122 @@
+"""Solvers as diffusers computes them where that is not what their papers have.
+
+The classes that need them are EulerDiscreteScheduler, LMSDiscreteScheduler and PNDMScheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from math import inf, sqrt
+
+from diffusolve.noise import Grid
+from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, Value, solver
+from diffusolve.solvers.churn import churn_factor
+from diffusolve.solvers.linear_multistep import adams_weights
+from diffusolve.solvers.past import Past
+from diffusolve.solvers.pndm import STARTS, Call, pseudo_numerical
+
+__all__ = ["churned", "data_after_churn", "euler_with_late_churn", "lms_after", "pndm_by_calls"]
+
+
+@solver(
+    paper="Karras et al. 2022, Elucidating the Design Space, algorithm 2, but for the order of its lines",
+    integrates_dx_dsigma=True,
+)
+def euler_with_late_churn(
+    grid: Grid,
+    x: Value,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+    s_noise: float = 1.0,
+    steps: int = 0,
+    prediction: str = "epsilon",
+) -> SolverRun:
+    """Euler's method that adds noise, from sigma to `hat`, after the network's evaluation instead of before it.
+
+    The paper asks the network about the noisier sample; diffusers' ``EulerDiscreteScheduler.step`` gets the network's
+    output for the sample before the noise, and uses it for the sample after. This is that method.
+
+    Args:
+        s_churn, s_tmin, s_tmax, s_noise: the paper's.
+        steps: in the whole run, of which this may be the end.
+        prediction: what the network's output is taken for after the noise: "epsilon", "v_prediction" or "sample".
+    """
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        hat = churned(s.sigma, steps or grid.steps, s_churn, s_tmin, s_tmax)
+        noisy = x
+        if hat > s.sigma:
+            noisy = x + s_noise * sqrt(hat**2 - s.sigma**2) * (yield Noise(s, t))
+            if prediction == "epsilon":
+                data = noisy - hat / s.sigma * (x - data)
+            elif prediction == "v_prediction":
+                data = data + (noisy - x) / (s.sigma**2 + 1)
+        x = noisy + (t.sigma - hat) * (noisy - data) / hat
+    return x
+
+
+def churned(sigma: float, steps: int, s_churn: float, s_tmin: float, s_tmax: float) -> float:
+    """The paper's sigma hat: `sigma` after noise was added."""
+    return sigma * churn_factor(sigma, steps, s_churn, s_tmin, s_tmax)
+
+
+def data_after_churn(s: float, hat: float, t: float, prediction: str) -> tuple[float, float]:
+    """(a, b) so that ``a * end + b * output`` is the data prediction that a step from sigma `s` by `hat` to `t` used.
+
+    The noise that it depends on is in the sample at the end of the step.
+    """
+    if prediction == "sample":
+        return 0.0, 1.0
+    if prediction == "epsilon":
+        return 1.0, -t
+    own, ratio = 1 / (s**2 + 1), t / hat  # v_prediction: data = own * noisy - s * sqrt(own) * output
+    a = own / (ratio + own * (1 - ratio))
+    return a, -s * sqrt(own) * (1 - a * (1 - ratio))
+
+
+@solver(paper="Adams-Bashforth with variable steps, with slopes that are not known", integrates_dx_dsigma=True)
+def lms_after(grid: Grid, x: Value, *, order: int = 4, sigmas_before: tuple[float, ...] = ()) -> SolverRun:
+    """LMS in a run that begins in the middle, where the slopes of the steps left out count as 0.
+
+    That makes its first steps wrong; without `sigmas_before` it is :obj:`~diffusolve.solvers.lms`.
+
+    Args:
+        order: at least 1, of every step for which there are as many sigmas.
+        sigmas_before: the sigmas before the grid, the newest first.
+    """
+    past = Past(order)
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        past.remember((yield Keep((x - data) / s.sigma)), s)
+        sigmas = [*(point.sigma for _, point in past), *sigmas_before][:order]
+        for weight, (d, _) in zip(adams_weights(sigmas, t.sigma), past, strict=False):
+            x = x + weight * d
+    return x
+
+
+@solver(paper="Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds, as diffusers has it")
+def pndm_by_calls(grid: Grid, x: Value, *, runge_kutta: bool = True, prediction: str = "epsilon") -> SolverRun:
+    """PNDM where a step need not begin where the last one ended, nor the network be told where its sample stands.
+
+    Diffusers' ``PNDMScheduler`` decides by the number of calls so far what a call is for, and its steps have equal
+    lengths in timesteps even where the timesteps do not.
+
+    Args:
+        grid: for each evaluation the point that the network is asked at, the one that the sample is taken to stand at,
+            and the one that it goes to.
+        runge_kutta: the first twelve evaluations are three Runge-Kutta steps; without, the first two are an improved
+            Euler step.
+        prediction: what is averaged: "epsilon", or "v_prediction", of which the average is then used where the step
+            begins: that is of first order, since v turns even where data and noise stay.
+    """
+    table, steps = STARTS["runge_kutta" if runge_kutta else "improved_euler"]
+
+    def calls() -> Iterator[Call]:
+        for number, (asked, s, t) in enumerate(zip(grid[::3], grid[1::3], grid[2::3], strict=True)):
+            step, stage = divmod(number, len(table))
+            yield Call(table, stage, asked, s, t) if step < steps else Call(None, 0, asked, s, t)
+
+    return pseudo_numerical(calls(), x, prediction)
