@@ -1,8 +1,9 @@
 """k-diffusion's sampling functions and denoiser wrappers on this library's solvers, with the same names and arguments.
 
 The modules :mod:`~diffusolve.k_diffusion.sampling`, :mod:`~diffusolve.k_diffusion.external` and
-:mod:`~diffusolve.k_diffusion.utils` take the place of those of ``k_diffusion``. Not there: what is for training, and
-the class ``DPMSolver``, which :func:`sample_dpm_fast` and :func:`sample_dpm_adaptive` stand for.
+:mod:`~diffusolve.k_diffusion.utils` take the place of those of ``k_diffusion``, which :func:`install` lets other
+programs' imports find. Not there: what is for training, and the class ``DPMSolver``, which :func:`sample_dpm_fast` and
+:func:`sample_dpm_adaptive` stand for.
 """
 
 from diffusolve.k_diffusion import external, sampling, utils
@@ -15,6 +16,7 @@ from diffusolve.k_diffusion.external import (
     OpenAIDenoiser,
     VDenoiser,
 )
+from diffusolve.k_diffusion.replacement import install, uninstall
 from diffusolve.k_diffusion.sampling import (
     BatchedBrownianTree,
     BrownianTreeNoiseSampler,
@@ -65,6 +67,7 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "install",
     "linear_multistep_coeff",
     "log_likelihood",
     "sample_dpm_2",
@@ -82,5 +85,6 @@ __all__ = [
     "sample_lms",
     "sampling",
     "to_d",
+    "uninstall",
     "utils",
 ]

@@ -74,7 +74,7 @@ def walk(
         due: how much noise is drawn, and when; None for solvers without noise.
         r: noise is drawn for this part of each step before it is for the whole step.
     """
-    levels = _levels(sigmas, may_rise=due in (None, before_each_step))
+    levels = _levels(sigmas, may_rise=due is not as_the_run_does)
     if len(levels) < 2:
         return x
     plan = _plan(solver, levels)
@@ -107,7 +107,7 @@ def follow(
 
     Args:
         due: how often noise has been drawn before each evaluation, and at the end.
-        describe: what the callback is told of the place of an evaluation.
+        describe: the place of an evaluation, as the callback is told.
         ends: the progress bar moves on when as many evaluations are done.
     """
     like, extra = x, extra_args or {}
@@ -134,7 +134,7 @@ class StepNoise:
     """Draws a run's noise, and what k-diffusion draws without using it, in its order.
 
     Args:
-        draw: called with the noise levels of an interval; None where no noise is drawn.
+        draw: called with the sigmas of an interval; None where no noise is drawn.
         ends: of the steps.
         middles: noise levels on the way of each step, to which noise is drawn first.
     """
@@ -243,7 +243,7 @@ def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
 
     Raises:
         TypeError: they are no tensor.
-        ValueError: they are not noise levels that rise or fall all the way.
+        ValueError: they are not finite sigmas above 0, or rise where k-diffusion gives NaN.
     """
     if not isinstance(sigmas, Tensor):
         raise TypeError(f"sigmas is a {type(sigmas).__name__}: expected a tensor of shape (steps + 1,).")
@@ -253,13 +253,11 @@ def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
     for i, level in enumerate(levels):
         if not 0.0 <= level < inf or (level == 0.0 and 0 < i + 1 < len(levels)):
             raise ValueError(f"sigmas[{i}] is {level:g}: expected a finite number above 0 (0 only at the end).")
-    rises = may_rise and len(levels) > 1 and levels[1] > levels[0]
     for i, (level, following) in enumerate(pairwise(levels)):
-        if level == following or (level < following) != rises:
-            way = "rise or fall all the way" if may_rise else "fall all the way"
+        if level < following and not may_rise:
             raise ValueError(
-                f"sigmas[{i}] is {level:g} and sigmas[{i + 1}] is {following:g}: expected noise levels that {way}, no "
-                "two of them equal."
+                f"sigmas[{i}] is {level:g} and sigmas[{i + 1}] is {following:g}: expected sigmas that do not rise, "
+                "since the SDE has no noise to add on the way up."
             )
     return levels
 
@@ -286,7 +284,13 @@ def _with_options(solver: Solver, options: tuple[tuple[str, float], ...]) -> Sol
 @lru_cache(maxsize=256)
 def _plan(solver: Solver, sigmas: tuple[float, ...]) -> Plan:
     levels = np.array(sigmas)
-    return trace(solver, Grid.through(EVERY_SIGMA, levels, levels), Sample())
+    try:
+        return trace(solver, Grid.through(EVERY_SIGMA, levels, levels), Sample())
+    except ZeroDivisionError:
+        raise ValueError(
+            f"{solver.name} extrapolates along a polynomial in sigma, and the sigmas come back to one that they had "
+            "a few steps before, where no polynomial goes through both: leave one of them out, or use a lower order."
+        ) from None
 
 
 @lru_cache(maxsize=256)

@@ -6,8 +6,9 @@ Each says which solver it stands for; one loop walks all their plans. A sample i
 Args:
     model: a denoiser, called with samples, their sigma, shape (batch,), and `extra_args`; predicts x0.
     x: the sample to start from, at ``sigmas[0]``.
-    sigmas: the noise levels, shape (steps + 1,), usually falling to 0. The deterministic samplers take rising ones too
-        (they then add noise, the same for the same image). With fewer than two nothing is done.
+    sigmas: shape (steps + 1,), above 0 but for the last, which may be 0. They may rise, but for the SDE's multistep
+        samplers: a deterministic sampler then adds the noise that it sees in the sample, and an ancestral one renews
+        all of it. A step between equal sigmas changes nothing. With fewer than two nothing is done.
     extra_args: keyword arguments for the model.
     callback: called in each step with a dictionary: the sample `x`, the number of the step `i`, the noise level `sigma`
         where it begins, `sigma_hat` after churn, and the model's prediction `denoised`.
