@@ -32,14 +32,18 @@ __all__ = [
     "Model",
     "NoiseSampler",
     "StepNoise",
+    "Unguided",
     "after_each_evaluation",
     "after_each_step",
     "as_the_run_does",
     "before_each_step",
     "fast_plan",
     "follow",
+    "part_and_whole",
+    "parts",
     "two_ends",
     "walk",
+    "whole_steps",
     "with_numbers",
 ]
 
@@ -47,6 +51,8 @@ Model: TypeAlias = Callable[..., Tensor]
 ExtraArgs: TypeAlias = Mapping[str, Any] | None
 Callback: TypeAlias = Callable[[dict[str, Any]], object] | None
 NoiseSampler: TypeAlias = Callable[[Any, Any], Tensor]
+
+Intervals: TypeAlias = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 Due: TypeAlias = Callable[[Plan], Sequence[int]]
 """How often k-diffusion has drawn noise before each evaluation of a plan, and at its end."""
@@ -65,14 +71,14 @@ def walk(
     disable: bool | None,
     noise_sampler: NoiseSampler | None = None,
     due: Due | None = None,
-    r: float | None = None,
+    intervals: Intervals | None = None,
 ) -> Tensor:
     """Run `solver` over `sigmas`.
 
     Args:
         noise_sampler: where its noise comes from; a Brownian path when missing.
         due: how much noise is drawn, and when; None for solvers without noise.
-        r: noise is drawn for this part of each step before it is for the whole step.
+        intervals: between which sigmas noise is drawn; whole steps when missing.
     """
     levels = _levels(sigmas, may_rise=due is not as_the_run_does)
     if len(levels) < 2:
@@ -80,7 +86,7 @@ def walk(
     plan = _plan(solver, levels)
     if noise_sampler is None and due is not None:
         noise_sampler = BrownianTreeNoiseSampler(x, min(level for level in levels if level > 0), max(levels))
-    noise = StepNoise(noise_sampler, *((sigmas,) if r is None else _in_time(sigmas, r)))
+    noise = StepNoise(noise_sampler, lambda: (intervals or whole_steps)(sigmas))
 
     def describe(stage: Stage) -> dict[str, Any]:
         sigma, hat = sigmas[stage.step], stage.point.sigma
@@ -88,7 +94,49 @@ def walk(
 
     ends = [e for e, stage in enumerate(plan.stages) if stage.stage == 0 and e > 0]
     drawn = (due or as_the_run_does)(plan)
+    if plan.reads_unguided:
+        unguided = Unguided()
+        options = unguided.watched(extra_args)
+        return follow(plan, model, x, options, callback, disable, noise, drawn, describe, [*ends, plan.nfe], unguided)
     return follow(plan, model, x, extra_args, callback, disable, noise, drawn, describe, [*ends, plan.nfe])
+
+
+class Unguided:
+    """The model's last prediction without guidance, as ComfyUI's models tell it.
+
+    They call the functions of ``extra_args["model_options"]["sampler_post_cfg_function"]`` with a dictionary that has
+    it as ``"uncond_denoised"`` and the guided one as ``"denoised"``, and go on with what comes back.
+    """
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def watched(self, extra_args: ExtraArgs) -> dict[str, Any]:
+        """`extra_args` with :meth:`tell` among those functions."""
+        extra = dict(extra_args or {})
+        options = dict(extra.get("model_options", {}))
+        options["sampler_post_cfg_function"] = [*options.get("sampler_post_cfg_function", []), self.tell]
+        options["disable_cfg1_optimization"] = True
+        return {**extra, "model_options": options}
+
+    def tell(self, predictions: Mapping[str, Any]) -> Any:
+        self.value = predictions["uncond_denoised"]
+        return predictions["denoised"]
+
+    def taken(self) -> Tensor:
+        """The prediction of the evaluation just made.
+
+        Raises:
+            ValueError: the model did not tell it.
+        """
+        value, self.value = self.value, None
+        if value is None:
+            raise ValueError(
+                "the model told nothing of its prediction without guidance, which CFG++ needs: expected it to call the "
+                "functions in model_options['sampler_post_cfg_function'] with a dictionary that has 'uncond_denoised' "
+                "and 'denoised', as ComfyUI's models do. Use the sampler without _cfg_pp, or such a model."
+            )
+        return value
 
 
 def follow(
@@ -102,6 +150,7 @@ def follow(
     due: Sequence[int],
     describe: Callable[[Stage], dict[str, Any]],
     ends: Sequence[int],
+    unguided: Unguided | None = None,
 ) -> Tensor:
     """Run `plan`.
 
@@ -125,7 +174,7 @@ def follow(
             denoised = model(at, sigma, **extra)
             if callback is not None and stage.stage == 0:
                 callback({"x": at, "i": stage.step, **describe(stage), "denoised": denoised})
-            x = run.step(denoised, x)
+            x = run.step(denoised, x, unguided.taken()) if unguided and stage.reads_unguided else run.step(denoised, x)
     noise.catch_up(due[-1])
     return x.to(like.dtype)
 
@@ -135,24 +184,18 @@ class StepNoise:
 
     Args:
         draw: called with the sigmas of an interval; None where no noise is drawn.
-        ends: of the steps.
-        middles: noise levels on the way of each step, to which noise is drawn first.
+        intervals: makes the list of pairs of sigmas between which it is drawn, in order.
     """
 
-    def __init__(self, draw: NoiseSampler | None, ends: Tensor, middles: Tensor | None = None) -> None:
+    def __init__(self, draw: NoiseSampler | None, intervals: Callable[[], list[tuple[Tensor, Tensor]]]) -> None:
         self.draw = draw or _no_noise
-        self.ends = ends
-        self.middles = middles
+        self._intervals = intervals
         self.drawn = 0
 
     @cached_property
     def intervals(self) -> list[tuple[Tensor, Tensor]]:
-        """The noise levels between which it is drawn, in order."""
-        ends = self.ends.unbind()
-        if self.middles is None:
-            return list(pairwise(ends))
-        steps = zip(pairwise(ends), self.middles.unbind(), strict=False)
-        return [interval for (s, t), middle in steps for interval in ((s, middle), (s, t))]
+        """The sigmas between which it is drawn, in order."""
+        return self._intervals()
 
     def __call__(self, like: object, sigma_from: float, sigma_to: float) -> Tensor:
         i, self.drawn = self.drawn, self.drawn + 1
@@ -262,13 +305,34 @@ def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
     return levels
 
 
-def _in_time(sigmas: Tensor, r: float) -> tuple[Tensor, Tensor]:
-    """`sigmas`, and the noise levels at the part `r` of each step, rounded as in k-diffusion on the way by log sigma.
+def whole_steps(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each step."""
+    return list(pairwise(sigmas.unbind()))
+
+
+def part_and_whole(sigmas: Tensor, r: float) -> list[tuple[Tensor, Tensor]]:
+    """For each step the part `r` of it in log sigma, and the whole step, rounded as in k-diffusion.
 
     A Brownian path differs even between neighbouring numbers.
     """
     t = -sigmas.log()
-    return torch.exp(-t), torch.exp(-(t[:-1] + t.diff() * r))
+    steps = zip(pairwise(torch.exp(-t).unbind()), torch.exp(-(t[:-1] + t.diff() * r)).unbind(), strict=True)
+    return [interval for (s, u), middle in steps for interval in ((s, middle), (s, u))]
+
+
+def parts(*r: float) -> Intervals:
+    """Each step in parts that end at the parts `r` of it in log sigma, as in ComfyUI's SEEDS samplers."""
+
+    def intervals(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
+        t = -sigmas.log()
+        between = [torch.exp(-(t[:-1] + t.diff() * part)).unbind() for part in r]
+        return [
+            interval
+            for i, (s, u) in enumerate(pairwise(sigmas.unbind()))
+            for interval in pairwise((s, *(middles[i] for middles in between), u))
+        ]
+
+    return intervals
 
 
 def with_numbers(solver: Solver, **options: float) -> Solver:

@@ -27,12 +27,40 @@ Random numbers that k-diffusion draws and does not use are drawn too, so that ge
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import atan
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusolve.k_diffusion.comfyui import (
+    sample_ddpm,
+    sample_dpmpp_2m_cfg_pp,
+    sample_dpmpp_2m_sde_gpu,
+    sample_dpmpp_2m_sde_heun,
+    sample_dpmpp_2m_sde_heun_gpu,
+    sample_dpmpp_2s_ancestral_cfg_pp,
+    sample_dpmpp_3m_sde_gpu,
+    sample_dpmpp_sde_gpu,
+    sample_er_sde,
+    sample_euler_ancestral_cfg_pp,
+    sample_euler_cfg_pp,
+    sample_exp_heun_2_x0,
+    sample_exp_heun_2_x0_sde,
+    sample_gradient_estimation,
+    sample_gradient_estimation_cfg_pp,
+    sample_heunpp2,
+    sample_ipndm,
+    sample_ipndm_v,
+    sample_lcm,
+    sample_res_multistep,
+    sample_res_multistep_ancestral,
+    sample_res_multistep_ancestral_cfg_pp,
+    sample_res_multistep_cfg_pp,
+    sample_seeds_2,
+    sample_seeds_3,
+)
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
     AdaptiveWay,
@@ -47,11 +75,13 @@ from diffusolve.k_diffusion.loop import (
     before_each_step,
     fast_plan,
     follow,
+    part_and_whole,
     two_ends,
     walk,
+    whole_steps,
     with_numbers,
 )
-from diffusolve.k_diffusion.noise import BatchedBrownianTree, BrownianTreeNoiseSampler
+from diffusolve.k_diffusion.noise import BatchedBrownianTree, BrownianTreeNoiseSampler, default_noise_sampler
 from diffusolve.k_diffusion.schedules import (
     append_zero,
     get_sigmas_exponential,
@@ -89,19 +119,44 @@ __all__ = [
     "get_sigmas_vp",
     "linear_multistep_coeff",
     "log_likelihood",
+    "sample_ddpm",
     "sample_dpm_2",
     "sample_dpm_2_ancestral",
     "sample_dpm_adaptive",
     "sample_dpm_fast",
     "sample_dpmpp_2m",
+    "sample_dpmpp_2m_cfg_pp",
     "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2m_sde_gpu",
+    "sample_dpmpp_2m_sde_heun",
+    "sample_dpmpp_2m_sde_heun_gpu",
     "sample_dpmpp_2s_ancestral",
+    "sample_dpmpp_2s_ancestral_cfg_pp",
     "sample_dpmpp_3m_sde",
+    "sample_dpmpp_3m_sde_gpu",
     "sample_dpmpp_sde",
+    "sample_dpmpp_sde_gpu",
+    "sample_er_sde",
     "sample_euler",
     "sample_euler_ancestral",
+    "sample_euler_ancestral_cfg_pp",
+    "sample_euler_cfg_pp",
+    "sample_exp_heun_2_x0",
+    "sample_exp_heun_2_x0_sde",
+    "sample_gradient_estimation",
+    "sample_gradient_estimation_cfg_pp",
     "sample_heun",
+    "sample_heunpp2",
+    "sample_ipndm",
+    "sample_ipndm_v",
+    "sample_lcm",
     "sample_lms",
+    "sample_res_multistep",
+    "sample_res_multistep_ancestral",
+    "sample_res_multistep_ancestral_cfg_pp",
+    "sample_res_multistep_cfg_pp",
+    "sample_seeds_2",
+    "sample_seeds_3",
     "to_d",
 ]
 
@@ -249,7 +304,10 @@ def sample_dpmpp_sde(
     does: that of the first part of a step belongs to that of the whole step.
     """
     solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path")
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, r)
+    intervals = partial(part_and_whole, r=r)
+    return walk(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, intervals
+    )
 
 
 @torch.no_grad()
@@ -333,7 +391,7 @@ def sample_dpm_fast(
     """
     plan = fast_plan(with_numbers(dpm_fast, eta=eta, s_noise=s_noise), float(sigma_min), float(sigma_max), int(n))
     sigmas = torch.tensor(plan.sigmas, device=x.device)
-    noise = StepNoise(noise_sampler or default_noise_sampler(x), sigmas)
+    noise = StepNoise(noise_sampler or default_noise_sampler(x), lambda: whole_steps(sigmas))
 
     def describe(stage: Stage) -> dict[str, Any]:
         t = torch.tensor(stage.point.log_snr, device=x.device)
@@ -386,11 +444,6 @@ def sample_dpm_adaptive(
 
 
 # What they are made of
-
-
-def default_noise_sampler(x: Tensor) -> NoiseSampler:
-    """Noise like `x` from PyTorch's global generator, whatever the noise levels."""
-    return lambda sigma, sigma_next: torch.randn_like(x)
 
 
 def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tuple[Any, Any]:
