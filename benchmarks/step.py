@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.suite.floor import bytes_per_element
 from benchmarks.suite.loops import Shape, configured, noise_and_output, run_loop, scheduler_loop
 from benchmarks.suite.peers import quiet
 from benchmarks.suite.result import Figure, geometric_mean
 from benchmarks.suite.step import CLASSES, SMALL, STEPS, Case, class_case, measured
 from benchmarks.suite.timing import Effort
+from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.noise import SD15, Scaling
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import dpmpp_multistep, euler, unipc

@@ -21,13 +21,14 @@ from benchmarks import report
 from benchmarks.suite import loops, memory, peers, pipeline, set_timesteps, start_up, step
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.areas import AREAS
-from benchmarks.suite.floor import bytes_per_element, copy_loop, floor_seconds
+from benchmarks.suite.floor import copy_loop, floor_seconds
 from benchmarks.suite.machine import machine
 from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_most
 from benchmarks.suite.settings import Settings
 from benchmarks.suite.show import cell, figure, markdown
-from benchmarks.suite.timing import QUICK, Effort, Loop, interleaved, repeated, threads
+from benchmarks.suite.timing import Effort, Loop, interleaved, repeated, threads
 from diffusolve import k_diffusion, solvers
+from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.catalog import CATALOG, sampler
 from diffusolve.noise import SD15, Scaling
 from diffusolve.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
@@ -47,7 +48,7 @@ SMALL = (1, 4, 8, 8)
 
 
 def only(*names: str) -> Settings:
-    return Settings(QUICK, frozenset(names))
+    return Settings(ONCE, frozenset(names))
 
 
 @pytest.fixture

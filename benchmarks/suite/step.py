@@ -10,7 +10,7 @@ import torch
 
 import diffusolve
 from benchmarks.suite.allocator import keep_freed_memory
-from benchmarks.suite.floor import MANY_ELEMENTS, bytes_per_element, copy_loop, floor_seconds
+from benchmarks.suite.floor import MANY_ELEMENTS, copy_loop, floor_seconds
 from benchmarks.suite.loops import (
     SIGMA_MAX,
     SIGMA_MIN,
@@ -29,6 +29,7 @@ from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_mo
 from benchmarks.suite.settings import Settings
 from benchmarks.suite.timing import Effort, Loop, interleaved, threads
 from diffusolve import k_diffusion
+from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.noise import SD15, Grid, VarianceExploding

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import typer
     except ImportError:
         sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
+    from diffusolve.cli.bench import bench_command
     from diffusolve.cli.compare import CompareCommand, compare_command
     from diffusolve.cli.convert import convert_command
     from diffusolve.cli.list import list_command
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command("plan")(plan_command)
     app.command("compare", cls=CompareCommand)(compare_command)
     app.command("convert")(convert_command)
+    app.command("bench")(bench_command)
     app.callback()(_program)
     run_program(app, arguments)
 
