@@ -95,7 +95,7 @@ def distances(arguments: Sequence[str]) -> dict[str, dict[int, tuple[float, int]
 
 
 def distance_table(model: str) -> Table:
-    """All deterministic samplers on Karras levels, a column for each number of evaluations."""
+    """All deterministic samplers on Karras sigmas, a column for each number of evaluations."""
     columns = [*map(str, EVALUATIONS)]
     made = distances(["--all", "--model", model, "--spacing", "Karras", "--num", "40", "--evaluations", *columns])
     return {
@@ -173,7 +173,7 @@ def frechet_row(network: Any, name: str, spacing: str, count: int, columns: Sequ
 
 
 def frechet_table(model: str, names: Sequence[str], count: int) -> Table:
-    """Samplers on Karras levels down, evaluations across; for a model of ``diffusolve compare``."""
+    """Samplers on Karras sigmas down, evaluations across; for a model of ``diffusolve compare``."""
     network = load_model(model, count, prompt=None, label=None, guidance=1.0).network
     return {
         name: {f"{column}": number for column, number in made.items()}

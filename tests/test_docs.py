@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,12 @@ import diffusolve
 from benchmarks.gallery import anchor, command, description
 from benchmarks.names import PAGE as NAMES
 from benchmarks.names import filled
+from benchmarks.rooms import ROOMS
 from benchmarks.which_sampler import MEASUREMENTS, digits, frechet, frechet_row, markdown, replace_between
 from diffusolve.catalog import CATALOG, Entry
 from diffusolve.denoisers import DatasetDenoiser, load_digits_data
 from diffusolve.noise import SD15
+from diffusolve.plan import Plan
 from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.solvers import euler
 from diffusolve.solvers.solver import Solver
@@ -64,6 +68,62 @@ def test_the_new_pages_can_be_found_from_the_readme() -> None:
     assert {f"docs/{name}.md" for name in ("gallery", "which-sampler", "schedulers", "names", "k-diffusion")} <= set(
         links
     )
+
+
+# Names of the code
+
+
+def code_in(page: Path) -> list[str]:
+    """What is set as code in the text of a page."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+@lru_cache(maxsize=1)
+def repository() -> frozenset[str]:
+    """The paths of files and folders, with all that they end in."""
+    folders = [ROOT / name for name in ("src", "tests", "benchmarks", "docs", "examples")]
+    found = [path.relative_to(ROOT).parts for folder in folders for path in (folder, *folder.rglob("*"))]
+    found += [(path.name,) for path in ROOT.iterdir()]
+    return frozenset("/".join(parts[index:]) for parts in found for index in range(len(parts)))
+
+
+@for_each("page", PAGES, ids=page_id)
+def test_every_file_and_module_in_the_text_is_there(page: Path) -> None:
+    wrong = []
+    for code in code_in(page):
+        if re.fullmatch(r"[\w/-]+\.(py|c|h|md|mjs)|[a-z_]+/([a-z_]+/?)*", code):
+            there = code.rstrip("/") in repository()
+        else:
+            there = re.fullmatch(r"[a-z_]+(\.\w+)+", code) is None or is_in_the_package(code)
+        wrong += [] if there else [code]
+    assert wrong == []
+
+
+def is_in_the_package(code: str) -> bool:
+    """Whether ``room.name...`` names something, or does not begin with a room."""
+    room, *names = code.removeprefix("diffusolve.").split(".")
+    if room not in ROOMS or (room == "plan" and names[0] in dir(Plan) + list(Plan.__annotations__)):  # a variable
+        return True
+    found: Any = importlib.import_module(f"diffusolve.{room}")
+    for name in names:
+        if not hasattr(found, name) and importlib.util.find_spec(f"{found.__name__}.{name}") is None:
+            return False
+        found = getattr(found, name, None) or importlib.import_module(f"{found.__name__}.{name}")
+    return True
+
+
+@pytest.mark.parametrize(
+    ("code", "there"),
+    [
+        ("backends.Run", True),
+        ("backends.run.Run", True),
+        ("backends.runn", False),
+        ("plan.stages", True),
+        ("np.x", True),
+    ],
+)
+def test_a_name_is_looked_up_in_its_room(code: str, there: bool) -> None:
+    assert is_in_the_package(code) is there
 
 
 # The scheduler classes
@@ -182,7 +242,7 @@ def test_the_advice_for_few_and_many_steps_is_what_was_measured() -> None:
     assert distance("DPM++ 3M", 5) > distance("DPM++ 2M", 5)
 
 
-def test_the_advice_on_levels_is_what_was_measured() -> None:
+def test_the_advice_on_sigmas_is_what_was_measured() -> None:
     table = tables()["spacings"]
     for name in MULTISTEP:
         assert 5 * table["Karras"][f"{name}, 20"] < table["Uniform"][f"{name}, 20"]
