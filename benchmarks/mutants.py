@@ -259,7 +259,7 @@ def importers_of(root: Path, mutated: Path) -> list[Path]:
     return [path for path in sorted((root / PACKAGE).rglob("*.py")) if f"from {module} import" in text_of(path)]
 
 
-def tests_by_relevance(root: Path, mutated: Path) -> list[str]:
+def by_relevance(root: Path, mutated: Path) -> list[str]:
     """The files of tests, the most relevant first.
 
     A name that `mutated` defines makes the tests that have it relevant, each by its share of the occurrences; one from
@@ -347,7 +347,7 @@ class Judge:
         """The test that fails with `mutant` and not without; None if there is none."""
         path = bench.root / mutant.path
         clean = path.read_bytes()
-        tests = tests_by_relevance(bench.root, mutant.path)
+        tests = by_relevance(bench.root, mutant.path)
         passes = [(tests[: self.first], FIRST_PASS_SECONDS)]
         if self.full:
             passes.append((tests[self.first :], FULL_SECONDS))
