@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diffusolve.catalog import sampler
-from diffusolve.cli.plan import USUAL_PREDICTION, figure, sigma_of
+from diffusolve.cli.plan import PREDICTIONS, figure, sigma_of
 from diffusolve.noise import NOISE_SCHEDULES, SD15, FlowMatching, Scaling, VarianceExploding, noise_schedule
 from diffusolve.plan import Plan
 from diffusolve.spacing import Karras
@@ -81,7 +81,7 @@ def test_no_line_is_wider_than_a_page(capsys: pytest.CaptureFixture[str]) -> Non
 def test_every_schedule_has_the_prediction_of_its_models(schedule: str, tmp_path: Path) -> None:
     assert run("plan", "DDIM Trailing", "--steps", "4", "--schedule", schedule, "--json", tmp_path / "plan.json") == 0
     plan = Plan.from_json((tmp_path / "plan.json").read_text())
-    predicts = USUAL_PREDICTION.get(schedule, "epsilon")
+    predicts = PREDICTIONS.get(schedule, "epsilon")
     assert plan == sampler("DDIM Trailing").plan(NOISE_SCHEDULES[schedule], predicts, 4)
 
 

@@ -33,7 +33,7 @@ SHAPE = (4, 2, 3)
 
 def samples(schedule: NoiseSchedule, position: float) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Samples, their timesteps, alpha and sigma."""
-    timestep = float(schedule.timestep(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1))))
+    timestep = float(schedule.timestep(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1))))
     alpha, sigma = (float(value) for value in schedule.alpha_sigma(timestep))
     rng = np.random.default_rng(0)
     x = alpha * rng.normal(0.3, 0.5, SHAPE) + sigma * rng.standard_normal(SHAPE)
@@ -188,7 +188,7 @@ DATA = np.random.default_rng(3).normal(size=(10, 2, 3))
 
 @every_schedule
 def test_a_data_set_at_little_noise_gives_back_the_nearest_datum(schedule: NoiseSchedule) -> None:
-    timestep = float(schedule.timestep(schedule.sigma_at_level(2)))
+    timestep = float(schedule.timestep(schedule.sigma_at_index(2)))
     alpha, sigma = (float(value) for value in schedule.alpha_sigma(timestep))
     x = alpha * DATA[[7, 0, 3, 3]] + sigma * np.random.default_rng(0).standard_normal(SHAPE)
     made = DatasetDenoiser(schedule, DATA)(x, np.full(4, timestep))

@@ -35,7 +35,7 @@ SCHEDULES = {name: NOISE_SCHEDULES[name] for name in ("sd15", "cosine", "edm", "
 
 EVERYWHERE = [(name, schedule_type) for name in SCHEDULES for schedule_type in SCHEDULE_TYPES]
 
-INFINITE = "divides the range of noise levels, which is infinite .* give sigma_max, or use a spacing over timesteps"
+INFINITE = "divides the range of sigmas, which is infinite .* give sigma_max, or use a spacing over timesteps"
 NOT_FLOW = "divide a sigma that runs from 1 to 0, as in flow matching, but .* use kl_optimal"
 REFUSED = {
     **{(name, "Linear quadratic"): NOT_FLOW for name in ("sd15", "cosine", "edm")},

@@ -123,7 +123,7 @@ def test_zero_terminal_snr_is_lin_et_als_algorithm_1() -> None:
 
 @every_schedule
 def test_alpha_and_sigma_obey_the_law_of_their_space(schedule: NoiseSchedule) -> None:
-    sigmas = schedule.sigma_at_level(levels(schedule))
+    sigmas = schedule.sigma_at_index(levels(schedule))
     alpha, sigma = schedule.alpha_sigma(schedule.timestep(sigmas))
     if schedule.scaling is Scaling.VARIANCE_PRESERVING:
         np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-14)
@@ -136,7 +136,7 @@ def test_alpha_and_sigma_obey_the_law_of_their_space(schedule: NoiseSchedule) ->
 
 @every_schedule
 def test_noise_grows_with_the_level_and_with_the_timestep(schedule: NoiseSchedule) -> None:
-    sigmas = schedule.sigma_at_level(levels(schedule))
+    sigmas = schedule.sigma_at_index(levels(schedule))
     assert np.all(np.diff(sigmas[:-1]) > 0)
     assert sigmas[-1] > sigmas[-2]
     assert np.all(np.diff(schedule.timestep(sigmas)) > 0)
@@ -145,7 +145,7 @@ def test_noise_grows_with_the_level_and_with_the_timestep(schedule: NoiseSchedul
 
 @given(noise_schedules, st.floats(0, 1))
 def test_sigma_to_timestep_and_back_is_the_identity(schedule: NoiseSchedule, position: float) -> None:
-    sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))
+    sigma = float(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1)))
     back = float(schedule.sigma(schedule.timestep(sigma)))
     assert back == sigma or back == pytest.approx(sigma, rel=1e-9)
 
@@ -159,7 +159,7 @@ def test_timestep_to_sigma_and_back_is_the_identity(schedule: NoiseSchedule, pos
 
 @given(noise_schedules, st.floats(0, 1))
 def test_log_snr_is_the_logarithm_of_alpha_over_sigma(schedule: NoiseSchedule, position: float) -> None:
-    timestep = float(schedule.timestep(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1))))
+    timestep = float(schedule.timestep(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1))))
     alpha, sigma = (float(value) for value in schedule.alpha_sigma(timestep))
     expected = math.log(alpha / sigma) if alpha > 0 else -math.inf
     assert float(schedule.log_snr(timestep)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -186,7 +186,7 @@ def test_the_last_flow_matching_level_is_exactly_pure_noise(shift: float, count:
 @given(st.floats(0.2, 12.0), st.floats(0.0, 999.0))
 def test_the_flow_matching_shift_divides_the_signal_to_noise_ratio(shift: float, level: float) -> None:
     """Esser et al. 2024, section 5.3.2: the shift is a constant added to the log-SNR."""
-    plain, shifted = (float(FlowMatching(s).sigma_at_level(level)) for s in (1.0, shift))
+    plain, shifted = (float(FlowMatching(s).sigma_at_index(level)) for s in (1.0, shift))
     assert (1 - shifted) / shifted == pytest.approx((1 - plain) / plain / shift, rel=1e-9, abs=1e-12)
 
 
@@ -222,7 +222,7 @@ def test_the_ends_of_a_variance_exploding_range_may_come_back_rounded_to_float32
 
 
 def test_variance_exploding_levels_are_geometric() -> None:
-    sigmas = VarianceExploding(0.01, 50.0).sigma_at_level(np.arange(1000))
+    sigmas = VarianceExploding(0.01, 50.0).sigma_at_index(np.arange(1000))
     np.testing.assert_allclose(sigmas, np.geomspace(0.01, 50.0, 1000), rtol=1e-12)
 
 
@@ -274,7 +274,7 @@ def test_a_sigma_out_of_range_names_itself_the_range_and_the_nearest(
 
 
 @every_schedule
-@for_each("method", ["sigma", "timestep", "sigma_at_level"])
+@for_each("method", ["sigma", "timestep", "sigma_at_index"])
 def test_nan_has_no_place_on_a_schedule(schedule: NoiseSchedule, method: str) -> None:
     with pytest.raises(ValueError, match="nan is outside"):
         getattr(schedule, method)(math.nan)
@@ -283,7 +283,7 @@ def test_nan_has_no_place_on_a_schedule(schedule: NoiseSchedule, method: str) ->
 @every_schedule
 def test_levels_out_of_range_raise(schedule: NoiseSchedule) -> None:
     with pytest.raises(ValueError, match="the nearest is 999"):
-        schedule.sigma_at_level(schedule.num_train_timesteps)
+        schedule.sigma_at_index(schedule.num_train_timesteps)
 
 
 @every_schedule
@@ -349,7 +349,7 @@ def test_a_number_has_the_scales_of_an_array_with_it(scaling: Scaling) -> None:
 
 @given(noise_schedules, st.floats(0.01, 0.99), st.sampled_from(list(Scaling)))
 def test_scalings_differ_by_a_scale_only(schedule: NoiseSchedule, position: float, scaling: Scaling) -> None:
-    sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))
+    sigma = float(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1)))
     own = Grid.from_sigmas(schedule, [sigma, 0.0])
     other = own.in_scaling(scaling)
     p, q = own[0], other[0]
@@ -368,7 +368,7 @@ def test_scalings_differ_by_a_scale_only(schedule: NoiseSchedule, position: floa
 def test_points_made_in_between_are_where_they_should_be(
     schedule: NoiseSchedule, position: float, scaling: Scaling
 ) -> None:
-    sigmas = schedule.sigma_at_level(np.array([0.99, position, 0.01]) * (schedule.num_train_timesteps - 1))
+    sigmas = schedule.sigma_at_index(np.array([0.99, position, 0.01]) * (schedule.num_train_timesteps - 1))
     grid = Grid.from_sigmas(schedule, sigmas).in_scaling(scaling)
     expected = grid[1]
     for made in (

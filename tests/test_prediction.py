@@ -38,7 +38,7 @@ def output_by_definition(kind: Prediction, x0: float, noise: float, alpha: float
 def test_the_data_come_back_from_the_output_in_every_space(
     schedule: NoiseSchedule, position: float, scaling: Scaling, kind: Prediction, x0: float, noise: float
 ) -> None:
-    sigma = float(schedule.sigma_at_level(position * (schedule.num_train_timesteps - 1)))
+    sigma = float(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1)))
     own = Grid.from_sigmas(schedule, [sigma, 0.0])
     point = own.in_scaling(scaling)[0]
     scale, a, b = kind.conversion(point)

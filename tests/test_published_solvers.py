@@ -643,7 +643,7 @@ def test_sa_solver_counts_percent_in_levels_of_any_noise_schedule(schedule: Flow
     plan = trace(
         sa_solver.with_options(sde_start_percent=0.5, sde_end_percent=1.0), Trailing().grid(schedule, 10), Flow()
     )
-    middle = schedule.scaling.log_snr(schedule.sigma_at_level((schedule.num_train_timesteps - 1) / 2))
+    middle = schedule.scaling.log_snr(schedule.sigma_at_index((schedule.num_train_timesteps - 1) / 2))
     noisy = [bool(stage.update.noises) for stage in plan.stages[:-1]]
     assert noisy == [stage.point.log_snr >= middle for stage in plan.stages[:-1]]
     assert 0 < sum(noisy) < len(noisy)

@@ -111,7 +111,7 @@ def test_uniform_and_normal_are_equally_spaced_timesteps(name: str) -> None:
 @every_schedule
 @some_steps
 def test_simple_picks_training_sigmas_at_equal_distances_from_the_noisiest(schedule: NoiseSchedule, steps: int) -> None:
-    table = schedule.sigma_at_level(np.arange(1000))
+    table = schedule.sigma_at_index(np.arange(1000))
     picked = [table[-1 - math.floor(i * (1000 / steps))] for i in range(steps)]
     own = [p.sigma if isinstance(schedule, FlowMatching) else p.sigma / p.alpha for p in Simple().grid(schedule, steps)]
     np.testing.assert_allclose(own, [*picked, 0.0], rtol=1e-12)
@@ -342,7 +342,7 @@ def test_the_levels_that_a1111_gives_dpm2_with_karras() -> None:
             "linear_steps is 5: of 5 steps at most 4 can be linear",
         ),
         (lambda: LinearQuadratic(threshold=0.6).grid(FLOW, 10), r"threshold is 0\.6: 5 of 10 equal steps go 0\.5 of"),
-        (lambda: LinearQuadratic(sigma_min=0.1), "sigma_min is 0.1, but these levels run to 0: leave sigma_min out"),
+        (lambda: LinearQuadratic(sigma_min=0.1), "sigma_min is 0.1, but these sigmas run to 0: leave sigma_min out"),
         (lambda: LinearQuadratic().grid(SD15, 5), r"as in flow matching, but .* from 14\.6.*: use kl_optimal"),
         (lambda: Beta(whole=True).grid(SD15, 400), r"steps is 400, but only \d+ of their timesteps differ"),
         (lambda: spacing("ddim_uniform").grid(SD15, 1000), "steps_offset is 1: with 1000 of 1000 timesteps"),

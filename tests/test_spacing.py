@@ -78,9 +78,9 @@ def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedul
     by_level = isinstance(spacing(name), (Linspace, Leading, Trailing, Simple, Beta))
     options = {} if by_level or name == "align_your_steps" else {"sigma_max": start}
     if name == "leading":
-        options, start = {"steps_offset": 10}, float(schedule.sigma_at_level(910))
+        options, start = {"steps_offset": 10}, float(schedule.sigma_at_index(910))
     elif name == "ddim_uniform":
-        start = float(schedule.sigma_at_level(901))
+        start = float(schedule.sigma_at_index(901))
     elif name == "align_your_steps":
         start = float(schedule.scaling.sigma_from_log_snr(-math.log(14.615)))
     elif by_level:
@@ -330,7 +330,7 @@ def test_an_infinite_log_snr_cannot_be_divided() -> None:
         (lambda: Karras(sigma_max=20.0).grid(SD15, 5), r"sigma 20 is outside .*the nearest is 14\.6"),
         (lambda: Leading(steps_offset=100).grid(SD15, 10), r"steps_offset is 100: with 10 of 1000 .* from 0 to 99"),
         (lambda: Leading(steps_offset=-1).grid(SD15, 10), "steps_offset is -1: .* from 0 to 99"),
-        (lambda: Linspace(final_sigma="sigma_min").grid(SD15, 5), "already ends at the smallest noise level"),
+        (lambda: Linspace(final_sigma="sigma_min").grid(SD15, 5), "already ends at the smallest sigma"),
         (lambda: Timesteps(()), "no timesteps: expected at least one"),
         (lambda: Timesteps((10, 600)).grid(SD15), r"must strictly decrease, but timesteps\[0\] = 10 .* by 600"),
         (lambda: Timesteps((600, 600)).grid(SD15), r"timesteps\[0\] = 600 is followed by 600"),

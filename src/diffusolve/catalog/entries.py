@@ -70,7 +70,7 @@ class Entry:
         k_diffusion: the function of ``k_diffusion.sampling``.
         diffusers: the scheduler class.
         automatic: the schedule type that A1111 takes for it when none is chosen.
-        discards: A1111 leaves out its last noise level but one ("discard next-to-last sigma").
+        discards: A1111 leaves out its last sigma but one ("discard next-to-last sigma").
         aliases: other spellings.
         nearest: where a world has no such sampler, the name of the nearest that all have.
     """

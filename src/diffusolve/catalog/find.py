@@ -33,7 +33,7 @@ def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> 
         options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
             ``sigma_max=10``; and
 
-            - ``discard_next_to_last_sigma``: leave out the last noise level but one. When missing, as A1111 has it: for
+            - ``discard_next_to_last_sigma``: leave out the last sigma but one. When missing, as A1111 has it: for
               DPM2, DPM2 a and DPM++ 3M SDE, unless a :class:`~diffusolve.spacing.Spacing` is given;
             - ``ensd``: A1111's "eta noise seed delta", added to the seeds of the noise between steps;
             - ``brownian``: noise between steps follows a Brownian path, as in k-diffusion. Needs torchsde.
@@ -71,7 +71,7 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]
         return Linspace()
     if _fold(wanted) == _fold(AUTOMATIC):
         return SCHEDULE_TYPES[entry.automatic].spacing
-    by_name = {_fold(made.name): made.spacing for made in SCHEDULE_TYPES.values()}
+    by_name = {_fold(kind.name): kind.spacing for kind in SCHEDULE_TYPES.values()}
     if _fold(wanted) in by_name:
         return by_name[_fold(wanted)]
     if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
@@ -82,7 +82,7 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]
 def _solver(entry: Entry, options: dict[str, Any], chosen: Spacing) -> Solver:
     """The entry's solver with those of the `options` that are its own; the others must be the spacing's."""
     defaults = entry.solver.defaults
-    of_spacing = {made.name for made in fields(chosen)}
+    of_spacing = {field.name for field in fields(chosen)}
     check_options(entry.solver.name, options, [*defaults, *of_spacing])
     return entry.solver.with_options(**{option: value for option, value in options.items() if option in defaults})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
@@ -40,7 +41,7 @@ class CompareCommand(TyperCommand):
 
 
 def spread(arguments: Sequence[str], option: str) -> list[str]:
-    """`arguments` with `option` said again before each whole number that follows its first value."""
+    """`arguments` with `option` repeated before each whole number that follows its first value."""
     spread: list[str] = []
     values: int | None = None  # how many the option has had; None while it is not being given any
     for i, argument in enumerate(arguments):
@@ -89,56 +90,25 @@ def compare_command(
 ) -> None:
     """Compare samplers: one row each, one column per number of steps or of evaluations, from the same noise.
 
-    An adaptive sampler has no number of steps: in the column of 20 it has its usual tolerance, in the column of n
+    An adaptive sampler has no number of steps: in the column of 20 it has its own tolerance, in the column of n
     20 / n of it.
     """
-    if steps and evaluations:
-        raise ValueError("--steps and --evaluations both say what the columns are: leave one of them out.")
-    if every and names:
-        raise ValueError(f"--all compares all samplers: leave {', '.join(map(repr, names))} out.")
-    if not every and not names:
-        raise ValueError(
-            'there is nothing to compare: name samplers, for example "DPM++ 2M Karras" Euler, or use --all.'
-        )
     unit = "evaluations" if evaluations else "steps"
-    counts = list(dict.fromkeys(evaluations or steps or STEPS))
-    for what, value in [*((unit, count) for count in counts), ("num", num)]:
-        if value < 1:
-            raise ValueError(f"{what} is {value}: expected at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: expected 0 or more.")
+    columns = _columns(names, every, steps, evaluations)
+    _check_counts({unit: min(columns), "num": num}, seed)
     recipes = [sampler_called(name, spacing) for name in (CATALOG if every else names or [])]
     if spacing is not None:
         recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
-    from diffusolve.cli.picture import check_picture_path, encode, labelled_grid, tile
-
-    check_picture_path(out)
-    check_writable(out)
-    if error is not None:
-        check_plot_path(error)
-        check_writable(error)
-    if json is not None:
-        check_writable(json)
+    _check_files(out, error, json)
 
     from diffusolve.cli.models import load_model
+    from diffusolve.cli.picture import encode, labelled_grid, tile
 
     loaded = load_model(model, num, prompt=prompt, label=None, guidance=guidance)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    planned, refused = {}, {}
-    for recipe in recipes:
-        try:
-            steps_of = {count: steps_of_column(recipe, loaded.network, count, unit) for count in counts}
-        except ValueError as reason:
-            if not every:
-                raise
-            refused[recipe.name] = str(reason)
-        else:
-            planned[recipe.name] = recipe, steps_of
-    stochastic = [name for name, made in planned.items() if _has(*made, loaded, "is_stochastic")]
-    two_outputs = [name for name, made in planned.items() if _has(*made, loaded, "reads_unguided")]
+    planned, refused = _planned(recipes, loaded, columns, unit, every)
+    stochastic = [name for name, steps_of in planned.items() if _has(*steps_of, loaded, "is_stochastic")]
+    two_outputs = [name for name, steps_of in planned.items() if _has(*steps_of, loaded, "reads_unguided")]
     followed = [name for name in planned if error is not None and name not in (*stochastic, *two_outputs)]
     if error is not None and not followed:
         raise ValueError(
@@ -148,31 +118,98 @@ def compare_command(
     cells = _run(planned, loaded, list(range(seed, seed + num)), followed)
 
     rows = [
-        (name, [(tile(cell.images, num), _caption(cell, unit)) for cell in made.values()])
-        for name, made in cells.items()
+        (name, [(tile(cell.images, num), _caption(cell, unit)) for cell in row.values()]) for name, row in cells.items()
     ]
-    write_atomically(out, encode(labelled_grid([f"{count} {unit}" for count in counts], rows), out))
+    write_atomically(out, encode(labelled_grid([f"{column} {unit}" for column in columns], rows), out))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     for name, why in refused.items():
         console.print(Text(f"left out: {name}: {why}"), soft_wrap=True)
     if error is not None:
         errors = {name: cells[name] for name in followed}
-        console.print(error_table(errors, model, unit))
-        if any(cell.error == 0.0 for made in errors.values() for cell in made.values()):
-            console.print("A distance of 0: the same images, in float32.", highlight=False)
-        if stochastic:
-            added = ", ".join(stochastic)
-            console.print(Text(f"Without those that add noise and so follow no ODE: {added}."), soft_wrap=True)
-        if led := ", ".join(name for name in two_outputs if name not in stochastic):
-            console.print(Text(f"Without those that follow another ODE, CFG++: {led}."), soft_wrap=True)
+        _print_errors(console, error_table(errors, model, unit), errors, stochastic, two_outputs)
         write_atomically(error, encode_figure(error_figure(errors, model), error))
     if json is not None:
         settings = {"model": model, "guidance": guidance, "num": num, "seed": seed, "unit": unit}
         write_atomically(json, report(settings, cells, stochastic, refused).encode())
-    numbers = ", ".join(map(str, counts))
-    made = f"{len(planned)} samplers, {numbers} {unit}, {num} samples of {model} each"
+    numbers = ", ".join(map(str, columns))
     files = (("picture", out), ("errors", error), ("numbers", json))
     where = ", ".join(f"{what} in {path}" for what, path in files if path is not None)
-    console.print(Text(f"{made}; {where}"), soft_wrap=True)
+    summary = f"{len(planned)} samplers, {numbers} {unit}, {num} samples of {model} each; {where}"
+    console.print(Text(summary), soft_wrap=True)
+
+
+def _columns(names: list[str] | None, every: bool, steps: list[int] | None, evaluations: list[int] | None) -> list[int]:
+    """The numbers of steps or evaluations to compare. Raises ValueError for options that exclude each other."""
+    if steps and evaluations:
+        raise ValueError("--steps and --evaluations both say what the columns are: leave one of them out.")
+    if every and names:
+        raise ValueError(f"--all compares all samplers: leave {', '.join(map(repr, names))} out.")
+    if not every and not names:
+        raise ValueError(
+            'there is nothing to compare: name samplers, for example "DPM++ 2M Karras" Euler, or use --all.'
+        )
+    return list(dict.fromkeys(evaluations or steps or STEPS))
+
+
+def _check_counts(least: dict[str, int], seed: int) -> None:
+    """Raise ValueError for a number below 1, or a seed below 0."""
+    for what, value in least.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}: expected at least 1.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: expected 0 or more.")
+
+
+def _check_files(out: Path, error: Path | None, json: Path | None) -> None:
+    """Raise OSError or ValueError for a file that cannot be written."""
+    from diffusolve.cli.picture import check_picture_path
+
+    check_picture_path(out)
+    if error is not None:
+        check_plot_path(error)
+    for path in (out, error, json):
+        if path is not None:
+            check_writable(path)
+
+
+def _planned(
+    recipes: list[Sampler], loaded: PipelineModel, columns: list[int], unit: str, every: bool
+) -> tuple[dict[str, tuple[Sampler, dict[int, int | None]]], dict[str, str]]:
+    """Name -> the sampler and its steps in each column, and name -> why it is left out.
+
+    Raises:
+        ValueError: a sampler that cannot be run, unless `every` sampler was asked for.
+    """
+    planned, refused = {}, {}
+    for recipe in recipes:
+        try:
+            steps_of = {column: steps_of_column(recipe, loaded.network, column, unit) for column in columns}
+        except ValueError as reason:
+            if not every:
+                raise
+            refused[recipe.name] = str(reason)
+        else:
+            planned[recipe.name] = recipe, steps_of
+    return planned, refused
+
+
+def _print_errors(
+    console: Console,
+    table: Table,
+    errors: dict[str, dict[int, Cell]],
+    stochastic: list[str],
+    two_outputs: list[str],
+) -> None:
+    console.print(table)
+    if any(cell.error == 0.0 for row in errors.values() for cell in row.values()):
+        console.print("A distance of 0: the same images, in float32.", highlight=False)
+    if stochastic:
+        added = ", ".join(stochastic)
+        console.print(Text(f"Without those that add noise and so follow no ODE: {added}."), soft_wrap=True)
+    if led := ", ".join(name for name in two_outputs if name not in stochastic):
+        console.print(Text(f"Without those that follow another ODE, CFG++: {led}."), soft_wrap=True)
 
 
 def steps_of_column(recipe: Sampler, network: Any, count: int, unit: str) -> int | None:

@@ -34,7 +34,7 @@ def error_table(errors: dict[str, dict[int, Cell]], model: str, unit: str = "ste
     """Root mean square distance to the exact solution, and the evaluations that it took.
 
     Args:
-        errors: sampler -> number of steps or evaluations -> what it made, the same numbers for all.
+        errors: sampler -> number of steps or evaluations -> its samples and their error, the same numbers for all.
         model: its name.
         unit: what the numbers are of.
     """
@@ -57,7 +57,7 @@ def report(
 
     Args:
         settings: the model and how it was sampled.
-        cells: sampler -> number of steps or evaluations -> what it made.
+        cells: sampler -> number of steps or evaluations -> its samples and their error.
         stochastic: the samplers that add noise.
         refused: sampler -> why it could not be run.
     """
@@ -67,15 +67,15 @@ def report(
             "stochastic": name in stochastic,
             "columns": [
                 {
-                    "column": count,
+                    "column": column,
                     "steps": cell.steps,
                     "evaluations": cell.nfe,
                     "error": None if isnan(cell.error) else cell.error,
                 }
-                for count, cell in made.items()
+                for column, cell in row.items()
             ],
         }
-        for name, made in cells.items()
+        for name, row in cells.items()
     ]
     left_out = [{"name": name, "reason": reason} for name, reason in refused.items()]
     return json.dumps({**settings, "samplers": samplers, "left_out": left_out}, indent=2) + "\n"
@@ -87,8 +87,8 @@ def error_figure(errors: dict[str, dict[int, Cell]], model: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    made = Figure(figsize=(9, max(5.0, 0.22 * len(errors))), layout="constrained")
-    axes = made.subplots()
+    figure = Figure(figsize=(9, max(5.0, 0.22 * len(errors))), layout="constrained")
+    axes = figure.subplots()
     colours, styles = colormaps["tab10"].colors, ("-", "--", ":", "-.")  # type: ignore[attr-defined]
     for i, (name, cells) in enumerate(errors.items()):
         axes.plot(
@@ -111,5 +111,5 @@ def error_figure(errors: dict[str, dict[int, Cell]], model: str) -> Figure:
     axes.set_ylabel("distance (root mean square)")
     axes.set_title(f"Distance to the exact solution of the probability-flow ODE, {model}")
     axes.grid(which="both", alpha=0.2)
-    made.legend(loc="outside right upper", fontsize=8)
-    return made
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure

@@ -23,7 +23,7 @@ class ExactSolution:
     """The exact solution of a model's probability-flow ODE.
 
     In closed form for a :class:`~diffusolve.denoisers.GaussianDenoiser`; otherwise by DPM-Solver++ of third order in
-    300 equal steps of log-SNR. The ODE is followed down to the smallest noise level that the model was trained on; from
+    300 equal steps of log-SNR. The ODE is followed down to the smallest sigma that the model was trained on; from
     there samplers that end at sigma = 0 take the model's prediction of the data, and so does the solution.
 
     Args:

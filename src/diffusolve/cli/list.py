@@ -37,7 +37,7 @@ def list_command(
         return
     records = [record(entry) for entry in CATALOG.values()]
     if word is not None:
-        records = [made for made in records if word.casefold() in json_module.dumps(list(made.values())).casefold()]
+        records = [known for known in records if word.casefold() in json_module.dumps(list(known.values())).casefold()]
     if json:
         print(json_module.dumps({"samplers": records, "schedule_types": _schedule_types()}, indent=2))
         return
@@ -103,18 +103,18 @@ def _table(records: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 1), show_lines=False)
     for heading in ("sampler", "ComfyUI", "k-diffusion", "diffusers", "order", "E", "paper"):
         table.add_column(heading, justify="right" if heading in ("order", "E") else "left", overflow="fold")
-    for made in records:
-        keys = " ".join(f"{key}={value}" for key, value in made["config"].items())
-        there = made["diffusers"] or (f"({made['class']}, here only)" if made["class"] else "-")
-        evaluations = made["evaluations_per_step"]
+    for known in records:
+        keys = " ".join(f"{key}={value}" for key, value in known["config"].items())
+        there = known["diffusers"] or (f"({known['class']}, here only)" if known["class"] else "-")
+        evaluations = known["evaluations_per_step"]
         table.add_row(
-            Text(made["name"] + ("*" if made["stochastic"] else ""), style="bold"),
-            ", ".join(made["comfyui"]) or "-",
-            (made["k_diffusion"] or "-").removeprefix("sample_"),
+            Text(known["name"] + ("*" if known["stochastic"] else ""), style="bold"),
+            ", ".join(known["comfyui"]) or "-",
+            (known["k_diffusion"] or "-").removeprefix("sample_"),
             Text(f"{there} {keys}".strip()),
-            str(made["order"]),
+            str(known["order"]),
             "varies" if evaluations is None else f"{round(evaluations):d}",
-            Text(made["paper"].split(",")[0]),
+            Text(known["paper"].split(",")[0]),
         )
     return table
 
@@ -122,11 +122,11 @@ def _table(records: list[dict[str, Any]]) -> Table:
 def _schedule_types() -> list[dict[str, Any]]:
     return [
         {
-            "name": made.name,
-            "a1111": made.a1111,
-            "comfyui": made.comfyui,
-            "config": None if made.config is None else dict(made.config),
-            "spacing": str(made.spacing),
+            "name": kind.name,
+            "a1111": kind.a1111,
+            "comfyui": kind.comfyui,
+            "config": None if kind.config is None else dict(kind.config),
+            "spacing": str(kind.spacing),
         }
-        for made in SCHEDULE_TYPES.values()
+        for kind in SCHEDULE_TYPES.values()
     ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["figure", "plan_command", "sigma_of", "table"]
 
-USUAL_PREDICTION = {"cosine": "v_prediction", "edm": "edm", "sd3": "flow", "flux": "flow"}
+PREDICTIONS = {"cosine": "v_prediction", "edm": "edm", "sd3": "flow", "flux": "flow"}
 """Name of a noise schedule -> what the networks trained with it predict; epsilon where it is not here."""
 
 SIGMA = {
@@ -42,7 +42,9 @@ def plan_command(
     schedule: Annotated[str, typer.Option(help="A noise schedule: sd15, sdxl, sd3, flux, edm, ddpm, ...")] = "sd15",
     prediction: Annotated[
         str | None,
-        typer.Option(help="What the network predicts: epsilon, v_prediction, sample, flow or edm; else the usual."),
+        typer.Option(
+            help="What the network predicts: epsilon, v_prediction, sample, flow or edm; else as its schedule's do."
+        ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file (docs/plan-format.md).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sigma and log-SNR into this file.")] = None,
@@ -55,7 +57,7 @@ def plan_command(
             f'does with diffusolve sample --sampler "{recipe.name}".'
         )
     noise = noise_schedule(schedule)
-    predicts = prediction_called(prediction or USUAL_PREDICTION.get(schedule, "epsilon"))
+    predicts = prediction_called(prediction or PREDICTIONS.get(schedule, "epsilon"))
     if plot is not None:
         check_plot_path(plot)
     for path in (json, plot):
@@ -66,8 +68,8 @@ def plan_command(
     if not console.is_terminal:
         console = Console(width=120)  # the formulas fit, whatever reads them
     title = f"{recipe.name} on {schedule}, {plan.prediction} prediction"
-    counts = f"{plan.steps} steps, {plan.nfe} evaluations, {plan.registers} registers"
-    console.print(Text(f"{title}: {counts}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
+    size = f"{plan.steps} steps, {plan.nfe} evaluations, {plan.registers} registers"
+    console.print(Text(f"{title}: {size}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
     console.print(table(plan, noise.scaling))
     begins = f"{plan.initial} begins as {plan.start.sigma:.6g} * noise."
     console.print(Text(f"{begins} sigma: {SIGMA[noise.scaling]}."), soft_wrap=True)
@@ -80,7 +82,7 @@ def plan_command(
 
 
 def sigma_of(point: PlanPoint, scaling: Scaling) -> float:
-    """The noise level at `point`, whatever its scaling, by the convention of `scaling`."""
+    """The sigma at `point`, whatever its scaling, by the convention of `scaling`."""
     if scaling is Scaling.FLOW:
         return point.sigma / (point.alpha + point.sigma)
     return point.sigma / point.alpha if point.alpha else math.inf
@@ -120,10 +122,10 @@ def figure(plan: Plan, scaling: Scaling, title: str) -> Figure:
     inner = [(stage.step + 0.5, stage.point) for stage in plan.stages if stage.stage > 0]
     sigmas = {point: sigma_of(point, scaling) for _, point in points + inner}
     log_snrs = {point: point.log_snr for _, point in points + inner}
-    made = Figure(figsize=(9, 3.6), layout="constrained")
-    made.suptitle(title)
+    drawing = Figure(figsize=(9, 3.6), layout="constrained")
+    drawing.suptitle(title)
     plots = {"sigma": sigmas, "log-SNR, log(alpha / sigma)": log_snrs}
-    for axes, (label, value) in zip(made.subplots(1, 2), plots.items(), strict=True):
+    for axes, (label, value) in zip(drawing.subplots(1, 2), plots.items(), strict=True):
         axes.plot(*_drawn(points, value), marker="o", markersize=3, linewidth=1.2)
         if inner:
             axes.plot(*_drawn(inner, value), "x", markersize=4, color="tab:orange", label="evaluations inside a step")
@@ -132,7 +134,7 @@ def figure(plan: Plan, scaling: Scaling, title: str) -> Figure:
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         axes.grid(alpha=0.2)
-    return made
+    return drawing
 
 
 def _drawn(points: list[tuple[float, PlanPoint]], value: dict[PlanPoint, float]) -> tuple[list[float], list[float]]:

@@ -148,17 +148,17 @@ class ConfigMixin:
         stored = {key: value for key, value in config.items() if key not in defaulted}
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in known or key in cls.ignore_for_config}
         chosen = {key: stored.pop(key) for key in known if key in stored}
-        made = cls(**{**chosen, **given})
+        configured = cls(**{**chosen, **given})
         if "_class_name" in stored:
             cls._report_class(str(stored["_class_name"]))
             stored["_class_name"] = cls.__name__
         cls._report_unknown(stored)
-        made.register_to_config(**stored)
+        configured.register_to_config(**stored)
         if return_unused_kwargs:
-            return made, {**kwargs, **stored}
+            return configured, {**kwargs, **stored}
         if kwargs:
             report_once(f"{cls.__name__} has no option {listed(kwargs)}: ignored.{nearest(kwargs, known)}")
-        return made
+        return configured
 
     @classmethod
     def _keys_of_compatibles(cls) -> set[str]:
@@ -315,7 +315,7 @@ def config_keys(cls: type[ConfigMixin]) -> list[str]:
 def _named(constructor: Callable[..., None]) -> list[str]:
     """The arguments of `constructor` that have a name."""
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
-    return [made.name for made in parameters if made.kind not in (made.VAR_POSITIONAL, made.VAR_KEYWORD)]
+    return [given.name for given in parameters if given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)]
 
 
 def without_flax(class_name: str) -> str:

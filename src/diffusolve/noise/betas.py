@@ -59,8 +59,8 @@ def _from_signal(signal: Callable[[float], float]) -> Callable[[float, float, in
     """Betas whose cumulative product follows ``signal(t)``, t from 0 to 1, each capped at 0.999."""
 
     def table(beta_start: float, beta_end: float, count: int) -> Array:
-        levels = np.array([signal(i / count) for i in range(count + 1)])
-        return np.asarray(np.minimum(1.0 - levels[1:] / levels[:-1], 0.999))
+        signals = np.array([signal(i / count) for i in range(count + 1)])
+        return np.asarray(np.minimum(1.0 - signals[1:] / signals[:-1], 0.999))
 
     return table
 

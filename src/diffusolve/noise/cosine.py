@@ -24,7 +24,7 @@ class Cosine(NoiseSchedule):
     Args:
         log_snr_shift: added to log(alpha / sigma) everywhere; simple diffusion (Hoogeboom et al. 2023) trains images
             of side d with log(64 / d).
-        num_train_timesteps: how many levels, equally spaced in t, timestep spacings choose from.
+        num_train_timesteps: the number of points, equally spaced in t, that timestep spacings choose from.
     """
 
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
@@ -47,7 +47,7 @@ class Cosine(NoiseSchedule):
         check_sigma(s, np.inf)
         return np.asarray(np.arctan(s * math.exp(self.log_snr_shift)) / (math.pi / 2))
 
-    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
-        i = np.asarray(level, np.float64)
-        check_range("level", i, 0, self.num_train_timesteps - 1)
+    def sigma_at_index(self, index: npt.ArrayLike) -> Array:
+        i = np.asarray(index, np.float64)
+        check_range("training index", i, 0, self.num_train_timesteps - 1)
         return self.sigma((i + 1) / self.num_train_timesteps)

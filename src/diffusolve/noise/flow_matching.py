@@ -21,9 +21,9 @@ class FlowMatching(NoiseSchedule):
     The network is conditioned on ``num_train_timesteps * sigma``. At sigma = 1 nothing of the data is left.
 
     Args:
-        shift: moves equally spaced levels towards noise, ``sigma -> shift * sigma / (1 + (shift - 1) * sigma)``
+        shift: moves equally spaced sigmas towards noise, ``sigma -> shift * sigma / (1 + (shift - 1) * sigma)``
             (Esser et al. 2024, equation 23). It changes where timestep spacings fall, not what a timestep means.
-        num_train_timesteps: the timestep at sigma = 1, and how many levels timestep spacings choose from.
+        num_train_timesteps: the timestep at sigma = 1, and the number of sigmas that timestep spacings choose from.
     """
 
     scaling: ClassVar[Scaling] = Scaling.FLOW
@@ -46,9 +46,9 @@ class FlowMatching(NoiseSchedule):
         check_sigma(s, 1.0)
         return np.minimum(s, 1.0) * self.num_train_timesteps
 
-    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
-        i = np.asarray(level, np.float64)
-        check_range("level", i, 0, self.num_train_timesteps - 1)
+    def sigma_at_index(self, index: npt.ArrayLike) -> Array:
+        i = np.asarray(index, np.float64)
+        check_range("training index", i, 0, self.num_train_timesteps - 1)
         return shifted((i + 1) / self.num_train_timesteps, self.shift)
 
 

@@ -18,8 +18,8 @@ Array = npt.NDArray[np.float64]
 class NoiseSchedule(ABC):
     """The amount of noise at each timestep of a model's training, and the way back.
 
-    ``timestep`` is what the network is conditioned on. ``sigma`` alone is the field's number for the noise level, by
-    the convention of the schedule's :class:`Scaling`. All methods take numbers or arrays, work element by element in
+    ``timestep`` is what the network is conditioned on. ``sigma`` alone is the field's number for how noisy a sample is,
+    by the convention of the schedule's :class:`Scaling`. All methods take numbers or arrays, work element by element in
     float64 and are exact inverses of each other inside the schedule's range. Schedules are immutable values: equal
     parameters make equal schedules, and plans are cached by them.
     """
@@ -35,19 +35,19 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def sigma(self, timestep: npt.ArrayLike) -> Array:
-        """The noise level at `timestep`. Raises ValueError outside the schedule's range."""
+        """The sigma at `timestep`. Raises ValueError outside the schedule's range."""
 
     @abstractmethod
     def timestep(self, sigma: npt.ArrayLike) -> Array:
-        """The timestep at noise level `sigma`.
+        """The timestep at `sigma`.
 
-        Below the smallest trained level this is the first timestep (samples end at sigma = 0, where no network was
-        trained). Raises ValueError above the largest level.
+        Below the smallest trained sigma this is the first timestep (samples end at sigma = 0, where no network was
+        trained). Raises ValueError above the largest sigma.
         """
 
     @abstractmethod
-    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
-        """The noise level at training level `level`, a real number in [0, num_train_timesteps - 1]."""
+    def sigma_at_index(self, index: npt.ArrayLike) -> Array:
+        """The sigma at training index `index`, a real number in [0, num_train_timesteps - 1]."""
 
     def alpha_sigma(self, timestep: npt.ArrayLike) -> tuple[Array, Array]:
         """(alpha, sigma) of the network's own samples ``alpha * x0 + sigma * noise`` at `timestep`."""
@@ -59,13 +59,13 @@ class NoiseSchedule(ABC):
 
     @property
     def sigma_min(self) -> float:
-        """The smallest trained noise level."""
-        return float(self.sigma_at_level(0))
+        """The smallest trained sigma."""
+        return float(self.sigma_at_index(0))
 
     @property
     def sigma_max(self) -> float:
-        """The largest trained noise level; infinite (or 1 for flow matching) where no signal is left."""
-        return float(self.sigma_at_level(self.num_train_timesteps - 1))
+        """The largest trained sigma; infinite (or 1 for flow matching) where no signal is left."""
+        return float(self.sigma_at_index(self.num_train_timesteps - 1))
 
 
 def check_range(what: str, values: Array, low: float, high: float) -> None:
@@ -89,6 +89,6 @@ def check_sigma(values: Array, sigma_max: float) -> None:
 
 
 def check_train_timesteps(count: int) -> None:
-    """Raise ValueError for a schedule of fewer than two levels."""
+    """Raise ValueError for a schedule of fewer than two training timesteps."""
     if count < 2:
         raise ValueError(f"num_train_timesteps is {count}: expected at least 2.")

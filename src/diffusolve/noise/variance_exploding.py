@@ -31,7 +31,7 @@ class VarianceExploding(NoiseSchedule):
     Args:
         sigma_min, sigma_max: the trained range, 0 < sigma_min < sigma_max.
         conditioning: what the network is told: "sigma" itself, "log_sigma", or "edm", a quarter of the logarithm.
-        num_train_timesteps: how many levels, equally spaced in log sigma, timestep spacings choose from.
+        num_train_timesteps: the number of sigmas, equally spaced in log sigma, that timestep spacings choose from.
     """
 
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
@@ -64,8 +64,8 @@ class VarianceExploding(NoiseSchedule):
         check_sigma(s, self.sigma_max)
         return np.asarray(CONDITIONINGS[self.conditioning][0](np.maximum(s, self.sigma_min)))
 
-    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
-        i = np.asarray(level, np.float64)
-        check_range("level", i, 0, self.num_train_timesteps - 1)
+    def sigma_at_index(self, index: npt.ArrayLike) -> Array:
+        i = np.asarray(index, np.float64)
+        check_range("training index", i, 0, self.num_train_timesteps - 1)
         ratio = i / (self.num_train_timesteps - 1)
         return np.asarray(self.sigma_min * (self.sigma_max / self.sigma_min) ** ratio)

@@ -75,12 +75,12 @@ class SignalTable(NoiseSchedule):
         t = np.asarray(np.interp(log_s, finite, at))
         if len(finite) == self.num_train_timesteps:
             return t
-        beyond = s > self.training_sigmas[len(finite) - 1]
+        above = s > self.training_sigmas[len(finite) - 1]
         alpha_ratio = np.hypot(1.0, self.training_sigmas[len(finite) - 1]) / np.hypot(1.0, s)
-        return np.where(beyond, len(finite) - alpha_ratio, t)
+        return np.where(above, len(finite) - alpha_ratio, t)
 
-    def sigma_at_level(self, level: npt.ArrayLike) -> Array:
-        return self.sigma(level)
+    def sigma_at_index(self, index: npt.ArrayLike) -> Array:
+        return self.sigma(index)
 
     @property
     def sigma_min(self) -> float:

@@ -134,11 +134,11 @@ class _Tracer:
         updates = _with_lifetimes(self.stages, result)
         step = -1
         stages = []
-        for made, update in zip(self.stages[1:], updates[1:], strict=True):
-            step += made.number == 0
-            assert made.conversion is not None
+        for draft, update in zip(self.stages[1:], updates[1:], strict=True):
+            step += draft.number == 0
+            assert draft.conversion is not None
             stages.append(
-                Stage(step, made.number, _place(made.point), *made.conversion, made.sample, made.data, update)
+                Stage(step, draft.number, _place(draft.point), *draft.conversion, draft.sample, draft.data, update)
             )
         return Plan(
             str(self.solver),

@@ -46,14 +46,14 @@ class CounterNoise:
 def counter_normal(keys: Sequence[npt.NDArray[np.uint32]], draw: int, like: Array) -> Array:
     """Standard normal noise like `like`: all of it from one key, or each sample's from its own."""
     shape = tuple(like.shape)
-    made = np.empty(shape, np.float32)
-    for part, key in zip([made] if len(keys) == 1 else made, keys, strict=True):
+    noise = np.empty(shape, np.float32)
+    for part, key in zip([noise] if len(keys) == 1 else noise, keys, strict=True):
         _fill(part.reshape(-1), key, draw, _threads(like))
     if not is_torch(like):
-        return made.astype(like.dtype, copy=False)
+        return noise.astype(like.dtype, copy=False)
     import torch
 
-    return moved(torch.from_numpy(made), like.device).to(like.dtype)
+    return moved(torch.from_numpy(noise), like.device).to(like.dtype)
 
 
 def _threads(like: Array) -> int:
@@ -69,11 +69,11 @@ def _fill(numbers: Floats, key: npt.NDArray[np.uint32], draw: int, threads: int)
         compiled.normal(numbers.ctypes.data, numbers.size, int(key[0]), int(key[1]), draw, threads)
         return
     chunks = -(-numbers.size // (4 * BLOCKS))
-    made = np.empty((chunks, 4, BLOCKS), np.float32)
+    normals = np.empty((chunks, 4, BLOCKS), np.float32)
     words = _philox(np.arange(chunks * BLOCKS, dtype=np.uint64), key, draw).reshape(4, chunks, BLOCKS)
-    made[:, 0], made[:, 1] = _normals(words[0], words[1])
-    made[:, 2], made[:, 3] = _normals(words[2], words[3])
-    numbers[:] = made.reshape(-1)[: numbers.size]
+    normals[:, 0], normals[:, 1] = _normals(words[0], words[1])
+    normals[:, 2], normals[:, 3] = _normals(words[2], words[3])
+    numbers[:] = normals.reshape(-1)[: numbers.size]
 
 
 def _philox(blocks: npt.NDArray[np.uint64], key: npt.NDArray[np.uint32], draw: int) -> npt.NDArray[np.uint32]:

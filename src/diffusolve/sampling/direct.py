@@ -45,10 +45,52 @@ def run_directly(
         on_step: called for each step that an adaptive solver tries.
     """
     check_scaling(solver, grid)
-    backend = backend_of(x)
-    like, wide = x, backend.widen(x)
+    answers = _Answers(solver, prediction, network, x, draw_noise, transform, on_evaluation, on_step)
+    run = solver(grid, _symbol(answers.wide))
+    reply = None
+    while True:
+        try:
+            request = run.send(reply)
+        except StopIteration as stop:
+            return answers.backend.cast(answers.computed(stop.value), x)
+        reply = answers.to(request)
 
-    def computed(value: Any) -> Array:
+
+class _Answers:
+    """The answers to a solver's requests: arrays, computed when the solver asks. Arguments as :func:`run_directly`."""
+
+    def __init__(
+        self,
+        solver: Solver,
+        prediction: Prediction,
+        network: Network,
+        like: Array,
+        draw_noise: DrawNoise,
+        transform: Callable[[Array, Point], Array] | None,
+        on_evaluation: Callable[[Evaluate, Array], None] | None,
+        on_step: Callable[[StepEnded], None] | None,
+    ) -> None:
+        self.solver, self.prediction, self.network = solver, prediction, network
+        self.draw_noise, self.transform = draw_noise, transform
+        self.on_evaluation, self.on_step = on_evaluation, on_step
+        self.backend = backend_of(like)
+        self.like, self.wide = like, self.backend.widen(like)
+        self._by_kind: dict[type, Callable[[Any], Any]] = {
+            Evaluate: self._evaluated,
+            Noise: lambda request: _symbol(draw_noise(self.wide, request.s.sigma, request.t.sigma)),
+            Keep: lambda request: _symbol(self.computed(request.x)),
+            ErrorRatio: self._error_ratio,
+            StepEnded: self._step_ended,
+        }
+
+    def to(self, request: object) -> Any:
+        """The answer to `request`. Raises TypeError if it is none."""
+        answer = self._by_kind.get(type(request))
+        if answer is None:
+            raise TypeError(f"{self.solver.name} yielded {request!r}, which is no request.")
+        return answer(request)
+
+    def computed(self, value: Any) -> Array:
         """The array that a combination stands for, from now on as that; one that a solver has put in is returned."""
         if not isinstance(value, Combination):
             return value
@@ -56,53 +98,42 @@ def run_directly(
         if len(terms) == 1 and terms[0][1] == 1.0:
             return terms[0][0]
         if not terms:
-            return backend.zeros(wide)
-        made = total(terms)
-        value.terms = {_Held(made): 1.0}
-        return made
+            return self.backend.zeros(self.wide)
+        total = self._total(terms)
+        value.terms = {_Held(total): 1.0}
+        return total
 
-    def total(terms: Sequence[tuple[Array, float]]) -> Array:
+    def _total(self, terms: Sequence[tuple[Array, float]]) -> Array:
         arrays, coefficients = zip(*terms, strict=True)
         return fastest(arrays[0], arrays[-1]).combine(arrays, coefficients)
 
-    def answer(request: object) -> Any:
-        if isinstance(request, Evaluate):
-            at: Any = computed(request.x)
-            scale, a, b = prediction.conversion(request.point)
-            (timestep,) = backend.timesteps([request.point.timestep], like)
-            shown = backend.cast(at if scale == 1.0 else scale * at, like)
-            outputs: tuple[Array, ...]
-            if request.unguided:
-                outputs = two_outputs(network, str(solver))(shown, timestep)
-            else:
-                outputs = (network(shown, timestep),)
-            data, *others = (total(((at, a), (output, b)) if a else ((output, b),)) for output in outputs)
-            if request.unclipped:
-                others = [data, *others]
-            if transform is not None:
-                data = transform(data, request.point)
-            if on_evaluation is not None:
-                on_evaluation(request._replace(x=at), data)
-            return tuple(map(_symbol, (at, data, *others)))
-        if isinstance(request, Noise):
-            return _symbol(draw_noise(wide, request.s.sigma, request.t.sigma))
-        if isinstance(request, Keep):
-            return _symbol(computed(request.x))
-        if isinstance(request, ErrorRatio):
-            low, high, previous = map(computed, (request.low, request.high, request.previous))
-            return backend.error_ratio(low, high, previous, request.rtol, request.atol)
-        if isinstance(request, StepEnded):
-            return None if on_step is None else on_step(request._replace(x=computed(request.x)))
-        raise TypeError(f"{solver.name} yielded {request!r}, which is no request.")
+    def _evaluated(self, request: Evaluate) -> tuple[Any, ...]:
+        """The sample and the data predictions at a point, each as a symbol."""
+        at: Any = self.computed(request.x)
+        scale, a, b = self.prediction.conversion(request.point)
+        (timestep,) = self.backend.timesteps([request.point.timestep], self.like)
+        shown = self.backend.cast(at if scale == 1.0 else scale * at, self.like)
+        outputs: tuple[Array, ...]
+        if request.unguided:
+            outputs = two_outputs(self.network, str(self.solver))(shown, timestep)
+        else:
+            outputs = (self.network(shown, timestep),)
+        data, *others = (self._total(((at, a), (output, b)) if a else ((output, b),)) for output in outputs)
+        if request.unclipped:
+            others = [data, *others]
+        if self.transform is not None:
+            data = self.transform(data, request.point)
+        if self.on_evaluation is not None:
+            self.on_evaluation(request._replace(x=at), data)
+        return tuple(map(_symbol, (at, data, *others)))
 
-    run = solver(grid, _symbol(wide))
-    reply = None
-    while True:
-        try:
-            request = run.send(reply)
-        except StopIteration as stop:
-            return backend.cast(computed(stop.value), like)
-        reply = answer(request)
+    def _error_ratio(self, request: ErrorRatio) -> float:
+        low, high, previous = map(self.computed, (request.low, request.high, request.previous))
+        return self.backend.error_ratio(low, high, previous, request.rtol, request.atol)
+
+    def _step_ended(self, request: StepEnded) -> None:
+        if self.on_step is not None:
+            self.on_step(request._replace(x=self.computed(request.x)))
 
 
 class _Held:

@@ -242,19 +242,19 @@ def _run_adaptive(
     progress: bool,
     clip: ClipData | None,
 ) -> tuple[Array, Report]:
-    counts = {"nfe": 0, True: 0, False: 0}
+    done = {"nfe": 0, True: 0, False: 0}
     span = grid[-1].log_snr - grid[0].log_snr
 
     def on_evaluation(request: Evaluate, data: Array) -> None:
-        counts["nfe"] += 1
+        done["nfe"] += 1
         if callback is not None and request.stage == 0:
-            callback(Progress(counts[True], None, request.point, request.x, data))
+            callback(Progress(done[True], None, request.point, request.x, data))
 
     with tqdm(total=1.0, disable=not progress, desc=str(sampler), bar_format=ADAPTIVE_BAR) as bar:
 
         def on_step(step: StepEnded) -> None:
-            counts[step.accepted] += 1
-            bar.set_postfix(steps=counts[True], rejected=counts[False], refresh=False)
+            done[step.accepted] += 1
+            bar.set_postfix(steps=done[True], rejected=done[False], refresh=False)
             if step.accepted:
                 bar.update((step.t.log_snr - grid[0].log_snr) / span - bar.n)
 
@@ -270,7 +270,7 @@ def _run_adaptive(
             on_evaluation=on_evaluation,
             on_step=on_step,
         )
-    return result, Report(counts["nfe"], counts[True], counts[False])
+    return result, Report(done["nfe"], done[True], done[False])
 
 
 ADAPTIVE_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"

@@ -19,7 +19,7 @@ from diffusolve.spacing import Leading, Linspace, Trailing
 
 if TYPE_CHECKING:
     from diffusolve.spacing.by_sigma import RampSpacing
-    from diffusolve.spacing.by_timestep import LevelSpacing
+    from diffusolve.spacing.by_timestep import IndexSpacing
 
 __all__ = ["Array", "Steps", "check_exclusive", "curve_asked_for", "curve_named", "spaced", "timestep_spacing"]
 
@@ -51,7 +51,7 @@ class Steps(NamedTuple):
 
 def timestep_spacing(
     name: str, *, steps_offset: int = 0, whole: bool = True, to_first: bool = True, stride: float | None = None
-) -> LevelSpacing:
+) -> IndexSpacing:
     """The spacing over training timesteps that `name` stands for in a configuration.
 
     Args:
@@ -74,7 +74,7 @@ def timestep_spacing(
     raise unknown_name("timestep_spacing", name, TIMESTEP_SPACINGS)
 
 
-def spaced(rule: LevelSpacing, steps: int, count: int, most: int | None = None) -> Array:
+def spaced(rule: IndexSpacing, steps: int, count: int, most: int | None = None) -> Array:
     """The timesteps of `steps` steps out of `count`, from the noisiest.
 
     Raises:
@@ -83,7 +83,7 @@ def spaced(rule: LevelSpacing, steps: int, count: int, most: int | None = None) 
     most = count if most is None else most
     if steps < 1 or steps > most:
         raise ValueError(f"num_inference_steps is {steps}: expected 1 to {most}, the number of training timesteps.")
-    return rule.levels(steps, count)
+    return rule.indices(steps, count)
 
 
 def curve_asked_for(config: Mapping[str, Any]) -> str | None:

@@ -119,7 +119,7 @@ def _log_snr_at(grid: Grid, percent: float) -> float:
         return -inf if percent == 0 else inf
     schedule = grid.noise_schedule
     level = (1 - percent) * (schedule.num_train_timesteps - 1)
-    return float(schedule.scaling.log_snr(schedule.sigma_at_level(level)))
+    return float(schedule.scaling.log_snr(schedule.sigma_at_index(level)))
 
 
 def _adams(

@@ -1,4 +1,4 @@
-"""Align Your Steps: noise levels that were found by optimization, one table per model."""
+"""Align Your Steps: sigmas that were found by optimization, one table per model."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ DeepFloyd IF's first stage, Stable Video Diffusion."""
 
 @dataclass(frozen=True, kw_only=True)
 class AlignYourSteps(Spacing):
-    """Noise levels optimized for a model (Sabour et al. 2024, table 3).
+    """Sigmas optimized for a model (Sabour et al. 2024, table 3).
 
     Ten steps take the table as it is; for other numbers its logarithm is interpolated, linearly in the position. The
     table is about sigma / alpha, whatever the scaling of the samples. With ``final_sigma="sigma_min"`` the steps end at
-    the table's last level.
+    the table's last sigma.
 
     A table fits noise schedules other than its model's, too: where it lies inside the trained range it only says where
     the steps fall. It is refused where it would ask the network about noise that it was not trained on.
 
     Args:
         model: which table, one of :data:`ALIGN_YOUR_STEPS`: sd15, sdxl, deepfloyd or svd.
-        to_last: what ``final_sigma="zero"`` means. False: the last level is 0 in place of the table's, as in the
-            authors' program and ComfyUI. True: the table's last level is one of the `steps` levels, and a step from it
+        to_last: what ``final_sigma="zero"`` means. False: the last sigma is 0 in place of the table's, as in the
+            authors' program and ComfyUI. True: the table's last sigma is one of the `steps` sigmas, and a step from it
             to 0 follows, as in A1111.
     """
 
@@ -52,10 +52,10 @@ class AlignYourSteps(Spacing):
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         steps = checked_steps(steps, noise_schedule.num_train_timesteps if noise_schedule.is_discrete else None)
-        levels = interpolated(ALIGN_YOUR_STEPS[self.model], steps if self.to_last else steps + 1)
-        evaluated = levels if self.to_last else levels[:-1]
+        ratios = interpolated(ALIGN_YOUR_STEPS[self.model], steps if self.to_last else steps + 1)
+        evaluated = ratios if self.to_last else ratios[:-1]
         self._check_range(noise_schedule, evaluated)
-        sigmas = noise_schedule.scaling.sigma_from_log_snr(-np.log(levels if self.final_sigma != "zero" else evaluated))
+        sigmas = noise_schedule.scaling.sigma_from_log_snr(-np.log(ratios if self.final_sigma != "zero" else evaluated))
         return Grid.from_sigmas(noise_schedule, sigmas if self.final_sigma != "zero" else np.append(sigmas, 0.0))
 
     def _check_range(self, noise_schedule: NoiseSchedule, ratios: Array) -> None:
@@ -71,7 +71,7 @@ class AlignYourSteps(Spacing):
 
 
 def interpolated(table: tuple[float, ...], count: int) -> Array:
-    """`count` levels along `table`, linear in the logarithm; the first and the last are the table's."""
+    """`count` values along `table`, linear in the logarithm; the first and the last are the table's."""
     if count == len(table):
         return np.array(table)
     positions = np.linspace(0.0, len(table) - 1, count)

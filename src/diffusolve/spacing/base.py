@@ -16,7 +16,7 @@ __all__ = ["FINAL_SIGMAS", "Spacing"]
 Array = npt.NDArray[np.float64]
 
 FINAL_SIGMAS = ("zero", "sigma_min")
-"""The ends that a grid can have: the data itself, or at the smallest noise level that the network was trained on."""
+"""The ends that a grid can have: the data itself, or the smallest sigma that the network was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Spacing(ABC):
     """A rule that says where the steps fall. A frozen value; :meth:`grid` applies it.
 
     Args:
-        final_sigma: "zero": after the last level comes sigma = 0, the data. "sigma_min": the last step ends at the
-            smallest trained level, and the sample keeps that much noise.
+        final_sigma: "zero": after the last of the sigmas comes 0, the data. "sigma_min": the last step ends at the
+            smallest trained sigma, and the sample keeps that much noise.
     """
 
     final_sigma: str = "zero"

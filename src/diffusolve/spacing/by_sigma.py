@@ -1,4 +1,4 @@
-"""Spacings over the noise level."""
+"""Spacings over sigma."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class RampSpacing(Spacing):
-    """Noise levels from `sigma_max` to `sigma_min` along a curve.
+    """Sigmas from `sigma_max` to `sigma_min` along a curve.
 
-    With ``final_sigma="zero"`` the last of the `steps` levels is sigma_min and the last step leads from there to 0.
+    With ``final_sigma="zero"`` the last of the `steps` sigmas is sigma_min and the last step leads from there to 0.
 
     Args:
         sigma_min, sigma_max: the range, by the convention of the noise schedule; the schedule's own where missing.
-        whole: round the timesteps, not the levels, to whole numbers.
+        whole: round the timesteps, not the sigmas, to whole numbers.
     """
 
     runs_to_zero: ClassVar[bool] = False
-    """True if with ``final_sigma="zero"`` the curve itself runs to 0, and no level is sigma_min."""
+    """True if with ``final_sigma="zero"`` the curve itself runs to 0, and none of the sigmas is sigma_min."""
 
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -45,7 +45,7 @@ class RampSpacing(Spacing):
 
     @abstractmethod
     def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
-        """The noise levels at `position`: 0 is where sampling starts (`high`), 1 where the ramp ends (`low`)."""
+        """The sigmas at `position`: 0 is where sampling starts (`high`), 1 where the ramp ends (`low`)."""
 
     def between(self, high: float, low: float, count: int, scaling: Scaling) -> Array:
         """The curve's `count` sigmas from `high` to `low`, whose last is `low` to the bit unless it is the only one."""
@@ -64,8 +64,8 @@ class RampSpacing(Spacing):
         ends_at_zero = self.final_sigma == "zero"
         jumps_to_zero = ends_at_zero and not self.runs_to_zero
         low = 0.0 if ends_at_zero and self.runs_to_zero else low
-        levels = steps if jumps_to_zero else steps + 1
-        sigmas = self.between(high, low, levels, noise_schedule.scaling)
+        count = steps if jumps_to_zero else steps + 1
+        sigmas = self.between(high, low, count, noise_schedule.scaling)
         sigmas[0] = high  # likewise to the bit: it may be the schedule's end
         if jumps_to_zero:
             sigmas = np.append(sigmas, 0.0)
@@ -73,10 +73,10 @@ class RampSpacing(Spacing):
         return Grid.from_sigmas(noise_schedule, sigmas, timesteps)
 
     def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
-        """Raise ValueError unless levels from `high` down can be divided on `noise_schedule`."""
+        """Raise ValueError unless sigmas from `high` down can be divided on `noise_schedule`."""
         if not np.isfinite(high):
             raise SingularPointError(
-                f"{type(self).__name__} divides the range of noise levels, which is infinite for {noise_schedule} "
+                f"{type(self).__name__} divides the range of sigmas, which is infinite for {noise_schedule} "
                 "(nothing of the data is left at its last timestep): give sigma_max, or use a spacing over "
                 "timesteps such as trailing."
             )
@@ -202,7 +202,7 @@ class LinearQuadratic(RampSpacing):
 
     With L linear steps out of N, ``progress(i) = threshold * i / L``, to which after step L comes the parabola
     ``(1 - threshold * N / L) * ((i - L) / (N - L))**2``, so that the speed does not jump and the progress ends at 1.
-    The levels are ``sigma_max * (1 - progress)``.
+    The sigmas are ``sigma_max * (1 - progress)``.
 
     For flow matching only, where sigma runs from 1 to 0. Of a sigma / alpha that runs from 80 to 0, say, the last step
     would have to take the last fifth, from 16 on, where all that matters is still to come.
@@ -228,14 +228,14 @@ class LinearQuadratic(RampSpacing):
             raise ValueError(f"linear_steps is {self.linear_steps}: expected at least 1.")
         if self.sigma_min is not None and self.final_sigma == "zero":
             raise ValueError(
-                f"sigma_min is {self.sigma_min:g}, but these levels run to 0: leave sigma_min out, or set "
+                f"sigma_min is {self.sigma_min:g}, but these sigmas run to 0: leave sigma_min out, or set "
                 "final_sigma='sigma_min'."
             )
 
     def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
         if noise_schedule.scaling is not Scaling.FLOW:
             raise ValueError(
-                f"linear-quadratic levels divide a sigma that runs from 1 to 0, as in flow matching, but the sigma of "
+                f"linear-quadratic steps divide a sigma that runs from 1 to 0, as in flow matching, but the sigma of "
                 f"{noise_schedule} runs from {high:g}, so that the last step would begin far from the data: use "
                 "kl_optimal or karras, for example."
             )
@@ -260,7 +260,7 @@ class LinearQuadratic(RampSpacing):
 
 @dataclass(frozen=True)
 class Sigmas(Spacing):
-    """Given noise levels, strictly decreasing, the end (usually 0) included.
+    """Given sigmas, strictly decreasing, the end (usually 0) included.
 
     Args:
         sigmas: shape (steps + 1,), by the convention of the noise schedule.

@@ -15,41 +15,40 @@ __all__ = ["Beta", "Leading", "Linspace", "Simple", "Timesteps", "Trailing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelSpacing(Spacing):
-    """A choice among the schedule's training levels 0 ... num_train_timesteps - 1 (timesteps of a discrete model)."""
+class IndexSpacing(Spacing):
+    """A choice among the training indices 0 ... num_train_timesteps - 1, which are a discrete model's timesteps."""
 
     @abstractmethod
-    def levels(self, steps: int, count: int) -> Array:
-        """The `steps` levels, from the noisiest, out of `count`."""
+    def indices(self, steps: int, count: int) -> Array:
+        """The `steps` training indices, from the noisiest, out of `count`."""
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         count = noise_schedule.num_train_timesteps
-        return level_grid(noise_schedule, self.levels(checked_steps(steps, count), count), self)
+        return grid_at_indices(noise_schedule, self.indices(checked_steps(steps, count), count), self)
 
 
-def level_grid(noise_schedule: NoiseSchedule, levels: Array, spacing: Spacing) -> Grid:
-    """The grid over training `levels`, ended as `spacing` says."""
+def grid_at_indices(noise_schedule: NoiseSchedule, indices: Array, spacing: Spacing) -> Grid:
+    """The grid over training `indices`, ended as `spacing` says."""
     if spacing.final_sigma == "sigma_min":
-        if levels[-1] <= 0:
+        if indices[-1] <= 0:
             raise ValueError(
-                f"{spacing} already ends at the smallest noise level, so no step can lead there: use "
-                "final_sigma='zero'."
+                f"{spacing} already ends at the smallest sigma, so no step can lead there: use final_sigma='zero'."
             )
-        levels = np.append(levels, 0.0)
-        sigmas = noise_schedule.sigma_at_level(levels)
+        indices = np.append(indices, 0.0)
+        sigmas = noise_schedule.sigma_at_index(indices)
     else:
-        sigmas = np.append(noise_schedule.sigma_at_level(levels), 0.0)
+        sigmas = np.append(noise_schedule.sigma_at_index(indices), 0.0)
     if noise_schedule.is_discrete:
-        return Grid.from_sigmas(noise_schedule, sigmas, levels)
+        return Grid.from_sigmas(noise_schedule, sigmas, indices)
     return Grid.from_sigmas(noise_schedule, sigmas)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linspace(LevelSpacing):
+class Linspace(IndexSpacing):
     """Equally spaced from the last training timestep down: "Uniform" in A1111, "normal" in ComfyUI.
 
     Args:
-        to_first: whether the last level is the first training timestep. If not, the levels are those of one step
+        to_first: whether the last index is the first training timestep. If not, the indices are those of one step
             more without the lowest, since the last step leads from there to the end anyway ("SGM uniform").
         whole: round to whole timesteps.
         from_first: as diffusers counts: a single step stands at the first timestep, not at the last, and what is half
@@ -60,17 +59,17 @@ class Linspace(LevelSpacing):
     whole: bool = False
     from_first: bool = False
 
-    def levels(self, steps: int, count: int) -> Array:
+    def indices(self, steps: int, count: int) -> Array:
         chosen = steps if self.to_first else steps + 1
         if self.from_first and (self.whole or chosen == 1):
-            all_levels = np.linspace(0, count - 1, chosen)[::-1][:steps]
+            all_indices = np.linspace(0, count - 1, chosen)[::-1][:steps]
         else:
-            all_levels = np.linspace(count - 1, 0, chosen)[:steps]
-        return np.rint(all_levels) if self.whole else all_levels
+            all_indices = np.linspace(count - 1, 0, chosen)[:steps]
+        return np.rint(all_indices) if self.whole else all_indices
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leading(LevelSpacing):
+class Leading(IndexSpacing):
     """Every (count // steps)-th timestep counted from the first, as DDIM's original code has it.
 
     With offset 1 this is "DDIM" in A1111 and "ddim_uniform" in ComfyUI. These count on to the end of the table, and so
@@ -78,56 +77,56 @@ class Leading(LevelSpacing):
 
     Args:
         steps_offset: added to every timestep; Stable Diffusion 1.x uses 1.
-        to_first: whether the last level is the first training timestep (and the offset). If not, the levels are those
+        to_first: whether the last index is the first training timestep (and the offset). If not, the indices are those
             of one step more without the lowest, as the DPM-Solver family of diffusers has them.
     """
 
     steps_offset: int = 0
     to_first: bool = True
 
-    def levels(self, steps: int, count: int) -> Array:
+    def indices(self, steps: int, count: int) -> Array:
         chosen = steps if self.to_first else steps + 1
-        levels = np.arange(chosen - 1, -1, -1.0) * (count // chosen) + self.steps_offset
-        if self.steps_offset < 0 or levels[0] > count - 1:
+        indices = np.arange(chosen - 1, -1, -1.0) * (count // chosen) + self.steps_offset
+        if self.steps_offset < 0 or indices[0] > count - 1:
             most = count - 1 - (chosen - 1) * (count // chosen)
             raise ValueError(
                 f"steps_offset is {self.steps_offset}: with {chosen} of {count} timesteps it must be from 0 to {most}."
             )
-        return levels[:steps]
+        return indices[:steps]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trailing(LevelSpacing):
+class Trailing(IndexSpacing):
     """Every (count / steps)-th timestep counted back from the last (Lin et al. 2023, table 2).
 
     Args:
         stride: from timestep to timestep, where it is not to follow from the number of steps. There are then only as
-            many levels as there is room for, at most one for each step; they add the stride up, as diffusers' DDIM
+            many indices as there is room for, at most one for each step; they add the stride up, as diffusers' DDIM
             does, which decides about what is half way between two timesteps.
     """
 
     stride: float | None = None
 
-    def levels(self, steps: int, count: int) -> Array:
+    def indices(self, steps: int, count: int) -> Array:
         if self.stride is not None:
             return np.asarray(np.rint(np.arange(count, 0, -self.stride)) - 1, np.float64)[:steps]
         return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simple(LevelSpacing):
+class Simple(IndexSpacing):
     """Every (count / steps)-th timestep counted back from the last, rounded up ("simple" in ComfyUI, A1111).
 
     :class:`Trailing` rounds to the nearest instead.
     """
 
-    def levels(self, steps: int, count: int) -> Array:
+    def indices(self, steps: int, count: int) -> Array:
         # In floats, as these programs have it: 19 * (1000 / 38) is below 500 there.
         return np.asarray(count - 1 - np.floor(np.arange(steps) * (count / steps)), np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beta(LevelSpacing):
+class Beta(IndexSpacing):
     """Quantiles of a Beta distribution over the timesteps: denser at both ends (Lee et al. 2024, "Beta Sampling").
 
     Needs SciPy. This is ComfyUI's "beta", which rounds; A1111's "Beta" is :class:`BetaSigmas`.
@@ -141,18 +140,18 @@ class Beta(LevelSpacing):
     beta: float = 0.6
     whole: bool = False
 
-    def levels(self, steps: int, count: int) -> Array:
+    def indices(self, steps: int, count: int) -> Array:
         quantiles = beta_quantile(1.0 - np.arange(steps) / steps, self.alpha, self.beta)
-        levels = np.asarray(quantiles * (count - 1))
+        indices = np.asarray(quantiles * (count - 1))
         if not self.whole:
-            return levels
-        levels = np.rint(levels)
-        if len(np.unique(levels)) < steps:
+            return indices
+        indices = np.rint(indices)
+        if len(np.unique(indices)) < steps:
             raise ValueError(
-                f"steps is {steps}, but only {len(np.unique(levels))} of their timesteps differ when rounded: use "
+                f"steps is {steps}, but only {len(np.unique(indices))} of their timesteps differ when rounded: use "
                 "fewer steps, or whole=False."
             )
-        return levels
+        return indices
 
 
 @dataclass(frozen=True)

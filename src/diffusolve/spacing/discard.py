@@ -1,4 +1,4 @@
-"""Leaving out the last noise level before the end."""
+"""Leaving out the last sigma before the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DiscardPenultimate"]
 
 @dataclass(frozen=True)
 class DiscardPenultimate(Spacing):
-    """Another spacing of one step more, without the last level but one, so that the last step is longer.
+    """Another spacing of one step more, without the last sigma but one, so that the last step is longer.
 
     A1111 calls it "discard next-to-last sigma" and does it for DPM2 and DPM2 a, ComfyUI for dpm_2, dpm_2_ancestral,
     uni_pc and uni_pc_bh2.
