@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from diffusolve.errors import SingularPointError
 from diffusolve.noise import BETA_SCHEDULES, Cosine, FlowMatching, NoiseSchedule, VarianceExploding, VariancePreserving
 from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction
 from diffusolve.sampling import Sampler
@@ -250,6 +251,8 @@ def recipes(
     steps = draw(st.integers(1, 30))
     sampler = Sampler(draw(solvers), draw(spacings(noise_schedule, steps)))
     prediction = draw(predictions)
-    if isinstance(prediction, Epsilon) and sampler.grid(noise_schedule, steps)[0].alpha == 0.0:
-        prediction = VPrediction()  # epsilon says nothing about the data there
+    try:
+        prediction.conversion(sampler.grid(noise_schedule, steps)[0])
+    except SingularPointError:
+        prediction = VPrediction()  # epsilon says nothing about the data where alpha is 0
     return sampler, noise_schedule, prediction, steps

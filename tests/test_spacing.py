@@ -23,13 +23,13 @@ from diffusolve.spacing import (
     Linspace,
     Polyexponential,
     Sigmas,
-    Simple,
     Spacing,
     Timesteps,
     Trailing,
     UniformLogSNR,
     spacing,
 )
+from diffusolve.spacing.by_timestep import IndexSpacing
 from tests.strategies import noise_schedules, spacings
 from tests.tables import for_each
 
@@ -75,15 +75,15 @@ def test_the_timestep_of_each_point_is_that_of_its_noise(
 @every_schedule
 def test_every_spacing_starts_where_it_says(name: str, final_sigma: str, schedule: NoiseSchedule) -> None:
     start = 0.99 if isinstance(schedule, FlowMatching) else schedule.sigma_max
-    by_level = isinstance(spacing(name), (Linspace, Leading, Trailing, Simple, Beta))
-    options = {} if by_level or name == "align_your_steps" else {"sigma_max": start}
+    by_index = isinstance(spacing(name), IndexSpacing)
+    options = {} if by_index or name == "align_your_steps" else {"sigma_max": start}
     if name == "leading":
         options, start = {"steps_offset": 10}, float(schedule.sigma_at_index(910))
     elif name == "ddim_uniform":
         start = float(schedule.sigma_at_index(901))
     elif name == "align_your_steps":
         start = float(schedule.scaling.sigma_from_log_snr(-math.log(14.615)))
-    elif by_level:
+    elif by_index:
         start = schedule.sigma_max
     if spacing(name) == Linspace() and final_sigma == "sigma_min":
         return  # has its own test: the last level is sigma_min already

@@ -42,6 +42,7 @@ class ClassSteps:
 
     Attributes:
         ratios: how near each `timestep_spacing` is to each schedule type.
+        to_first: the timesteps end at the first one; if not, they are those of one step more without the lowest.
         rounds: the timesteps of "linspace" are rounded to whole ones.
         strides: except with "leading", a step does not lead to the next timestep, but
             ``num_train_timesteps // num_inference_steps`` down from its own.
@@ -51,6 +52,7 @@ class ClassSteps:
     """
 
     ratios: Ratios
+    to_first: bool = True
     rounds: bool = False
     strides: bool = False
     curve_within_timesteps: bool = False
@@ -88,13 +90,13 @@ WITHOUT_THE_LOWEST: Ratios = MappingProxyType(
 """Of classes that choose one timestep more and leave out the lowest: the last step leads from there to the end."""
 
 IN_SIGMA = ClassSteps(ALL_TIMESTEPS, curve_within_timesteps=True)
-IN_LOG_SNR = ClassSteps(WITHOUT_THE_LOWEST, rounds=True)
+IN_LOG_SNR = ClassSteps(WITHOUT_THE_LOWEST, to_first=False, rounds=True)
 
 CLASS_STEPS: Mapping[str, ClassSteps] = MappingProxyType(
     {
         "DDIMScheduler": ClassSteps(WHOLE_TIMESTEPS, rounds=True, strides=True),
         "DDPMScheduler": ClassSteps(WHOLE_TIMESTEPS, rounds=True),
-        "DEISMultistepScheduler": ClassSteps(WITHOUT_THE_LOWEST, rounds=True, end="sigma_min"),
+        "DEISMultistepScheduler": ClassSteps(WITHOUT_THE_LOWEST, to_first=False, rounds=True, end="sigma_min"),
         "DPMSolverFastScheduler": IN_SIGMA,
         "DPMSolverMultistepScheduler": IN_LOG_SNR,
         "DPMSolverSDEScheduler": IN_SIGMA,

@@ -307,6 +307,9 @@ def _type_of_timesteps(
     steps: ClassSteps, row: str, offset: int, options: dict[str, Any], differences: list[str]
 ) -> str:
     """The schedule type whose sigmas are the nearest to those of a row of the class's table."""
+    if row.startswith("leading") and not steps.to_first:
+        options |= {"to_first": False, "steps_offset": offset}
+        return "Leading"
     ratios = steps.ratios[row]
     nearest = SCHEDULE_TYPES_OF_TIMESTEPS[ratios.index(min(ratios))]
     if row == "linspace" and steps.rounds:
@@ -332,7 +335,9 @@ def _add_end(schedule_type: str, end: str, options: dict[str, Any], differences:
     """Add to `options` and `differences` that sampling ends at the sigma of timestep 0, if it does."""
     if end == "zero":
         return
-    if schedule_type == "Uniform" or (schedule_type == "Leading" and not options.get("steps_offset")):
+    if schedule_type == "Uniform" or (
+        schedule_type == "Leading" and not options.get("steps_offset") and options.get("to_first", True)
+    ):
         differences.append(
             "its last step leads from timestep 0 to the sigma of timestep 0, so that it does not reach the data"
         )
