@@ -13,12 +13,13 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import expm1
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -29,11 +30,14 @@ import typer
 import diffusolve
 from diffusolve.backends import Run
 from diffusolve.cli.main import main
+from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid
+from diffusolve.prediction import Prediction
 from diffusolve.sampling import Sampler
 from diffusolve.solvers.requests import Evaluate, SolverRun, Value
 from diffusolve.solvers.solver import solver
 from diffusolve.spacing import Karras
+from diffusolve.spacing.by_timestep import IndexSpacing
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -81,14 +85,21 @@ class LatentDiffusionModel:
         return 0.1 * x
 
 
-def solver_recipe() -> dict[str, Any]:
-    """The names in the recipe of a solver."""
-    names = {"Grid": Grid, "pairwise": pairwise, "expm1": expm1, "solver": solver}
-    return names | {"Evaluate": Evaluate, "SolverRun": SolverRun, "Value": Value}
+def recipes() -> dict[str, Any]:
+    """The names in the recipes of a solver, a spacing and a prediction type."""
+    names: dict[str, Any] = {"Grid": Grid, "pairwise": pairwise, "expm1": expm1, "solver": solver}
+    names |= {"Evaluate": Evaluate, "SolverRun": SolverRun, "Value": Value}
+    names |= {"dataclass": dataclass, "ClassVar": ClassVar, "Array": np.ndarray, "np": np}
+    return names | {"IndexSpacing": IndexSpacing, "Prediction": Prediction, "SingularPointError": SingularPointError}
 
 
-def check_solver_recipe(names: Mapping[str, Any]) -> None:
-    """It is the library's DPM++ 2M."""
+def check_recipes(names: Mapping[str, Any]) -> None:
+    """The solver is the library's DPM++ 2M, the spacing and the prediction type what their formulas say."""
+    timesteps = names["Quadratic"]().grid(diffusolve.SD15, 3).timesteps
+    np.testing.assert_allclose(timesteps, [999.0, 999.0 * 4 / 9, 999.0 / 9])
+    alpha, sigma, x0, noise = 0.8, 0.6, 1.25, -0.5
+    a, b = names["Score"]().data(alpha, sigma)
+    assert a * (alpha * x0 + sigma * noise) + b * (-noise / sigma) == pytest.approx(x0)
     plans = [
         recipe.plan(diffusolve.SD15, "epsilon", 8)
         for recipe in (Sampler(names["dpmpp_2m"], Karras()), diffusolve.sampler("DPM++ 2M Karras"))
@@ -168,7 +179,7 @@ def nothing() -> dict[str, Any]:
 
 PRELUDES: Mapping[str, Callable[[], dict[str, Any]]] = {
     "README.md": cheap_networks,
-    "CONTRIBUTING.md": solver_recipe,
+    "CONTRIBUTING.md": recipes,
     "docs/k-diffusion.md": k_diffusion_model,
     "docs/names.md": cheap_pipeline,
     "docs/performance.md": cheap_networks,
@@ -178,7 +189,7 @@ PRELUDES: Mapping[str, Callable[[], dict[str, Any]]] = {
 """Page -> the names that its code takes from the reader's program."""
 
 CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "CONTRIBUTING.md": check_solver_recipe,
+    "CONTRIBUTING.md": check_recipes,
     "docs/plan-format.md": check_json_plan,
 }
 """Page -> what is true of the names that its code leaves."""

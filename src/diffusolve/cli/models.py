@@ -84,5 +84,5 @@ def conditional_denoiser(name: str) -> object:
 
 
 def _as_is(samples: Tensor) -> Tensor:
-    """What decodes samples that are images already."""
+    """The decoding of samples that are images already."""
     return samples
