@@ -22,6 +22,7 @@ from diffusolve.spacing import (
     Leading,
     Linspace,
     Polyexponential,
+    Shifted,
     Sigmas,
     Spacing,
     Timesteps,
@@ -350,6 +351,47 @@ def test_an_infinite_log_snr_cannot_be_divided() -> None:
 def test_impossible_spacings_are_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Shifted: moved towards noise, then stretched
+
+
+def test_a_shift_multiplies_the_ratio_of_noise_to_signal_and_the_end_stays() -> None:
+    inner = Linspace(final_sigma="zero")
+    for shift in (0.5, 1.0, 3.0):
+        plain, moved = (s.grid(FlowMatching(), 8) for s in (inner, Shifted(inner=inner, shift=shift)))
+        ratio = shift * plain.sigmas[1:-1] / (1 - plain.sigmas[1:-1])
+        np.testing.assert_allclose(moved.sigmas[1:-1], ratio / (1 + ratio), rtol=1e-12)
+        assert (moved.sigmas[0], moved.sigmas[-1]) == (1.0, 0.0)
+        np.testing.assert_allclose(moved.timesteps, 1000 * moved.sigmas[:-1])
+    by_schedule = inner.grid(FlowMatching(shift=3.0), 8)
+    np.testing.assert_array_equal(Shifted(inner=inner, shift=3.0).grid(FlowMatching(), 8).sigmas, by_schedule.sigmas)
+
+
+def test_stretching_multiplies_the_signal_so_that_the_last_sigma_is_the_terminal_one() -> None:
+    inner = Sigmas((1.0, 0.7, 0.4, 0.0))
+    stretched = Shifted(inner=inner, terminal=0.1).grid(FlowMatching()).sigmas
+    np.testing.assert_allclose(stretched, [1.0, 1 - 0.3 * 0.9 / 0.6, 0.1, 0.0], rtol=1e-12)
+    single = Shifted(inner=Sigmas((0.7, 0.0)), terminal=0.1).grid(FlowMatching())
+    assert single.sigmas.tolist() == [0.7, 0.0]
+
+
+def test_impossible_shifts_are_refused() -> None:
+    for make, message in (
+        (lambda: Shifted(inner=Linspace(), shift=0.0), "shift is 0: expected a positive number"),
+        (lambda: Shifted(inner=Linspace(), terminal=1.0), "terminal is 1: expected a sigma between 0 and 1"),
+        (lambda: Shifted(inner=Linspace(), shift=3.0).grid(SD15, 5), "use the inner spacing itself"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_options_of_diffusers_timestep_spacings() -> None:
+    assert Linspace(from_first=True).levels(1, 100).tolist() == [0.0]
+    assert Linspace(from_first=True, whole=True).levels(3, 100).tolist() == [99.0, 50.0, 0.0]
+    assert Leading(to_first=False).levels(4, 100).tolist() == [80.0, 60.0, 40.0, 20.0]
+    assert Trailing(stride=10.0).levels(10, 35).tolist() == [34.0, 24.0, 14.0, 4.0]
+    assert Trailing(stride=10.0).levels(2, 35).tolist() == [34.0, 24.0]
 
 
 def test_unknown_names_are_unknown_name_errors() -> None:

@@ -49,29 +49,35 @@ def asked_for(
         ValueError: nothing says how many steps there are, or two arguments say so differently; sigmas that do not
             strictly decrease.
     """
-    at, chosen = _numbers(timesteps), _numbers(sigmas)
-    end = None
+    shift = None if mu is None else float(mu)
+    if timesteps is None is sigmas:
+        return Asked(_checked_steps(num_inference_steps), mu=shift)
+    at, chosen, end = _numbers(timesteps), _numbers(sigmas), None
     if chosen is not None:
         _check_falling(chosen, 2 if ends_with_last else 1)
         if ends_with_last or (chosen[-1] == 0.0 and len(chosen) > 1):
             chosen, end = chosen[:-1], chosen[-1]
-    for name, values in (("timesteps", at), ("sigmas", chosen)):
-        if values is not None and num_inference_steps not in (None, len(values)):
+    counts = {name: len(values) for name, values in (("timesteps", at), ("sigmas", chosen)) if values is not None}
+    for name, count in counts.items():
+        if num_inference_steps not in (None, count):
             raise ValueError(
-                f"num_inference_steps is {num_inference_steps}, but {name} are given for {len(values)} steps: leave "
-                "one of them out."
+                f"num_inference_steps is {num_inference_steps}, but {name} are given for {count} steps: leave one of "
+                "them out."
             )
-    if at is not None and chosen is not None and len(at) != len(chosen):
+    if len(set(counts.values())) > 1:
         raise ValueError(
-            f"{len(at)} timesteps are given and sigmas for {len(chosen)} steps: expected as many of both, since each "
-            "timestep is what the network is told at the sigma of the same place."
+            f"{counts['timesteps']} timesteps are given and sigmas for {counts['sigmas']} steps: expected as many of "
+            "both, since each timestep is what the network is told at the sigma of the same place."
         )
-    steps = next((len(values) for values in (at, chosen) if values is not None), num_inference_steps)
+    return Asked(_checked_steps(next(iter(counts.values()))), at, chosen, end, shift)
+
+
+def _checked_steps(steps: int | None) -> int:
     if steps is None:
         raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
     if steps < 1:
         raise ValueError(f"num_inference_steps is {steps}: expected at least 1.")
-    return Asked(int(steps), at, chosen, end, None if mu is None else float(mu))
+    return int(steps)
 
 
 def _numbers(given: Any) -> tuple[float, ...] | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
-from diffusolve.backends import DrawNoise, Run, Transform
+from diffusolve.backends import DrawNoise, Run, Transform, backend_of
 from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
@@ -390,6 +390,22 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""
         return sample
+
+    def _model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The sample as the plan scales it for the network at `timestep`, or at the current step if that is no view.
+
+        A run is begun by it, but not moved. It is the `scale_model_input` of the classes whose samples the network does
+        not see as they are: ``sample / sqrt(sigma^2 + 1)`` where alpha is 1.
+        """
+        generation, place = self._registry.of(timestep)
+        if generation is None:
+            self._none_begun()
+        run = generation.run or self._started(generation, place, timestep, generation.options)
+        if place is None or place == generation.step_index:
+            scaled: Tensor = run.model_input(sample)
+        else:
+            scaled = backend_of(sample).combine((sample,), (generation.prepared.plan.stages[place].scale,))
+        return scaled if scaled.dtype is sample.dtype else scaled.to(sample.dtype)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha * original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.

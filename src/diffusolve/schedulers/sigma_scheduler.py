@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from diffusolve.backends import backend_of
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
@@ -67,20 +66,7 @@ class SigmaScheduler(TableScheduler):
         largest = float(self.sigmas.max())
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """``sample / sqrt(sigma^2 + 1)`` at `timestep`, or at the current step if that is no view.
-
-        A run is begun by it, but not moved.
-        """
-        generation, place = self._registry.of(timestep)
-        if generation is None:
-            self._none_begun()
-        run = generation.run or self._started(generation, place, timestep, generation.options)
-        if place is None or place == generation.step_index:
-            scaled: Tensor = run.model_input(sample)
-        else:
-            scaled = backend_of(sample).combine((sample,), (generation.prepared.plan.stages[place].scale,))
-        return scaled if scaled.dtype is sample.dtype else scaled.to(sample.dtype)
+    scale_model_input = TableScheduler._model_input
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
@@ -116,7 +102,8 @@ class SigmaScheduler(TableScheduler):
     @property
     def _is_continuous(self) -> bool:
         """Whether the network is told a quarter of log sigma."""
-        return self.config.get("timestep_type") == "continuous" and self.config["prediction_type"] == "v_prediction"
+        config = self._own_config
+        return config.get("timestep_type") == "continuous" and bool(config["prediction_type"] == "v_prediction")
 
     def _check_given(self, asked: Asked) -> None:
         """Raise ValueError if timesteps are given besides something else that says where the steps fall."""
@@ -130,7 +117,8 @@ class SigmaScheduler(TableScheduler):
 
     def _along(self, curve: str, sigmas: Array, steps: int) -> Array:
         """The sigmas of `steps` steps along a curve, between those configured or the ends of `sigmas`."""
-        low, high = self.config.get("sigma_min"), self.config.get("sigma_max")
+        config = self._own_config
+        low, high = config.get("sigma_min"), config.get("sigma_max")
         return curve_named(curve).between(
             sigmas[0] if high is None else high, sigmas[-1] if low is None else low, steps, self.noise_schedule.scaling
         )

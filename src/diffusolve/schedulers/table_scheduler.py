@@ -29,6 +29,7 @@ class TableScheduler(Scheduler):
 
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     signal_floor: ClassVar[float] = 0.0
+    plans_follow_from: ClassVar[frozenset[str]] = Scheduler.plans_follow_from | {"betas", "alphas", "alphas_cumprod"}
 
     def _configured(self) -> None:
         self._tables: Tables = tables_of(self._own_config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
@@ -60,7 +61,8 @@ class TableScheduler(Scheduler):
         """(alpha, sigma) at whole training timesteps, with alpha^2 + sigma^2 = 1, shape (batch, 1, ...), as `like`."""
         table = self.alphas_cumprod
         if table.device != like.device:
-            self.alphas_cumprod = table = moved(table, like.device)
+            table = moved(table, like.device)
+            vars(self)["alphas_cumprod"] = table  # the same numbers, so that no plan has to be looked at again
         power = table.to(like.dtype)[moved(timesteps, like.device)]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
