@@ -1,0 +1,52 @@
+"""Every scheduler class beside diffusers' of the same name, in everything that its row of the matrix tries."""
+
+from __future__ import annotations
+
+import pytest
+
+import diffusolve
+from tests.schedulers.matrix import ROWS, check_class, in_library, summary, unsound
+
+diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
+
+TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffusion")
+"""Classes that sample tokens; the matrix walks continuous samples."""
+
+EARLY = "timesteps, step and add_noise before set_timesteps"
+PENDING: dict[str, str] = {
+    "DDIMScheduler": "compatible classes that are not here",
+    "DDPMScheduler": "compatible classes that are not here",
+    "DEISMultistepScheduler": EARLY,
+    "DPMSolverMultistepScheduler": f"{EARLY}; zero terminal SNR",
+    "DPMSolverSDEScheduler": EARLY,
+    "DPMSolverSinglestepScheduler": EARLY,
+    "EulerAncestralDiscreteScheduler": f"{EARLY}; zero terminal SNR",
+    "EulerDiscreteScheduler": f"{EARLY}; zero terminal SNR",
+    "FlowMatchEulerDiscreteScheduler": "a step before set_timesteps with inverted sigmas; scale_noise without noise",
+    "HeunDiscreteScheduler": EARLY,
+    "KDPM2AncestralDiscreteScheduler": EARLY,
+    "KDPM2DiscreteScheduler": EARLY,
+    "LMSDiscreteScheduler": EARLY,
+    "PNDMScheduler": EARLY,
+    "UniPCMultistepScheduler": f"{EARLY}; zero terminal SNR",
+}
+"""Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""
+
+
+def test_every_class_of_diffusers_has_a_row() -> None:
+    public = {name for name in diffusers._class_to_module if name.endswith("Scheduler")}
+    assert public - ROWS.keys() == {f"{name}Scheduler" for name in TOKENS}
+
+
+def test_the_reference_walks_the_defaults_of_every_row_and_agrees_with_itself() -> None:
+    failures = [failure for name in ROWS for failure in unsound(name)]
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ROWS if in_library(diffusolve, name)))
+def test_class_agrees_with_diffusers(name: str) -> None:
+    failures = check_class(name)
+    if name in PENDING:
+        assert failures, f"{name} agrees with diffusers: take it off the list of pending classes"
+        pytest.xfail(f"{PENDING[name]} ({len(failures)} parts differ)")
+    assert not failures, summary(failures)
