@@ -28,7 +28,7 @@ LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 3, 50, 2.0
 """Of measuring: rounds go on for so many seconds, within these numbers."""
 
 RING = 4
-"""How many buffers are copied in a circle: about as many as a step has arrays, so that caches help as much."""
+"""The number of buffers copied in a circle: about as many as a step has arrays, so that caches help as much."""
 
 
 def bench_command(
