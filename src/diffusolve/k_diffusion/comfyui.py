@@ -29,7 +29,7 @@ from diffusolve.k_diffusion.loop import (
     before_each_step,
     part_and_whole,
     parts,
-    walk,
+    run_solver,
     with_numbers,
 )
 from diffusolve.k_diffusion.noise import default_noise_sampler
@@ -93,7 +93,7 @@ def sample_ddpm(
 ) -> Tensor:
     """Ancestral sampling of DDPM (Ho et al. 2020), which is Euler ancestral with `eta` 1."""
     solver = euler.with_options(eta=1.0)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -118,7 +118,7 @@ def sample_lcm(
 ) -> Tensor:
     """Multistep consistency sampling (Luo et al. 2023): the data prediction, and all of the next point's noise."""
     solver = lcm
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -146,7 +146,9 @@ def sample_heunpp2(
 ) -> Tensor:
     """Heun's method with a third slope, at the end of the step that follows (Heun++)."""
     solver = with_numbers(heunpp2, s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step
+    )
 
 
 @torch.no_grad()
@@ -161,7 +163,7 @@ def sample_ipndm(
 ) -> Tensor:
     """Adams-Bashforth with the weights of equal steps (Zhang & Chen 2022, iPNDM)."""
     solver = ipndm.with_options(max_order=max_order)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -176,7 +178,7 @@ def sample_ipndm_v(
 ) -> Tensor:
     """Adams-Bashforth with the weights of the steps as they are."""
     solver = ipndm_v.with_options(max_order=max_order)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -190,7 +192,7 @@ def sample_euler_cfg_pp(
 ) -> Tensor:
     """Euler's method of CFG++ (Chung et al. 2024): guided data, renoised without guidance."""
     solver = euler.with_options(cfg_pp=True)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -207,7 +209,7 @@ def sample_euler_ancestral_cfg_pp(
 ) -> Tensor:
     """Euler ancestral of CFG++ (Chung et al. 2024)."""
     solver = with_numbers(euler, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -234,7 +236,7 @@ def sample_dpmpp_2s_ancestral_cfg_pp(
 ) -> Tensor:
     """DPM-Solver++(2S) ancestral of CFG++."""
     solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -258,7 +260,7 @@ def sample_dpmpp_2m_cfg_pp(
 ) -> Tensor:
     """DPM-Solver++(2M) of CFG++."""
     solver = DPMPP_M.with_options(cfg_pp=True)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -274,7 +276,7 @@ def sample_gradient_estimation(
 ) -> Tensor:
     """Euler's method with the slope extrapolated by `ge_gamma` (Permenter & Yuan 2023)."""
     solver = with_numbers(gradient_estimation, ge_gamma=ge_gamma).with_options(cfg_pp=cfg_pp)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -289,7 +291,7 @@ def sample_gradient_estimation_cfg_pp(
 ) -> Tensor:
     """Gradient estimation of CFG++."""
     solver = with_numbers(gradient_estimation, ge_gamma=ge_gamma).with_options(cfg_pp=True)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -305,7 +307,7 @@ def sample_res_multistep(
 ) -> Tensor:
     """RES, multistep, of second order (Zhang et al. 2023). Noise is drawn and not used."""
     solver = with_numbers(res_multistep, s_noise=s_noise)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -332,7 +334,7 @@ def sample_res_multistep_ancestral(
 ) -> Tensor:
     """RES, multistep, to less noise than asked for, then fresh noise."""
     solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -358,7 +360,7 @@ def sample_res_multistep_cfg_pp(
 ) -> Tensor:
     """RES, multistep, of second order of CFG++ (Zhang et al. 2023). Noise is drawn and not used."""
     solver = with_numbers(res_multistep, s_noise=s_noise).with_options(cfg_pp=True)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -385,7 +387,7 @@ def sample_res_multistep_ancestral_cfg_pp(
 ) -> Tensor:
     """RES, multistep, to less noise than asked for, then fresh noise of CFG++."""
     solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -413,7 +415,7 @@ def sample_dpmpp_2m_sde_gpu(
 ) -> Tensor:
     """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
     solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 @torch.no_grad()
@@ -431,7 +433,7 @@ def sample_dpmpp_2m_sde_heun(
 ) -> Tensor:
     """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
     solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 @torch.no_grad()
@@ -449,7 +451,7 @@ def sample_dpmpp_2m_sde_heun_gpu(
 ) -> Tensor:
     """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
     solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 @torch.no_grad()
@@ -466,7 +468,7 @@ def sample_dpmpp_3m_sde_gpu(
 ) -> Tensor:
     """DPM-Solver++(3M) of the SDE; the noise is made on the device of `x` in any case."""
     solver = with_numbers(DPMPP_3M, eta=eta, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 @torch.no_grad()
@@ -485,7 +487,7 @@ def sample_dpmpp_sde_gpu(
     """DPM-Solver++ of the SDE with two evaluations; the noise is made on the device of `x` in any case."""
     solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path")
     intervals = partial(part_and_whole, r=r)
-    return walk(
+    return run_solver(
         solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, intervals
     )
 
@@ -511,7 +513,7 @@ def sample_er_sde(
     solver = with_numbers(er_sde, s_noise=s_noise).with_options(max_stage=max_stage, third_order="authors")
     if noise_scaler is not None:
         raise ValueError(f"noise_scaler is {noise_scaler!r}: expected None; diffusolve.solvers.er_sde has named ones.")
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -541,7 +543,7 @@ def sample_seeds_2(
     """SEEDS-2 (Gonzalez et al. 2023), with the second evaluation at the part `r` of a step in log sigma."""
     solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=r).with_options(solver_type=solver_type)
     intervals = parts(r)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -572,7 +574,7 @@ def sample_seeds_3(
     """SEEDS-3 (Gonzalez et al. 2023), with evaluations at the parts `r_1` and `r_2` of a step in log sigma."""
     solver = with_numbers(seeds_3, eta=eta, s_noise=s_noise, r_1=r_1, r_2=r_2)
     intervals = parts(r_1, r_2)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,
@@ -598,7 +600,7 @@ def sample_exp_heun_2_x0(
 ) -> Tensor:
     """Exponential Heun: SEEDS-2 of the ODE with the second evaluation at the end of the step."""
     solver = seeds_2.with_options(eta=0.0, r=1.0, solver_type=solver_type)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -617,7 +619,7 @@ def sample_exp_heun_2_x0_sde(
     """Exponential Heun of the SDE. Noise is drawn twice for a step, and used once, as there."""
     solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=1.0).with_options(solver_type=solver_type)
     intervals = parts(1.0)
-    return walk(
+    return run_solver(
         solver,
         model,
         x,

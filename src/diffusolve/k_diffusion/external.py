@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Denoiser(nn.Module):
-    """What the wrappers have in common.
+    """The part that the wrappers have in common.
 
     Args:
         inner_model: the network, trained on samples with alpha^2 + sigma^2 = 1.
@@ -146,7 +146,7 @@ class DiscreteSchedule(nn.Module):
         return append_zero(self.t_to_sigma(torch.linspace(len(self.sigmas) - 1, 0, n, device=self.sigmas.device)))
 
     def sigma_to_t(self, sigma: Tensor, quantize: bool | None = None) -> Tensor:
-        """The timestep at `sigma`; the first or last one for a sigma beyond theirs.
+        """The timestep at `sigma`; the first or last one for a sigma outside theirs.
 
         Args:
             sigma: any shape.

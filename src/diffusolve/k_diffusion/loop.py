@@ -26,7 +26,7 @@ from diffusolve.solvers import Evaluate, Solver, StepEnded
 from diffusolve.spacing import UniformLogSNR
 
 __all__ = [
-    "AdaptiveWay",
+    "AdaptiveRun",
     "Callback",
     "ExtraArgs",
     "Model",
@@ -41,8 +41,8 @@ __all__ = [
     "follow",
     "part_and_whole",
     "parts",
+    "run_solver",
     "two_ends",
-    "walk",
     "whole_steps",
     "with_numbers",
 ]
@@ -55,13 +55,13 @@ NoiseSampler: TypeAlias = Callable[[Any, Any], Tensor]
 Intervals: TypeAlias = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 Due: TypeAlias = Callable[[Plan], Sequence[int]]
-"""How often k-diffusion has drawn noise before each evaluation of a plan, and at its end."""
+"""The number of draws that k-diffusion has made before each evaluation of a plan, and at its end."""
 
 EVERY_SIGMA = VarianceExploding(float_info.min, float_info.max / 2, conditioning="sigma")
 """Denoisers are told sigma itself, and decide on their own what they make of it."""
 
 
-def walk(
+def run_solver(
     solver: Solver,
     model: Model,
     x: Tensor,
@@ -207,7 +207,7 @@ class StepNoise:
 
 
 @dataclass
-class AdaptiveWay:
+class AdaptiveRun:
     """An adaptive run with what k-diffusion does around it: counting, drawing noise, telling the callback."""
 
     model: Model
@@ -221,7 +221,7 @@ class AdaptiveWay:
         default_factory=lambda: {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0},
     )
 
-    def walk(self, solver: Solver, grid: Grid, disable: bool | None) -> Tensor:
+    def follow(self, solver: Solver, grid: Grid, disable: bool | None) -> Tensor:
         """Run `solver` from the first point of `grid` to its last."""
         with tqdm(disable=disable) as bar:
 

@@ -1,6 +1,6 @@
 """The functions of ``k_diffusion.sampling``: same names, arguments, callbacks and random numbers.
 
-Each says which solver it stands for; one loop walks all their plans. A sample is ``x0 + sigma * noise``, shape
+Each says which solver it stands for; one loop runs all their plans. A sample is ``x0 + sigma * noise``, shape
 (batch, ...), and is returned in the precision of `x`. What they have in common:
 
 Args:
@@ -63,7 +63,7 @@ from diffusolve.k_diffusion.comfyui import (
 )
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
-    AdaptiveWay,
+    AdaptiveRun,
     Callback,
     ExtraArgs,
     Model,
@@ -76,8 +76,8 @@ from diffusolve.k_diffusion.loop import (
     fast_plan,
     follow,
     part_and_whole,
+    run_solver,
     two_ends,
-    walk,
     whole_steps,
     with_numbers,
 )
@@ -178,7 +178,9 @@ def sample_euler(
 ) -> Tensor:
     """Karras et al. 2022, algorithm 2 with steps of first order; without churn it is DDIM (A1111: "Euler")."""
     solver = with_numbers(euler, s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step
+    )
 
 
 @torch.no_grad()
@@ -196,7 +198,7 @@ def sample_euler_ancestral(
     """Euler's method to less noise than asked for, then fresh noise; DDPM's posterior (A1111: "Euler a")."""
     solver = with_numbers(euler, eta=eta, s_noise=s_noise)
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
 
 
 @torch.no_grad()
@@ -214,7 +216,9 @@ def sample_heun(
 ) -> Tensor:
     """Karras et al. 2022, algorithm 2: Heun's method of second order (A1111: "Heun")."""
     solver = with_numbers(heun, s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step
+    )
 
 
 @torch.no_grad()
@@ -232,7 +236,9 @@ def sample_dpm_2(
 ) -> Tensor:
     """DPM-Solver-2 (Lu et al. 2022, algorithm 1) with the churn of Karras et al. 2022 (A1111: "DPM2")."""
     solver = with_numbers(dpm_2, s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, default_noise_sampler(x), before_each_step
+    )
 
 
 @torch.no_grad()
@@ -250,7 +256,7 @@ def sample_dpm_2_ancestral(
     """DPM-Solver-2 to less noise than asked for, then fresh noise (A1111: "DPM2 a")."""
     solver = with_numbers(dpm_2, eta=eta, s_noise=s_noise)
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
 
 
 @torch.no_grad()
@@ -264,7 +270,7 @@ def sample_lms(
     order: int = 4,
 ) -> Tensor:
     """Adams-Bashforth with variable steps, of the last `order` slopes (A1111: "LMS")."""
-    return walk(lms.with_options(order=order), model, x, sigmas, extra_args, callback, disable)
+    return run_solver(lms.with_options(order=order), model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -282,7 +288,7 @@ def sample_dpmpp_2s_ancestral(
     """DPM-Solver++(2S) (Lu et al. 2022) to less noise than asked for, then fresh noise (A1111: "DPM++ 2S a")."""
     solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise)
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
 
 
 @torch.no_grad()
@@ -305,7 +311,7 @@ def sample_dpmpp_sde(
     """
     solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path")
     intervals = partial(part_and_whole, r=r)
-    return walk(
+    return run_solver(
         solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, intervals
     )
 
@@ -320,7 +326,7 @@ def sample_dpmpp_2m(
     disable: bool | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022, algorithm 2 (A1111: "DPM++ 2M")."""
-    return walk(DPMPP_M, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(DPMPP_M, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -338,7 +344,7 @@ def sample_dpmpp_2m_sde(
 ) -> Tensor:
     """DPM-Solver++(2M) of the SDE (A1111: "DPM++ 2M SDE"; with `solver_type` "heun" "DPM++ 2M SDE Heun")."""
     solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 @torch.no_grad()
@@ -355,10 +361,10 @@ def sample_dpmpp_3m_sde(
 ) -> Tensor:
     """DPM-Solver++(3M) of the SDE (A1111: "DPM++ 3M SDE").
 
-    As in k-diffusion the second derivative counts half of what it should, which makes it a method of second order.
+    As in k-diffusion the second derivative has half of its weight, which makes it a method of second order.
     """
     solver = with_numbers(DPMPP_3M, eta=eta, s_noise=s_noise)
-    return walk(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
 
 
 DPMPP_M = dpmpp_multistep.with_options(lower_order_final=False)
@@ -438,9 +444,9 @@ def sample_dpm_adaptive(
     options = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
     solver = with_numbers(dpm_adaptive, rtol=rtol, atol=atol, h_init=h_init, eta=eta, s_noise=s_noise, **options)
     grid = two_ends(float(sigma_min), float(sigma_max), 1)
-    way = AdaptiveWay(model, x, extra_args or {}, callback, noise_sampler or default_noise_sampler(x))
-    result = way.walk(solver.with_options(order=order), grid, disable)
-    return (result, way.counts) if return_info else result
+    run = AdaptiveRun(model, x, extra_args or {}, callback, noise_sampler or default_noise_sampler(x))
+    result = run.follow(solver.with_options(order=order), grid, disable)
+    return (result, run.counts) if return_info else result
 
 
 # What they are made of

@@ -11,7 +11,7 @@ __all__ = ["Past", "has_no_length"]
 
 
 def has_no_length(s: Point, t: Point) -> bool:
-    """Whether `s` and `t` are the same place on the noise schedule, as where a list of sigmas has one twice."""
+    """True if `s` and `t` are the same place on the noise schedule, as where a list of sigmas has one twice."""
     return s.log_snr == t.log_snr
 
 

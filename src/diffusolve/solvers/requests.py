@@ -1,4 +1,4 @@
-"""What a solver may ask for while it runs.
+"""The requests that a solver may make while it runs.
 
 A solver is a generator. It yields requests and receives values; a value supports ``+``, ``-`` and ``*``, ``/`` by a
 float, and the solver never learns whether it is a tensor or a symbol.
@@ -59,7 +59,7 @@ class Keep(NamedTuple):
 
 
 class ErrorRatio(NamedTuple):
-    """How far `low` is from `high`, in units of the tolerance: answered by a float.
+    """The distance of `low` from `high`, in units of the tolerance: answered by a float.
 
     The root mean square over all elements of ``(low - high) / max(atol, rtol * max(|low|, |previous|))``. Only
     solvers that are driven directly may ask for it, since the answer depends on the data.

@@ -111,7 +111,7 @@ def _near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> li
 
 
 def _log_snr_at(grid: Grid, percent: float) -> float:
-    """The log-SNR at the training level that is `percent` of the way from the noisiest to the cleanest.
+    """The log-SNR at the training index that is `percent` of the way from the noisiest to the cleanest.
 
     Both ends are infinite, so that all of a run is between them.
     """
@@ -136,7 +136,7 @@ def _adams(
 def stochastic_adams_weights(
     points: Sequence[Point], s: Point, t: Point, tau: float, simple_order_2: bool = False
 ) -> list[float]:
-    """What the data predictions at `points` weigh in a step from `s` to `t`, in units of ``t.alpha``.
+    """The weights of the data predictions at `points` in a step from `s` to `t`, in units of ``t.alpha``.
 
     The integral of ``k * exp(k * (log_snr - t.log_snr))`` times each Lagrange basis polynomial over the step, with
     ``k = 1 + tau ** 2``.
