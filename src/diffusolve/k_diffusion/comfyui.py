@@ -32,7 +32,7 @@ from diffusolve.k_diffusion.loop import (
     run_solver,
     with_numbers,
 )
-from diffusolve.k_diffusion.noise import default_noise_sampler
+from diffusolve.k_diffusion.sampling import default_noise_sampler
 from diffusolve.solvers import (
     dpmpp_2s_ancestral,
     dpmpp_multistep,

@@ -12,12 +12,7 @@ from torch import Tensor
 from diffusolve.errors import check_options
 from diffusolve.randomness import BrownianPath
 
-__all__ = ["BatchedBrownianTree", "BrownianTreeNoiseSampler", "default_noise_sampler"]
-
-
-def default_noise_sampler(x: Tensor) -> Callable[[Any, Any], Tensor]:
-    """Noise like `x` from PyTorch's global generator, whatever the sigmas."""
-    return lambda sigma, sigma_next: torch.randn_like(x)
+__all__ = ["BatchedBrownianTree", "BrownianTreeNoiseSampler"]
 
 
 class BatchedBrownianTree:

@@ -21,11 +21,14 @@ Args:
     s_churn, s_tmin, s_tmax: how much the noise level is raised before each step, times the number of steps, and the
         range of noise levels where it is (Karras et al. 2022, algorithm 2).
 
+ComfyUI's own functions, :mod:`diffusolve.k_diffusion.comfyui`, are found here too.
+
 Random numbers that k-diffusion draws and does not use are drawn too, so that generators are left alike.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import partial
 from math import atan
@@ -34,33 +37,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusolve.k_diffusion.comfyui import (
-    sample_ddpm,
-    sample_dpmpp_2m_cfg_pp,
-    sample_dpmpp_2m_sde_gpu,
-    sample_dpmpp_2m_sde_heun,
-    sample_dpmpp_2m_sde_heun_gpu,
-    sample_dpmpp_2s_ancestral_cfg_pp,
-    sample_dpmpp_3m_sde_gpu,
-    sample_dpmpp_sde_gpu,
-    sample_er_sde,
-    sample_euler_ancestral_cfg_pp,
-    sample_euler_cfg_pp,
-    sample_exp_heun_2_x0,
-    sample_exp_heun_2_x0_sde,
-    sample_gradient_estimation,
-    sample_gradient_estimation_cfg_pp,
-    sample_heunpp2,
-    sample_ipndm,
-    sample_ipndm_v,
-    sample_lcm,
-    sample_res_multistep,
-    sample_res_multistep_ancestral,
-    sample_res_multistep_ancestral_cfg_pp,
-    sample_res_multistep_cfg_pp,
-    sample_seeds_2,
-    sample_seeds_3,
-)
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
     AdaptiveRun,
@@ -81,7 +57,7 @@ from diffusolve.k_diffusion.loop import (
     whole_steps,
     with_numbers,
 )
-from diffusolve.k_diffusion.noise import BatchedBrownianTree, BrownianTreeNoiseSampler, default_noise_sampler
+from diffusolve.k_diffusion.noise import BatchedBrownianTree, BrownianTreeNoiseSampler
 from diffusolve.k_diffusion.schedules import (
     append_zero,
     get_sigmas_exponential,
@@ -119,44 +95,19 @@ __all__ = [
     "get_sigmas_vp",
     "linear_multistep_coeff",
     "log_likelihood",
-    "sample_ddpm",
     "sample_dpm_2",
     "sample_dpm_2_ancestral",
     "sample_dpm_adaptive",
     "sample_dpm_fast",
     "sample_dpmpp_2m",
-    "sample_dpmpp_2m_cfg_pp",
     "sample_dpmpp_2m_sde",
-    "sample_dpmpp_2m_sde_gpu",
-    "sample_dpmpp_2m_sde_heun",
-    "sample_dpmpp_2m_sde_heun_gpu",
     "sample_dpmpp_2s_ancestral",
-    "sample_dpmpp_2s_ancestral_cfg_pp",
     "sample_dpmpp_3m_sde",
-    "sample_dpmpp_3m_sde_gpu",
     "sample_dpmpp_sde",
-    "sample_dpmpp_sde_gpu",
-    "sample_er_sde",
     "sample_euler",
     "sample_euler_ancestral",
-    "sample_euler_ancestral_cfg_pp",
-    "sample_euler_cfg_pp",
-    "sample_exp_heun_2_x0",
-    "sample_exp_heun_2_x0_sde",
-    "sample_gradient_estimation",
-    "sample_gradient_estimation_cfg_pp",
     "sample_heun",
-    "sample_heunpp2",
-    "sample_ipndm",
-    "sample_ipndm_v",
-    "sample_lcm",
     "sample_lms",
-    "sample_res_multistep",
-    "sample_res_multistep_ancestral",
-    "sample_res_multistep_ancestral_cfg_pp",
-    "sample_res_multistep_cfg_pp",
-    "sample_seeds_2",
-    "sample_seeds_3",
     "to_d",
 ]
 
@@ -452,6 +403,11 @@ def sample_dpm_adaptive(
 # What they are made of
 
 
+def default_noise_sampler(x: Tensor) -> NoiseSampler:
+    """Noise like `x` from PyTorch's global generator, whatever the sigmas."""
+    return lambda sigma, sigma_next: torch.randn_like(x)
+
+
 def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tuple[Any, Any]:
     """(sigma_down, sigma_up) of an ancestral step: step down to the first, then add fresh noise of the second.
 
@@ -500,3 +456,13 @@ class PIDStepSizeController(PIDController):
     def propose_step(self, error: Any) -> bool:
         """Take note of a step's error in units of the tolerance, set `h`, and say whether the step is accepted."""
         return self.propose(float(error))
+
+
+def __getattr__(name: str) -> Any:
+    """ComfyUI's functions, which are built on this module's."""
+    if not name.startswith("sample_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    comfyui = importlib.import_module("diffusolve.k_diffusion.comfyui")
+    if name not in comfyui.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(comfyui, name)
