@@ -65,9 +65,11 @@ if TYPE_CHECKING:
         KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,
     )
     from diffusolve.schedulers.k_dpm_2_discrete import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from diffusolve.schedulers.lcm import LCMScheduler as LCMScheduler
     from diffusolve.schedulers.lms_discrete import LMSDiscreteScheduler as LMSDiscreteScheduler
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
+    from diffusolve.schedulers.tcd import TCDScheduler as TCDScheduler
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
     from diffusolve.tokens.amused import AmusedScheduler as AmusedScheduler
     from diffusolve.tokens.block_refinement import BlockRefinementScheduler as BlockRefinementScheduler
@@ -88,6 +90,8 @@ _HOME = {
     "DiscreteDDIMScheduler": "tokens.discrete_ddim",
     "EntropyBoundScheduler": "tokens.entropy_bound",
     "VQDiffusionScheduler": "tokens.vq_diffusion",
+    "LCMScheduler": "schedulers.lcm",
+    "TCDScheduler": "schedulers.tcd",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

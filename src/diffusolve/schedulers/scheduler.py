@@ -458,6 +458,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         return_dict: bool,
         stage: Stage | None = None,
+        transform: Transform | None = None,
     ) -> StepResult:
         """What `step` returns: `previous` and, if the class's output has a second field, what it follows from.
 
@@ -466,11 +467,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             run, model_output, sample: what made it.
             return_dict: an object with fields, or a tuple.
             stage: what the second field is by its `a` and `b`; the data prediction of the step when missing.
+            transform: makes the second field of that; when missing, what the run does to data predictions.
         """
         output = self.output
         if not issubclass(output, LazyOutput):
             return output(previous) if return_dict else (previous,)
-        source = None if run.donate else stage or run.last_stage, self._transform, model_output, sample
+        stage = None if run.donate else stage or run.last_stage
+        source = stage, transform or self._transform, model_output, sample
         return output(previous, source) if return_dict else SchedulerTuple((previous, source))
 
 

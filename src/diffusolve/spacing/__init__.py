@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffusolve.spacing.by_sigma import Sigmas as Sigmas
     from diffusolve.spacing.by_sigma import UniformLogSNR as UniformLogSNR
     from diffusolve.spacing.by_timestep import Beta as Beta
+    from diffusolve.spacing.by_timestep import Distilled as Distilled
     from diffusolve.spacing.by_timestep import Leading as Leading
     from diffusolve.spacing.by_timestep import Linspace as Linspace
     from diffusolve.spacing.by_timestep import Simple as Simple
@@ -44,6 +45,7 @@ _HOME = {
     "Sigmas": "by_sigma",
     "UniformLogSNR": "by_sigma",
     "Beta": "by_timestep",
+    "Distilled": "by_timestep",
     "Leading": "by_timestep",
     "Linspace": "by_timestep",
     "Simple": "by_timestep",

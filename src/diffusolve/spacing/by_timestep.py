@@ -11,7 +11,7 @@ from diffusolve.noise import Grid, NoiseSchedule
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
-__all__ = ["Beta", "Leading", "Linspace", "Simple", "Timesteps", "Trailing"]
+__all__ = ["Beta", "Distilled", "Leading", "Linspace", "Simple", "Timesteps", "Trailing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,33 @@ class Trailing(IndexSpacing):
         if self.stride is not None:
             return np.asarray(np.rint(np.arange(count, 0, -self.stride)) - 1, np.float64)[:steps]
         return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(IndexSpacing):
+    """Timesteps out of those that a consistency model was distilled on (Luo et al. 2023, section 4.3).
+
+    Args:
+        original_steps: the number of timesteps of the distillation, every (count // original_steps)-th one.
+        strength: the share of these timesteps, the noisiest left out, that image to image walks: above 0, up to 1.
+    """
+
+    original_steps: int = 50
+    strength: float = 1.0
+
+    def indices(self, steps: int, count: int) -> Array:
+        if not 0 < self.original_steps <= count:
+            raise ValueError(f"original_steps is {self.original_steps}: expected 1 to {count}, the training timesteps.")
+        if not 0.0 < self.strength <= 1.0:
+            raise ValueError(f"strength is {self.strength:g}: expected a share of the timesteps, above 0 and up to 1.")
+        walked = int(self.original_steps * self.strength)
+        if steps > walked:
+            raise ValueError(
+                f"{steps} steps are asked for, but {self.original_steps} timesteps of distillation and a strength of "
+                f"{self.strength:g} leave {walked}: take at most as many steps, or more original_steps."
+            )
+        chosen = np.floor(np.linspace(0, walked, steps, endpoint=False))
+        return np.asarray((walked - chosen) * (count // self.original_steps) - 1, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

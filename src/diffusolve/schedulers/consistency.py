@@ -1,0 +1,57 @@
+"""The base of schedulers for networks that were distilled on a few timesteps (LCM, TCD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusolve.schedulers.asked import asked_for
+from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
+from diffusolve.spacing.by_timestep import Distilled
+
+__all__ = ["DistilledScheduler"]
+
+
+class DistilledScheduler(TimestepScheduler):
+    """Timesteps are some of those that the network was distilled on; each step depends on its own and the next."""
+
+    _compatibles = []  # noqa: RUF012
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        original_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        strength: float = 1.0,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`.
+
+        Args:
+            num_inference_steps: the number of steps.
+            device: for the timesteps.
+            original_inference_steps: the number of timesteps that the network was distilled on; as configured when
+                missing.
+            timesteps: whole training timesteps, strictly decreasing, shape (steps,).
+            strength: the share of the timesteps, the noisiest left out, that image to image walks.
+
+        Raises:
+            ValueError: neither or both of `num_inference_steps` and `timesteps` are given, or more steps than there
+                are timesteps to choose from.
+        """
+        if num_inference_steps is not None and timesteps is not None:
+            raise ValueError("num_inference_steps and timesteps are both given: leave one of them out.")
+        if timesteps is not None:
+            check_timesteps(timesteps, len(self))
+            chosen = np.asarray(timesteps)[int(len(timesteps) * (1.0 - strength)) :]
+        else:
+            asked = asked_for(num_inference_steps)
+            rule = Distilled(original_steps=self._distilled_on(original_inference_steps), strength=strength)
+            chosen = rule.indices(asked.steps, len(self))
+        self._begin(asked_for(None, chosen), device)
+
+    def _distilled_on(self, original_inference_steps: int | None) -> int:
+        """The number of timesteps that those of a run are chosen from."""
+        return int(original_inference_steps or self.config["original_inference_steps"])
