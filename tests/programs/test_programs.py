@@ -1,0 +1,84 @@
+"""Programs of users, run with diffusers' classes and with ours: the same results, or a difference that is listed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import diffusolve
+from tests.programs import precision_and_order, subclasses, values, writing  # noqa: F401 - they register programs
+from tests.programs.pending import PENDING
+from tests.programs.registry import PROGRAMS, Program
+
+diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
+
+WITHIN = 1e-4
+"""The largest relative error of a tensor or number."""
+
+HALF_WITHIN = 0.01
+"""The same in half precision, where a sum made in another order is rounded otherwise."""
+
+DIFFERENCES: dict[str, str] = {}
+"""Programs whose results differ on purpose, each with the reason; documented for users too."""
+
+
+def difference(mine: Any, reference: Any) -> str | None:
+    """What differs in one value of a program's results."""
+    if isinstance(reference, Tensor):
+        if not isinstance(mine, Tensor) or mine.shape != reference.shape or mine.dtype != reference.dtype:
+            form = (mine.dtype, tuple(mine.shape)) if isinstance(mine, Tensor) else repr(mine)[:80]
+            return f"{form}, not {(reference.dtype, tuple(reference.shape))}"
+        largest = reference.double().abs().max().clamp(min=1e-12) if reference.numel() else torch.ones(())
+        error = float((mine.double() - reference.double()).abs().max() / largest) if reference.numel() else 0.0
+        within = HALF_WITHIN if reference.dtype in (torch.half, torch.bfloat16) else WITHIN
+        return None if error <= within else f"off by {error:.1e}"
+    if isinstance(reference, float) and isinstance(mine, float):
+        return None if math.isclose(mine, reference, rel_tol=WITHIN) else f"{mine}, not {reference}"
+    same = type(mine) is type(reference) and mine == reference
+    return None if same else f"{mine!r}"[:90] + ", not " + f"{reference!r}"[:90]
+
+
+def outcome(program: Program, reference: list[Any]) -> str | None:
+    """What is wrong with a program's results with our classes; nothing is None."""
+    try:
+        mine = program(diffusolve)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    if len(mine) != len(reference):
+        return f"{len(mine)} results, not {len(reference)}"
+    found = ((place, difference(a, b)) for place, (a, b) in enumerate(zip(mine, reference, strict=True)))
+    return next((f"result {place} is {text}" for place, text in found if text), None)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, str | None]:
+    """What is wrong with each program."""
+    verbosity = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return {name: outcome(program, program(diffusers)) for name, program in PROGRAMS.items()}
+    finally:
+        diffusers.logging.set_verbosity(verbosity)
+
+
+def test_programs_of_users_have_the_same_results(outcomes: dict[str, str | None]) -> None:
+    known = PENDING.keys() | DIFFERENCES.keys()
+    failures = [f"{name}: {text}" for name, text in outcomes.items() if text and name not in known]
+    assert not failures, "\n".join([f"{len(failures)} of {len(outcomes)} programs differ:", *failures])
+
+
+def test_lists_of_pending_and_different_programs_are_true(outcomes: dict[str, str | None]) -> None:
+    stale = [name for name in [*PENDING, *DIFFERENCES] if not outcomes.get(name)]
+    assert not stale, "\n".join(["these pass, or are no programs: take them off the list", *stale])
+    assert not PENDING.keys() & DIFFERENCES.keys()
+
+
+def test_there_are_programs_enough() -> None:
+    assert len({name.split("[")[0] for name in PROGRAMS}) >= 70
