@@ -19,7 +19,7 @@ class DistilledScheduler(TimestepScheduler):
 
     _compatibles = []  # noqa: RUF012
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]  # diffusers has the third argument elsewhere in these classes
         self,
         num_inference_steps: int | None = None,
         device: Any = None,
@@ -50,7 +50,7 @@ class DistilledScheduler(TimestepScheduler):
             asked = asked_for(num_inference_steps)
             rule = Distilled(original_steps=self._distilled_on(original_inference_steps), strength=strength)
             chosen = rule.indices(asked.steps, len(self))
-        self._begin(asked_for(None, chosen), device)
+        self._begin(asked_for(None, chosen.tolist()), device)
 
     def _distilled_on(self, original_inference_steps: int | None) -> int:
         """The number of timesteps that those of a run are chosen from."""
