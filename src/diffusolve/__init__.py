@@ -42,9 +42,13 @@ if TYPE_CHECKING:
     from diffusolve.sampling import sample as sample
     from diffusolve.sampling import sample_with_report as sample_with_report
     from diffusolve.sampling import start as start
+    from diffusolve.schedulers.cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+    from diffusolve.schedulers.cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
     from diffusolve.schedulers.ddim import DDIMScheduler as DDIMScheduler
+    from diffusolve.schedulers.ddim_parallel import DDIMParallelScheduler as DDIMParallelScheduler
     from diffusolve.schedulers.ddpm import DDPMScheduler as DDPMScheduler
+    from diffusolve.schedulers.ddpm_parallel import DDPMParallelScheduler as DDPMParallelScheduler
     from diffusolve.schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
     from diffusolve.schedulers.dpmsolver_fast import DPMSolverFastScheduler as DPMSolverFastScheduler
     from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
@@ -91,6 +95,10 @@ _HOME = {
     "EntropyBoundScheduler": "tokens.entropy_bound",
     "VQDiffusionScheduler": "tokens.vq_diffusion",
     "LCMScheduler": "schedulers.lcm",
+    "DDPMParallelScheduler": "schedulers.ddpm_parallel",
+    "DDIMParallelScheduler": "schedulers.ddim_parallel",
+    "CogVideoXDPMScheduler": "schedulers.cogvideox_dpm",
+    "CogVideoXDDIMScheduler": "schedulers.cogvideox_ddim",
     "TCDScheduler": "schedulers.tcd",
     "CATALOG": "catalog",
     "ConfigMixin": "config",

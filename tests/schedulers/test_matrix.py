@@ -14,7 +14,11 @@ TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffus
 
 EARLY = "timesteps, step and add_noise before set_timesteps"
 PENDING: dict[str, str] = {
+    "CogVideoXDDIMScheduler": "compatible classes that are not here",
+    "CogVideoXDPMScheduler": "compatible classes that are not here",
+    "DDIMParallelScheduler": "compatible classes that are not here",
     "DDIMScheduler": "compatible classes that are not here",
+    "DDPMParallelScheduler": "compatible classes that are not here",
     "DDPMScheduler": "compatible classes that are not here",
     "DEISMultistepScheduler": EARLY,
     "DPMSolverMultistepScheduler": f"{EARLY}; zero terminal SNR",

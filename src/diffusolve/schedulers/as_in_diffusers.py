@@ -1,6 +1,6 @@
 """Solvers as diffusers computes them where that is not what their papers have.
 
-The classes that need them are EulerDiscreteScheduler, LMSDiscreteScheduler and PNDMScheduler.
+The classes that need them are EulerDiscreteScheduler, LMSDiscreteScheduler, PNDMScheduler and CogVideoXDPMScheduler.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from math import inf, sqrt
 from diffusolve.noise import Grid
 from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, Value, solver
 from diffusolve.solvers.churn import churn_factor
+from diffusolve.solvers.exponential import data_step, fresh_noise
 from diffusolve.solvers.linear_multistep import adams_weights
 from diffusolve.solvers.past import Past
 from diffusolve.solvers.pndm import STARTS, Call, pseudo_numerical
 
-__all__ = ["churned", "data_after_churn", "euler_with_late_churn", "lms_after", "pndm_by_calls"]
+__all__ = [
+    "churned",
+    "data_after_churn",
+    "dpmpp_2m_sde_by_step",
+    "euler_with_late_churn",
+    "lms_after",
+    "pndm_by_calls",
+]
 
 
 @solver(
@@ -120,3 +128,26 @@ def pndm_by_calls(grid: Grid, x: Value, *, runge_kutta: bool = True, prediction:
             yield Call(table, stage, asked, s, t) if step < steps else Call(None, 0, asked, s, t)
 
     return pseudo_numerical(calls(), x, prediction)
+
+
+@solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 2 (2M) and section 4.3 (SDE), with the caller as its memory")
+def dpmpp_2m_sde_by_step(grid: Grid, x: Value, *, before: float | None = None) -> SolverRun:
+    """One step of DPM++ 2M SDE, to which the caller hands the data prediction of the step before.
+
+    It is asked for as noise from where the step begins to the same place.
+
+    Args:
+        grid: the two ends of the step.
+        before: the log-SNR where that prediction was made; when missing there is none, and the step is of first order.
+    """
+    s, t = grid
+    h = t.log_snr - s.log_snr
+    x, data = yield Evaluate(x, s)
+    if before is not None:
+        old = yield Noise(s, s)
+        r = (s.log_snr - before) / h
+        data = data + (data - old) / (2 * r)
+    x = data_step(x, data, s, t, 1.0)
+    if t.sigma > 0:
+        x = x + t.sigma * fresh_noise(h, 1.0) * (yield Noise(s, t))
+    return x

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler, following_timestep
+from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver, euler
 
@@ -93,10 +93,7 @@ class DDIMScheduler(OneStepScheduler):
         return self._result(previous, run, model_output, sample, return_dict)
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        generation = generation or self._current
-        if generation.custom:
-            return following_timestep(generation, timestep, place)
-        return timestep - len(self) // len(generation.values)
+        return strided_timestep(generation or self._current, timestep, place, len(self))
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(**options)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusolve.backends import DrawNoise, Run
@@ -14,12 +15,12 @@ from diffusolve.noise import Grid, Point
 from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
-from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.generation import Generation, Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
-__all__ = ["OneStepScheduler", "following_timestep"]
+__all__ = ["OneStepScheduler", "following_timestep", "strided_timestep"]
 
 StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
@@ -87,6 +88,26 @@ class OneStepScheduler(TimestepScheduler):
         previous: Tensor = run.step(model_output, sample)
         self._steps_made[key] = run  # for others like it: done, it changes no more
         return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)
+
+    def _rows_stepped(self, model_output: Tensor, timesteps: Tensor, sample: Tensor, **options: Any) -> Tensor:
+        """The rows of a batch one step on, each by the plan of the step from its own timestep, without noise."""
+        if len(timesteps) != len(sample):
+            raise ValueError(f"{len(timesteps)} timesteps are given for {len(sample)} samples: expected one for each.")
+        noise = Noise(None).drawn_from(None, torch.zeros_like(sample[:1]))
+        rows = []
+        for output, timestep, x in zip(model_output.split(1), timesteps, sample.split(1), strict=True):
+            rows.append(self._stepped(*self._run_at(timestep, noise, **options), output, x))
+        return torch.cat(rows)
+
+
+def strided_timestep(generation: Generation, timestep: int, place: int | None, count: int) -> int:
+    """The timestep that a step leads to whose length is that of all: `count` divided by their number.
+
+    Given timesteps are followed instead.
+    """
+    if generation.custom:
+        return following_timestep(generation, timestep, place)
+    return timestep - count // len(generation.values)
 
 
 def following_timestep(generation: Generation, timestep: int, place: int | None) -> int:

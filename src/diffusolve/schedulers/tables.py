@@ -39,7 +39,8 @@ def tables_of(config: Mapping[str, Any], *, beta_schedules: tuple[str, ...], flo
 
     Args:
         config: with num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas and possibly
-            rescale_betas_zero_snr.
+            rescale_betas_zero_snr; with snr_shift_scale, which divides the signal-to-noise ratio (CogVideoX), the
+            tables are of double precision, and the betas those of before.
         beta_schedules: the beta schedules that the class knows.
         floor: takes the place of a last alphas_cumprod of zero.
 
@@ -57,6 +58,7 @@ def tables_of(config: Mapping[str, Any], *, beta_schedules: tuple[str, ...], flo
         None if trained is None else tuple(float(beta) for beta in trained),
         bool(config.get("rescale_betas_zero_snr", False)),
         floor,
+        float(config["snr_shift_scale"]) if "snr_shift_scale" in config else None,
     )
 
 
@@ -69,7 +71,10 @@ def _tables(
     trained: tuple[float, ...] | None,
     zero_snr: bool,
     floor: float,
+    snr_shift: float | None,
 ) -> Tables:
+    if snr_shift is not None:
+        return _shifted_tables(beta_schedule, beta_start, beta_end, count, trained, zero_snr, snr_shift)
     if trained is None:
         betas = _named(beta_schedule, beta_start, beta_end, count)
     else:
@@ -84,10 +89,35 @@ def _tables(
     return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))
 
 
-def _named(beta_schedule: str, beta_start: float, beta_end: float, count: int) -> Tensor:
-    """The betas of a schedule, to the last bit of float32 those of the training code."""
+def _shifted_tables(
+    beta_schedule: str,
+    beta_start: float,
+    beta_end: float,
+    count: int,
+    trained: tuple[float, ...] | None,
+    zero_snr: bool,
+    snr_shift: float,
+) -> Tables:
+    """The tables of a schedule whose signal-to-noise ratio is divided by `snr_shift` (Yang et al. 2024, CogVideoX)."""
+    if trained is not None:
+        betas = torch.tensor(trained, dtype=torch.float32)
+    else:
+        precision = torch.float64 if beta_schedule == "scaled_linear" else torch.float32
+        betas = _named(beta_schedule, beta_start, beta_end, count, precision)
+    alphas = 1.0 - betas
+    cumprod = torch.cumprod(alphas, dim=0)
+    cumprod = cumprod / (snr_shift + (1.0 - snr_shift) * cumprod)
+    if zero_snr:
+        cumprod = torch.from_numpy(rescale_zero_terminal_snr(cumprod.numpy()))
+    return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))
+
+
+def _named(
+    beta_schedule: str, beta_start: float, beta_end: float, count: int, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """The betas of a schedule, to the last bit of `precision` those of the training code."""
     if beta_schedule == "linear":
-        return torch.linspace(beta_start, beta_end, count, dtype=torch.float32)
+        return torch.linspace(beta_start, beta_end, count, dtype=precision)
     if beta_schedule == "scaled_linear":
-        return torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=torch.float32) ** 2
+        return torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=precision) ** 2
     return torch.tensor(named_betas(beta_schedule, beta_start, beta_end, count), dtype=torch.float32)

@@ -27,7 +27,8 @@ class TimestepScheduler(TableScheduler):
 
     def _configured(self) -> None:
         super()._configured()
-        self.final_alpha_cumprod = torch.tensor(self._end_power)
+        end = self._end_power
+        self.final_alpha_cumprod = torch.tensor(end, dtype=None if end == 1.0 else self.alphas_cumprod.dtype)
 
     @property
     def _end_power(self) -> float:
