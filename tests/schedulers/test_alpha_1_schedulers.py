@@ -14,6 +14,7 @@ import torch
 import diffusolve
 from diffusolve.errors import UnknownNameError
 from tests.parity.network import SHAPE, standard_noise
+from tests.tables import for_each
 
 from .parity import (
     PROMISED,
@@ -55,7 +56,7 @@ TRAINED = [0.002 + 0.0005 * i for i in range(SHORT["num_train_timesteps"])]
 TIMESTEPS_WITHIN = {KDPM2_A: 1e-4}
 """Half the timesteps of diffusers' class come from a difference of nearly equal float32 numbers. Ours do not."""
 
-every_class = pytest.mark.parametrize("name", NAMES)
+every_class = for_each("name", NAMES)
 every_two_stage_class = pytest.mark.parametrize("name", TWO_STAGE)
 
 
@@ -94,13 +95,13 @@ def single_options(name: str) -> list[dict[str, Any]]:
 SINGLE = [(name, config) for name in NAMES for config in single_options(name)]
 
 
-@pytest.mark.parametrize(("name", "config"), SINGLE, ids=name_of)
+@for_each(("name", "config"), SINGLE, ids=name_of)
 def test_every_option_gives_the_samples_of_diffusers(name: str, config: dict[str, Any]) -> None:
     for steps in (1, 2, 3, 5, 14, 15, 20) if not config else (1, 3) if name == SDE else (1, 3, 14):
         compare(name, {**SHORT, **config}, steps)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS, ids=name_of)
+@for_each("spacing", SPACINGS, ids=name_of)
 @every_class
 def test_spacing_prediction_type_and_curve_combine(name: str, spacing: dict[str, Any]) -> None:
     curves = (None,) if name == EULER_A else (None, *CURVES)
@@ -171,8 +172,8 @@ def test_the_state_before_set_timesteps_covers_the_training_timesteps(name: str)
 # In someone else's loop
 
 
-@pytest.mark.parametrize("tell", [False, True], ids=["found", "told"])
-@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, SPACINGS[1]], ids=name_of)
+@for_each("tell", [False, True], ids=["found", "told"])
+@for_each("config", [{}, {"use_karras_sigmas": True}, SPACINGS[1]], ids=name_of)
 @every_class
 def test_a_run_may_begin_in_the_middle(name: str, config: dict[str, Any], tell: bool) -> None:
     if name == EULER_A and "use_karras_sigmas" in config:
@@ -182,9 +183,7 @@ def test_a_run_may_begin_in_the_middle(name: str, config: dict[str, Any], tell: 
 
 
 @every_class
-@pytest.mark.parametrize(
-    ("dtype", "within"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-5)], ids=str
-)
+@for_each(("dtype", "within"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-5)], ids=str)
 def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: torch.dtype, within: float) -> None:
     mine, reference = both(name, {**SHORT, **SEED.get(name, {})})
     mine.set_timesteps(6)
@@ -193,7 +192,7 @@ def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: tor
     assert_same(*walks, within=within, timesteps_within=TIMESTEPS_WITHIN.get(name, 1e-6))
 
 
-@pytest.mark.parametrize("first", [2, 3])
+@for_each("first", [2, 3])
 @every_class
 def test_copies_made_in_the_middle_go_on_alike(name: str, first: int) -> None:
     scheduler = ours(name, {**SHORT, **SEED.get(name, {})})
@@ -236,7 +235,7 @@ def test_there_may_be_a_generator_for_each_sample(name: str) -> None:
 
 
 @every_class
-@pytest.mark.parametrize("kind", [int, float, torch.tensor], ids=["int", "float", "0-d tensor"])
+@for_each("kind", [int, float, torch.tensor], ids=["int", "float", "0-d tensor"])
 def test_timesteps_may_be_numbers_or_tensors(name: str, kind: Any) -> None:
     x = standard_noise()
     made = []

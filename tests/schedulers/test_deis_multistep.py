@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tables import for_each
+
 from .parity import SHORT, STABLE_DIFFUSION, assert_same, both, combinations, walk
 
 DEIS = "DEISMultistepScheduler"
@@ -24,8 +26,8 @@ def compare(config: dict[str, Any], steps: int, double: bool = False, **options:
     assert_same(walk(mine, **options), walk(reference, **options))
 
 
-@pytest.mark.parametrize("lower_order_final", [True, False])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@for_each("lower_order_final", [True, False])
+@for_each("order", [1, 2, 3])
 def test_order_prediction_type_and_curve_combine(order: int, lower_order_final: bool) -> None:
     for config in combinations(prediction_type=("epsilon", "v_prediction", "sample"), curve=CURVES):
         for steps in (1, 2, 5, 14, 15):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.parity.network import standard_noise
+from tests.tables import for_each
 
 from .parity import PROMISED, SHORT, assert_same, both, combinations, difference, name_of, ours, theirs, walk
 
@@ -40,8 +41,8 @@ def test_algorithm_order_and_solver_type_combine(algorithm_type: str) -> None:
             compare({**SHORT, "algorithm_type": algorithm_type, **config}, steps)
 
 
-@pytest.mark.parametrize("algorithm_type", ["dpmsolver++", "sde-dpmsolver++"])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@for_each("algorithm_type", ["dpmsolver++", "sde-dpmsolver++"])
+@for_each("order", [1, 2, 3])
 def test_the_last_step_to_the_data_is_of_first_order(algorithm_type: str, order: int) -> None:
     config = {"algorithm_type": algorithm_type, "solver_order": order, "lower_order_final": False}
     for steps in (1, 2, 5, 15):
@@ -63,8 +64,8 @@ def test_the_third_order_of_the_sde_in_noise_predictions_runs() -> None:
     assert torch.isfinite(walk(mine).samples[-1]).all()
 
 
-@pytest.mark.parametrize("end", ENDS, ids=name_of)
-@pytest.mark.parametrize("order", [1, 2, 3])
+@for_each("end", ENDS, ids=name_of)
+@for_each("order", [1, 2, 3])
 def test_steps_may_be_equal_in_log_snr(order: int, end: dict[str, Any]) -> None:
     if order == 3 and end == ENDS[1]:
         return  # a last step of no length and third order makes NaN of the samples of diffusers

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffusolve.errors import UnknownNameError
+from tests.tables import for_each
 
 from .parity import SHORT, assert_same, both, combinations, name_of, ours, theirs, walk
 
@@ -49,8 +50,8 @@ def test_order_prediction_type_and_curve_combine(algorithm_type: str) -> None:
         compare({**SHORT, "algorithm_type": algorithm_type, **config}, 6)
 
 
-@pytest.mark.parametrize("algorithm_type", ALGORITHMS)
-@pytest.mark.parametrize("order", [2, 3])
+@for_each("algorithm_type", ALGORITHMS)
+@for_each("order", [2, 3])
 def test_a_run_may_begin_in_the_middle_of_a_group(algorithm_type: str, order: int) -> None:
     config = {"algorithm_type": algorithm_type, "solver_order": order, **ENDS[1]}
     for first in range(7):

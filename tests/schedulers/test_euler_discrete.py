@@ -11,6 +11,7 @@ import torch
 
 from diffusolve.errors import UnknownNameError
 from tests.parity.network import SHAPE, standard_noise
+from tests.tables import for_each
 
 from .parity import (
     SHORT,
@@ -67,7 +68,7 @@ SINGLE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("config", SINGLE, ids=name_of)
+@for_each("config", SINGLE, ids=name_of)
 def test_every_option_gives_the_samples_of_diffusers(config: dict[str, Any]) -> None:
     for steps in (1, 2, 3, 5, 14, 15, 20):
         compare({**SHORT, **config}, steps)
@@ -97,8 +98,8 @@ def test_stable_diffusion_in_20_steps(curve: dict[str, Any]) -> None:
     compare({**STABLE_DIFFUSION, **curve}, 20)
 
 
-@pytest.mark.parametrize("churn", [{"s_churn": 4.0}, {"s_churn": 40.0, "s_tmin": 0.1, "s_tmax": 8.0}], ids=name_of)
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@for_each("churn", [{"s_churn": 4.0}, {"s_churn": 40.0, "s_tmin": 0.1, "s_tmax": 8.0}], ids=name_of)
+@for_each("kind", PREDICTIONS)
 def test_noise_may_be_added_before_each_step(kind: str, churn: dict[str, float]) -> None:
     for s_noise in (1.0, 1.05):
         compare({**SHORT, "prediction_type": kind}, 8, **churn, s_noise=s_noise)
@@ -132,7 +133,7 @@ def test_the_velocity_is_that_of_the_place_among_the_timesteps_as_in_diffusers()
 # Timesteps and sigmas given
 
 
-@pytest.mark.parametrize(
+@for_each(
     "config",
     [{}, {"final_sigmas_type": "sigma_min"}, {"interpolation_type": "log_linear"}, CONTINUOUS, *CURVES],
     ids=name_of,
@@ -182,8 +183,8 @@ def test_what_excludes_each_other_is_refused() -> None:
 # In someone else's loop
 
 
-@pytest.mark.parametrize("tell", [False, True], ids=["found", "told"])
-@pytest.mark.parametrize("config", [{}, *CURVES, SPACINGS[1], CONTINUOUS], ids=name_of)
+@for_each("tell", [False, True], ids=["found", "told"])
+@for_each("config", [{}, *CURVES, SPACINGS[1], CONTINUOUS], ids=name_of)
 def test_a_run_may_begin_in_the_middle(config: dict[str, Any], tell: bool) -> None:
     for first in (1, 4, 7):
         compare({**SHORT, **config}, 8, first=first, begin_index=first if tell else None)

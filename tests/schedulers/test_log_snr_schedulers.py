@@ -14,6 +14,7 @@ import torch
 
 from diffusolve.errors import UnknownNameError
 from tests.parity.network import SHAPE, standard_noise
+from tests.tables import for_each
 
 from .parity import (
     PROMISED,
@@ -92,7 +93,7 @@ SINGLE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("config", SINGLE, ids=name_of)
+@for_each("config", SINGLE, ids=name_of)
 @every_class
 def test_every_option_gives_the_samples_of_diffusers(name: str, config: dict[str, Any]) -> None:
     if not knows(name, config) or (name == SINGLESTEP and config.get("solver_order", 1) > 3):
@@ -105,7 +106,7 @@ def test_every_option_gives_the_samples_of_diffusers(name: str, config: dict[str
         compare(name, {**SHORT, **config}, steps)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS, ids=name_of)
+@for_each("spacing", SPACINGS, ids=name_of)
 @every_class
 def test_spacing_prediction_type_curve_and_end_combine(name: str, spacing: dict[str, Any]) -> None:
     if not knows(name, spacing):
@@ -116,7 +117,7 @@ def test_spacing_prediction_type_curve_and_end_combine(name: str, spacing: dict[
         compare(name, {**SHORT, **spacing, **config}, 4)
 
 
-@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, SDE], ids=name_of)
+@for_each("config", [{}, {"use_karras_sigmas": True}, SDE], ids=name_of)
 @every_class
 def test_stable_diffusion_in_20_steps(name: str, config: dict[str, Any]) -> None:
     if knows(name, config):
@@ -177,7 +178,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "config"), WORDS, ids=name_of)
+@for_each(("name", "config"), WORDS, ids=name_of)
 def test_words_of_other_classes_are_translated_or_refused_as_in_diffusers(name: str, config: dict[str, Any]) -> None:
     key, value = next(iter(config.items()))
     try:
@@ -216,7 +217,7 @@ def test_mu_shifts_the_noise_levels(name: str) -> None:
     assert mine.config.flow_shift == 1.0
 
 
-@pytest.mark.parametrize("name", [MULTISTEP, SINGLESTEP, DEIS])
+@for_each("name", [MULTISTEP, SINGLESTEP, DEIS])
 def test_mu_is_the_shift_itself_where_the_configuration_says_so(name: str) -> None:
     mine, shifted = (
         ours(name, {**FLOW, "use_dynamic_shifting": True, "time_shift_type": "linear"}),
@@ -227,7 +228,7 @@ def test_mu_is_the_shift_itself_where_the_configuration_says_so(name: str) -> No
     assert torch.equal(mine.sigmas, shifted.sigmas)
 
 
-@pytest.mark.parametrize("name", [MULTISTEP, SINGLESTEP, DEIS])
+@for_each("name", [MULTISTEP, SINGLESTEP, DEIS])
 def test_mu_that_the_configuration_does_not_ask_for_has_no_effect(name: str) -> None:
     """Pipelines offer it to every scheduler that has the argument."""
     mine = ours(name, {**FLOW, "flow_shift": 3.0})
@@ -300,8 +301,8 @@ def test_unexpected_channels_are_told(name: str) -> None:
 # In someone else's loop
 
 
-@pytest.mark.parametrize("tell", [False, True], ids=["found", "told"])
-@pytest.mark.parametrize("config", [{}, {"use_karras_sigmas": True}, FLOW, SDE], ids=name_of)
+@for_each("tell", [False, True], ids=["found", "told"])
+@for_each("config", [{}, {"use_karras_sigmas": True}, FLOW, SDE], ids=name_of)
 @every_class
 def test_a_run_may_begin_in_the_middle(name: str, config: dict[str, Any], tell: bool) -> None:
     if knows(name, config):
@@ -325,9 +326,7 @@ def test_noise_is_added_as_in_diffusers(name: str) -> None:
 
 
 @every_class
-@pytest.mark.parametrize(
-    ("dtype", "within"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-5)], ids=str
-)
+@for_each(("dtype", "within"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-5)], ids=str)
 def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: torch.dtype, within: float) -> None:
     for config in ({}, SDE):
         if knows(name, config):
@@ -337,7 +336,7 @@ def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: tor
             assert_same(walk(mine, dtype=dtype), walk(reference, dtype=dtype), within=within)
 
 
-@pytest.mark.parametrize("first", [2, 3, 4])
+@for_each("first", [2, 3, 4])
 @every_class
 def test_copies_made_in_the_middle_go_on_alike(name: str, first: int) -> None:
     scheduler = ours(name, {**SHORT, "solver_order": 3, **(SDE if knows(name, SDE) else {})})
@@ -356,8 +355,8 @@ def test_copies_made_in_the_middle_go_on_alike(name: str, first: int) -> None:
     assert torch.equal(samples[0], samples[2])
 
 
-@pytest.mark.parametrize("config", [SDE, {**SDE, "use_karras_sigmas": True, **SIGMA_MIN}, {}], ids=name_of)
-@pytest.mark.parametrize("name", [MULTISTEP, SINGLESTEP])
+@for_each("config", [SDE, {**SDE, "use_karras_sigmas": True, **SIGMA_MIN}, {}], ids=name_of)
+@for_each("name", [MULTISTEP, SINGLESTEP])
 def test_the_generator_is_left_where_diffusers_leaves_it(name: str, config: dict[str, Any]) -> None:
     """A second image from the same generator is then the same too."""
     left = []
@@ -380,7 +379,7 @@ def test_there_may_be_a_generator_for_each_sample(name: str) -> None:
 
 
 @every_class
-@pytest.mark.parametrize("kind", [int, float, torch.tensor], ids=["int", "float", "0-d tensor"])
+@for_each("kind", [int, float, torch.tensor], ids=["int", "float", "0-d tensor"])
 def test_timesteps_may_be_numbers_or_tensors(name: str, kind: Any) -> None:
     x = standard_noise()
     made = []

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import diffusolve
 from diffusolve.schedulers.compatible import COMPATIBLE
+from tests.tables import for_each
 
 from .parity import STABLE_DIFFUSION
 
@@ -35,7 +36,7 @@ def faked(scheduler: Any, mode: FakeTensorMode) -> Tensor:
     return mode.from_tensor(torch.empty(SHAPE))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_nothing_is_read_in_a_denoising_loop(name: str) -> None:
     scheduler = begun(name)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -46,7 +47,7 @@ def test_nothing_is_read_in_a_denoising_loop(name: str) -> None:
         assert x.shape == SHAPE
 
 
-@pytest.mark.parametrize("name", COMPATIBLE)
+@for_each("name", COMPATIBLE)
 def test_nothing_is_read_when_noise_is_added(name: str) -> None:
     scheduler = begun(name)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -13,6 +13,7 @@ import diffusolve
 from diffusolve.errors import UnknownNameError
 from tests.parity.k_diffusion_reference import denoiser, external, sampling
 from tests.parity.network import SHAPE, StandInNetwork, standard_noise
+from tests.tables import for_each
 
 from . import test_pipelines as pipelines
 from .parity import PROMISED, STABLE_DIFFUSION, difference, diffusers, name_of, ours, walk
@@ -59,8 +60,8 @@ def levels_of(scheduler: Any) -> Tensor:
     return torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1::2]]).double()
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, *CURVES, {**CURVES[0], "prediction_type": "v_prediction"}], ids=name_of)
-@pytest.mark.parametrize("steps", [1, 2, 7])
+@for_each("config", [*CONFIGS, *CURVES, {**CURVES[0], "prediction_type": "v_prediction"}], ids=name_of)
+@for_each("steps", [1, 2, 7])
 def test_dpmpp_2s_a_is_the_function_of_k_diffusion(config: dict[str, Any], steps: int) -> None:
     scheduler = ours(TWO_S, {**STABLE_DIFFUSION, **config})
     scheduler.set_timesteps(steps)
@@ -73,8 +74,8 @@ def test_dpmpp_2s_a_is_the_function_of_k_diffusion(config: dict[str, Any], steps
     assert float((scheduler.timesteps.double() - torch.tensor(network.timesteps)).abs().max()) <= 1e-2
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8])
+@for_each("config", CONFIGS, ids=name_of)
+@for_each("steps", [1, 2, 3, 7, 8])
 def test_dpm_fast_is_the_function_of_k_diffusion(config: dict[str, Any], steps: int) -> None:
     scheduler = ours(FAST, {**STABLE_DIFFUSION, **config})
     scheduler.set_timesteps(steps)
@@ -105,7 +106,7 @@ def test_dpm_fast_may_go_on_to_zero_by_a_step_of_first_order(steps: int) -> None
     torch.testing.assert_close(made.samples[-1], made.data)
 
 
-@pytest.mark.parametrize("config", [*SPACINGS, CURVES[0], {"eta": 0.6}], ids=name_of)
+@for_each("config", [*SPACINGS, CURVES[0], {"eta": 0.6}], ids=name_of)
 def test_a_run_of_2s_a_may_begin_in_the_middle(config: dict[str, Any]) -> None:
     for first in (1, 3):
         scheduler = ours(TWO_S, {**STABLE_DIFFUSION, **config})
@@ -115,8 +116,8 @@ def test_a_run_of_2s_a_may_begin_in_the_middle(config: dict[str, Any]) -> None:
         assert difference(made.samples[-1], reference) <= PROMISED
 
 
-@pytest.mark.parametrize("config", [{}, {"eta": 0.7}, {"final_sigmas_type": "zero"}], ids=name_of)
-@pytest.mark.parametrize("first", [1, 2, 3, 4, 7])
+@for_each("config", [{}, {"eta": 0.7}, {"final_sigmas_type": "zero"}], ids=name_of)
+@for_each("first", [1, 2, 3, 4, 7])
 def test_a_run_of_dpm_fast_may_begin_at_any_evaluation(config: dict[str, Any], first: int) -> None:
     """The rest of a step is done with a lower order, which is exact where the data prediction never changes."""
     scheduler = ours(FAST, {**STABLE_DIFFUSION, **config})
@@ -162,7 +163,7 @@ def test_the_documentation_says_which_row_of_the_table_it_is(name: str) -> None:
     assert f'A1111: "{row}"' in getattr(diffusolve, name).__doc__
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "config", "message"),
     [
         (TWO_S, {"eta": 1.5}, r"eta is 1.5: expected 0 \(no noise\) to 1"),
@@ -214,9 +215,7 @@ def test_configurations_of_other_classes_are_taken_and_given(name: str, tmp_path
 
 
 @both_classes
-@pytest.mark.parametrize(
-    "make", [pipelines.text_to_image, pipelines.image_to_image, pipelines.inpainting, pipelines.controlled]
-)
+@for_each("make", [pipelines.text_to_image, pipelines.image_to_image, pipelines.inpainting, pipelines.controlled])
 def test_pipelines_of_stable_diffusion_take_them(name: str, make: Any) -> None:
     config = {**STABLE_DIFFUSION, "timestep_spacing": "leading", "steps_offset": 1}
     images = [make(ours(name, {**config, **more})) for more in ({}, {}, {"eta": 0.5})]

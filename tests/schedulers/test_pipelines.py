@@ -12,6 +12,7 @@ import torch
 
 import diffusolve
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
+from tests.tables import for_each
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -125,7 +126,7 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float((ours - theirs).abs().max()) <= 1 / 255
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 @pytest.mark.parametrize("make", [text_to_image, image_to_image, inpainting, controlled])
 def test_stable_diffusion_makes_the_same_image(name: str, make: Callable[[Any], torch.Tensor]) -> None:
     assert_same(*both(name, make))

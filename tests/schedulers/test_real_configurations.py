@@ -12,6 +12,7 @@ import torch
 
 import diffusolve
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
+from tests.tables import for_each
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -65,8 +66,8 @@ def walked(scheduler: Any) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("text", FILES.values(), ids=FILES.keys())
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "DPMSolverSDEScheduler"])
+@for_each("text", FILES.values(), ids=FILES.keys())
+@for_each("name", [name for name in CLASSES if name != "DPMSolverSDEScheduler"])
 def test_every_class_loads_the_file_and_samples_as_the_reference_does(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "scheduler_config.json").write_text(text)
     ours = getattr(diffusolve, name).from_pretrained(tmp_path)

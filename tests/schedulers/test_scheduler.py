@@ -11,6 +11,7 @@ import torch
 
 import diffusolve
 from diffusolve.schedulers.compatible import COMPATIBLE
+from tests.tables import for_each
 
 CLASSES = list(COMPATIBLE)
 SHAPE = (2, 4, 8, 8)
@@ -50,7 +51,7 @@ def walked(scheduler: Any, x: torch.Tensor, seed: int = 1) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_a_class_can_be_imported_from_the_top_and_tells_its_length(name: str) -> None:
     scheduler = made(name, None)
     assert len(scheduler) == 1000
@@ -58,8 +59,8 @@ def test_a_class_can_be_imported_from_the_top_and_tells_its_length(name: str) ->
     assert {kind.__name__ for kind in scheduler.compatibles} == set(CLASSES)
 
 
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@for_each("name", CLASSES)
+@for_each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_sample_keeps_its_precision(name: str, dtype: torch.dtype) -> None:
     scheduler = made(name)
     x = noise(dtype) * float(scheduler.init_noise_sigma)
@@ -68,7 +69,7 @@ def test_the_sample_keeps_its_precision(name: str, dtype: torch.dtype) -> None:
     assert bool(result.isfinite().all())
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_timesteps_may_be_tensors_ints_or_floats(name: str) -> None:
     results = []
     for convert in (lambda t: t, float, lambda t: int(t) if t == int(t) else float(t), lambda t: t.clone()):
@@ -81,8 +82,8 @@ def test_timesteps_may_be_tensors_ints_or_floats(name: str) -> None:
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
+@for_each("name", CLASSES)
+@for_each("copied", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
 def test_a_copy_made_in_mid_run_goes_on_by_itself(name: str, copied: Any) -> None:
     original = made(name)
     generator = torch.Generator().manual_seed(3)
@@ -101,7 +102,7 @@ def test_a_copy_made_in_mid_run_goes_on_by_itself(name: str, copied: Any) -> Non
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_set_timesteps_begins_anew(name: str) -> None:
     scheduler = made(name)
     x = noise() * float(scheduler.init_noise_sigma)
@@ -112,7 +113,7 @@ def test_set_timesteps_begins_anew(name: str) -> None:
     assert torch.equal(walked(scheduler, x), first)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_nothing_that_the_caller_owns_is_written_to(name: str) -> None:
     scheduler = made(name)
     x = noise() * float(scheduler.init_noise_sigma)
@@ -128,7 +129,7 @@ def test_nothing_that_the_caller_owns_is_written_to(name: str) -> None:
         x = following
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_the_result_is_read_as_attribute_key_index_and_tuple(name: str) -> None:
     scheduler, x = made(name), noise()
     timestep = scheduler.timesteps[0]
@@ -154,7 +155,7 @@ def test_the_result_is_read_as_attribute_key_index_and_tuple(name: str) -> None:
 HISTORY = [name for name in CLASSES if name not in ("DDIMScheduler", "DDPMScheduler")]
 
 
-@pytest.mark.parametrize("name", HISTORY)
+@for_each("name", HISTORY)
 def test_one_step_too_many_says_how_many_there_were(name: str) -> None:
     scheduler = made(name)
     x = walked(scheduler, noise())
@@ -162,36 +163,36 @@ def test_one_step_too_many_says_how_many_there_were(name: str) -> None:
         scheduler.step(x, scheduler.timesteps[-1], x)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "DDPMScheduler"])
+@for_each("name", [name for name in CLASSES if name != "DDPMScheduler"])
 def test_a_step_before_set_timesteps_says_to_call_it(name: str) -> None:
     scheduler, x = made(name, None), noise()
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x)
 
 
-@pytest.mark.parametrize("name", HISTORY)
+@for_each("name", HISTORY)
 def test_a_timestep_that_is_none_of_the_runs_is_named_with_the_nearest(name: str) -> None:
     scheduler, x = made(name), noise()
     with pytest.raises(ValueError, match=r"timestep 123\.25 .* nearest"):
         scheduler.step(x, 123.25, x)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_an_output_of_another_shape_is_refused(name: str) -> None:
     scheduler, x = made(name), noise()
     with pytest.raises(ValueError, match=r"shape|channels"):
         scheduler.step(x[:, :3], scheduler.timesteps[0], x)
 
 
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("steps", [0, -3, 1001])
+@for_each("name", CLASSES)
+@for_each("steps", [0, -3, 1001])
 def test_a_number_of_steps_that_the_table_does_not_hold_is_refused(name: str, steps: int) -> None:
     with pytest.raises(ValueError, match=str(steps)):
         made(name, steps)
 
 
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize(
+@for_each("name", CLASSES)
+@for_each(
     ("options", "words"),
     [
         ({"beta_schedule": "scaled_linaer"}, "scaled_linear"),
@@ -207,7 +208,7 @@ def test_an_unknown_choice_is_answered_with_the_nearest(name: str, options: dict
 WITHOUT_CURVES = ("PNDMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverFastScheduler")
 
 
-@pytest.mark.parametrize("name", [name for name in HISTORY if name not in WITHOUT_CURVES])
+@for_each("name", [name for name in HISTORY if name not in WITHOUT_CURVES])
 def test_curves_that_exclude_each_other_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="use_karras_sigmas and use_exponential_sigmas"):
         made(name, None, use_karras_sigmas=True, use_exponential_sigmas=True)
@@ -219,7 +220,7 @@ def test_timesteps_and_sigmas_at_once_are_refused(name: str) -> None:
         made(name, None).set_timesteps(timesteps=[10, 5], sigmas=[2.0, 1.0, 0.0])
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_noise_is_added_by_the_training_table_before_set_timesteps(name: str) -> None:
     scheduler = made(name, None)
     x0, eps, timesteps = noise(), noise().flip(0), torch.tensor([0, 700])
@@ -230,7 +231,7 @@ def test_noise_is_added_by_the_training_table_before_set_timesteps(name: str) ->
     torch.testing.assert_close(noisy, x0 + sigma / alpha * eps if straight else alpha * x0 + sigma * eps)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@for_each("name", CLASSES)
 def test_the_loop_reads_no_tensor_back_from_a_device(name: str) -> None:
     """Fake tensors have no data: any read of a value raises."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -21,12 +21,13 @@ from torch import Tensor
 import diffusolve
 from diffusolve.schedulers import registry as registry_module
 from diffusolve.schedulers.compatible import COMPATIBLE
+from tests.tables import for_each
 
 from . import test_pipelines as pipelines
 from .parity import SHORT, STABLE_DIFFUSION, diffusers
 
-every_class = pytest.mark.parametrize("name", COMPATIBLE)
-some_classes = pytest.mark.parametrize(
+every_class = for_each("name", COMPATIBLE)
+some_classes = for_each(
     "name",
     [
         "DDIMScheduler",  # each step by itself
@@ -122,7 +123,7 @@ def test_loops_take_turns_in_inference_mode(name: str) -> None:
         assert all(torch.equal(x, alone(name, request)) for request, x in zip(REQUESTS, found, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in COMPATIBLE if name not in ("DDIMScheduler", "DDPMScheduler")])
+@for_each("name", [name for name in COMPATIBLE if name not in ("DDIMScheduler", "DDPMScheduler")])
 def test_loops_from_the_middle_take_turns(name: str) -> None:
     """As image-to-image pipelines do it, with and without `set_begin_index`."""
 
@@ -223,7 +224,7 @@ def test_learned_variances_are_a_runs_own() -> None:
 
 
 @some_classes
-@pytest.mark.parametrize("convert", [same, float], ids=["views", "numbers"])
+@for_each("convert", [same, float], ids=["views", "numbers"])
 def test_threads_share_a_scheduler(name: str, convert: Convert) -> None:
     scheduler, barrier = made(name), threading.Barrier(4)
 
@@ -239,8 +240,8 @@ def test_threads_share_a_scheduler(name: str, convert: Convert) -> None:
 
 
 @some_classes
-@pytest.mark.parametrize("convert", [same, float], ids=["views", "numbers"])
-@pytest.mark.parametrize("hops", [False, True])
+@for_each("convert", [same, float], ids=["views", "numbers"])
+@for_each("hops", [False, True])
 def test_tasks_share_a_scheduler(name: str, convert: Convert, hops: bool) -> None:
     """With `hops` each call is done by a thread of asyncio's, in a copy of the task's context."""
     scheduler = made(name)
@@ -464,7 +465,7 @@ def pickled(scheduler: Any) -> Any:
 
 
 @every_class
-@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickled])
+@for_each("copied", [copy.deepcopy, copy.copy, pickled])
 def test_a_copy_goes_on_by_itself_while_others_are_in_flight(name: str, copied: Callable[[Any], Any]) -> None:
     scheduler = made(name)
     others = [loop(scheduler, request) for request in REQUESTS[1:]]
@@ -544,8 +545,8 @@ def walked(scheduler: Any, timesteps: Any, x: Tensor, seed: int = 0) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", COUNTING)
-@pytest.mark.parametrize("back", [True, False])
+@for_each("name", COUNTING)
+@for_each("back", [True, False])
 def test_a_run_moves_to_where_a_view_of_its_timesteps_says(name: str, back: bool) -> None:
     """Steps that are repeated or skipped begin anew there, as an image-to-image run does."""
     scheduler = made(name)
@@ -559,7 +560,7 @@ def test_a_run_moves_to_where_a_view_of_its_timesteps_says(name: str, back: bool
     assert torch.equal(found, begun_at(name, index, start, len(timesteps)))
 
 
-@pytest.mark.parametrize("name", COUNTING)
+@for_each("name", COUNTING)
 def test_numbers_and_copies_of_timesteps_are_counted(name: str) -> None:
     start = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(4))
     results = []
@@ -570,7 +571,7 @@ def test_numbers_and_copies_of_timesteps_are_counted(name: str) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.mark.parametrize("name", [name for name in COUNTING if getattr(diffusolve, name).order == 1])
+@for_each("name", [name for name in COUNTING if getattr(diffusolve, name).order == 1])
 def test_images_may_take_turns_at_each_timestep(name: str) -> None:
     """One run, several images: each evaluation is a first one, so that nothing is taken from another image."""
     scheduler = made(name)
@@ -621,7 +622,7 @@ def test_set_begin_index_has_the_last_word() -> None:
     assert torch.equal(found, walked(counted, counted.timesteps[3:].tolist(), start))
 
 
-@pytest.mark.parametrize("name", COUNTING)
+@for_each("name", COUNTING)
 def test_a_tensor_of_timesteps_may_be_walked_again_after_set_timesteps(name: str) -> None:
     scheduler, start = made(name), torch.ones(1, 4, 4, 4)
     scheduler.set_timesteps(6)

@@ -13,6 +13,7 @@ from torch import Tensor
 import diffusolve
 from diffusolve.errors import SingularPointError, UnknownNameError
 from tests.parity.network import SHAPE, standard_noise
+from tests.tables import for_each
 
 from .parity import (
     PROMISED,
@@ -87,7 +88,7 @@ SINGLE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("config", SINGLE, ids=name_of)
+@for_each("config", SINGLE, ids=name_of)
 @every_class
 def test_every_option_gives_the_samples_of_diffusers(name: str, config: dict[str, Any]) -> None:
     if knows(name, config):
@@ -115,14 +116,14 @@ def test_spacing_prediction_type_and_the_rest_combine(name: str) -> None:
                 compare(name, config, steps)
 
 
-@pytest.mark.parametrize("config", [{}, UNCLIPPED, PLMS, {"steps_offset": 1}], ids=name_of)
+@for_each("config", [{}, UNCLIPPED, PLMS, {"steps_offset": 1}], ids=name_of)
 @every_class
 def test_stable_diffusion_in_20_steps(name: str, config: dict[str, Any]) -> None:
     if knows(name, config):
         compare(name, {**STABLE_DIFFUSION, "num_train_timesteps": 1000, **config}, 20)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
+@for_each("spacing", SPACINGS)
 @every_class
 def test_timesteps_are_those_of_diffusers_for_any_number_of_steps(name: str, spacing: str) -> None:
     options = {"timestep_spacing": spacing, **(PLMS if name == PNDM else {})}
@@ -180,7 +181,7 @@ def in_any_order(scheduler: Any, convert: Callable[[Tensor], Any], options: Mapp
     return torch.cat([x, torch.randn(SHAPE, generator=generator)])
 
 
-@pytest.mark.parametrize(
+@for_each(
     "convert", [lambda t: t, int, lambda t: t.clone(), lambda t: t[None]], ids=["view", "int", "tensor", "shape (1,)"]
 )
 @one_step_classes
@@ -254,8 +255,8 @@ def test_ddpm_takes_timesteps(timesteps: list[int]) -> None:
 # Noise and variances
 
 
-@pytest.mark.parametrize("use_clipped_model_output", [False, True], ids=["network's noise", "noise of clipped data"])
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@for_each("use_clipped_model_output", [False, True], ids=["network's noise", "noise of clipped data"])
+@for_each("eta", [0.0, 0.3, 1.0])
 def test_ddim_with_noise_and_clipping(eta: float, use_clipped_model_output: bool) -> None:
     options = {"eta": eta, "use_clipped_model_output": use_clipped_model_output}
     kinds = ({}, UNCLIPPED, {"thresholding": True}, {"set_alpha_to_one": False})
@@ -275,8 +276,8 @@ def test_ddim_takes_the_noise_itself() -> None:
         scheduler.step(x, 60, x, eta=-1.0)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("variance_type", LEARNED)
+@for_each("spacing", SPACINGS)
+@for_each("variance_type", LEARNED)
 def test_a_learned_variance_scales_the_noise_element_by_element(variance_type: str, spacing: str) -> None:
     for config in combinations(prediction_type=PREDICTIONS, clip_sample=(True, False)):
         for steps in (1, 6):
@@ -349,9 +350,7 @@ def test_noise_has_the_precision_of_the_networks_output(name: str) -> None:
 
 
 @every_class
-@pytest.mark.parametrize(
-    ("dtype", "within"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2), (torch.float64, 1e-5)], ids=str
-)
+@for_each(("dtype", "within"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2), (torch.float64, 1e-5)], ids=str)
 def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: torch.dtype, within: float) -> None:
     for config in ({}, UNCLIPPED, PLMS):
         if knows(name, config):
@@ -473,7 +472,7 @@ def test_pndm_averages_noise_or_v_only() -> None:
 
 
 @one_step_classes
-@pytest.mark.parametrize("timestep", [-1, COUNT, 5.5])
+@for_each("timestep", [-1, COUNT, 5.5])
 def test_a_timestep_outside_of_training_is_refused(name: str, timestep: float) -> None:
     scheduler, x = ours(name, SHORT), standard_noise()
     scheduler.set_timesteps(5)
@@ -488,7 +487,7 @@ def test_a_timestep_outside_of_a_run_of_ddpm_is_refused() -> None:
         scheduler.step(x, 79, x)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("timesteps", "words"),
     [
         ([], "there are no timesteps"),

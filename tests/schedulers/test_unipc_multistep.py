@@ -13,6 +13,7 @@ import torch
 import diffusolve
 from diffusolve.errors import UnknownNameError
 from tests.parity.network import StandInNetwork, standard_noise
+from tests.tables import for_each
 
 from .parity import (
     PROMISED,
@@ -64,8 +65,8 @@ def test_the_curves_end_where_the_configuration_says(predict_x0: bool) -> None:
             compare({**SHORT, "predict_x0": predict_x0, **config}, steps)
 
 
-@pytest.mark.parametrize("config", [{"solver_type": "bh1"}, {"predict_x0": False}], ids=name_of)
-@pytest.mark.parametrize("order", [1, 2, 3])
+@for_each("config", [{"solver_type": "bh1"}, {"predict_x0": False}], ids=name_of)
+@for_each("order", [1, 2, 3])
 def test_the_step_to_sigma_0_is_of_first_order(order: int, config: dict[str, Any]) -> None:
     """In these forms diffusers multiplies infinity by 0 there, and its result is NaN."""
     mine, reference = both(UNIPC, {**SHORT, **config, "solver_order": order})
@@ -78,8 +79,8 @@ def test_the_step_to_sigma_0_is_of_first_order(order: int, config: dict[str, Any
         assert all(difference(x, y) < PROMISED for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
-@pytest.mark.parametrize("disable_corrector", [[0], [0, 1], [3], [7, 2], list(range(8))], ids=str)
-@pytest.mark.parametrize("predict_x0", [True, False])
+@for_each("disable_corrector", [[0], [0, 1], [3], [7, 2], list(range(8))], ids=str)
+@for_each("predict_x0", [True, False])
 def test_steps_may_be_left_uncorrected(predict_x0: bool, disable_corrector: list[int]) -> None:
     for order in (1, 2, 3):
         config = {"solver_order": order, "predict_x0": predict_x0, "disable_corrector": disable_corrector}
@@ -88,8 +89,8 @@ def test_steps_may_be_left_uncorrected(predict_x0: bool, disable_corrector: list
             compare({**SHORT, **SIGMA_MIN, **config}, 8, first=first)
 
 
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.parametrize("predict_x0", [True, False])
+@for_each("spacing", ["linspace", "leading", "trailing"])
+@for_each("predict_x0", [True, False])
 def test_zero_terminal_snr(predict_x0: bool, spacing: str) -> None:
     for kind in ("v_prediction", "sample"):
         config = {"rescale_betas_zero_snr": True, "timestep_spacing": spacing, "prediction_type": kind}
@@ -213,7 +214,7 @@ def walk_with_predictor(library: Any, predictor: Any, **config: Any) -> torch.Te
     return x
 
 
-@pytest.mark.parametrize(("name", "options"), PREDICTORS, ids=name_of)
+@for_each(("name", "options"), PREDICTORS, ids=name_of)
 def test_a_scheduler_of_diffusers_may_be_the_predictor(name: str, options: dict[str, Any]) -> None:
     for config in combinations(solver_order=(1, 2, 3), predict_x0=(True, False), disable_corrector=([], [1])):
         mine, reference = (
@@ -223,7 +224,7 @@ def test_a_scheduler_of_diffusers_may_be_the_predictor(name: str, options: dict[
         assert difference(mine, reference) < PROMISED
 
 
-@pytest.mark.parametrize(("name", "options"), OF_BOTH_LIBRARIES, ids=name_of)
+@for_each(("name", "options"), OF_BOTH_LIBRARIES, ids=name_of)
 def test_a_scheduler_of_ours_may_be_the_predictor(name: str, options: dict[str, Any]) -> None:
     for config in combinations(solver_order=(1, 2), predict_x0=(True, False)):
         mine, reference = (
