@@ -38,6 +38,7 @@ from diffusolve.solvers import (
     unipc,
 )
 from diffusolve.spacing import Karras, Leading, Trailing
+from tests.tables import for_each
 
 SHAPE = (2, 3)
 VE, FLOW = VarianceExploding(0.01, 50.0), FlowMatching()
@@ -199,8 +200,8 @@ EVERY_PLAN = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("transform", [None, Clip(0.7), own_transform], ids=["", "clip", "own"])
+@for_each("dtype", [torch.float32, torch.float64], ids=str)
+@for_each("transform", [None, Clip(0.7), own_transform], ids=["", "clip", "own"])
 def test_every_solver_is_the_same_alone_in_a_batch_and_as_a_run(path: str, dtype: torch.dtype, transform: Any) -> None:
     batch = BatchRun()
     starts = [start(plan, index, (1, 5, 7), dtype) for index, plan in enumerate(EVERY_PLAN)]
@@ -231,7 +232,7 @@ def test_on_the_compiled_path_a_row_is_its_run_to_the_bit(name: str, monkeypatch
     assert bits(row.result) == bits(run_alone(plan, x, drawing(1)))
 
 
-@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan], ids=str)
+@for_each("bad", [torch.inf, -torch.inf, torch.nan], ids=str)
 def test_what_a_neighbour_has_become_does_not_spread(path: str, bad: float) -> None:
     """Registers that one row has and another has not are not looked at for the other."""
     plans = [PLANS[index] for index in range(2, len(PLANS), 3)]
@@ -279,7 +280,7 @@ def test_threads_change_nothing(path: str, count: int, monkeypatch: pytest.Monke
 # Noise
 
 
-@pytest.mark.parametrize("noise", [5, [5], "generator", "path", "path of one"])
+@for_each("noise", [5, [5], "generator", "path", "path of one"])
 def test_noise_is_what_sample_draws_for_a_batch_of_one(path: str, noise: Any) -> None:
     plan = Sampler(dpmpp_multistep.with_options(eta=1.0), Karras()).plan(SD15, "v_prediction", 6)
     x = start(plan, 0, (2, 8))
@@ -532,7 +533,7 @@ def remembering(grid: Grid, x: Value) -> SolverRun:
     return x
 
 
-@pytest.mark.parametrize("made", [unchanging, vanishing, remembering], ids=str)
+@for_each("made", [unchanging, vanishing, remembering], ids=str)
 def test_plans_that_no_shipped_solver_makes(path: str, made: Any) -> None:
     plan = trace(made, Karras().grid(VE, 4), Sample())
     x = start(plan, 0)
@@ -678,7 +679,7 @@ WRONG_OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_OUTPUTS.values(), ids=WRONG_OUTPUTS)
+@for_each("wrong", WRONG_OUTPUTS.values(), ids=WRONG_OUTPUTS)
 def test_wrong_outputs_are_refused_and_nothing_has_moved(path: str, wrong: Any) -> None:
     make, error, message = wrong
     batch, rows, inputs = three()

@@ -16,6 +16,7 @@ from diffusolve.randomness import BrownianPath
 from diffusolve.sampling import Sampler, sample
 from diffusolve.solvers import dpmpp_sde
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 pytest.importorskip("torchsde", reason="a Brownian path needs torchsde, which is not installed")
 
@@ -26,8 +27,8 @@ def path(seed: Any = 7) -> BrownianPath:
     return BrownianPath(0.1, 10.0, seed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("seed", [7, [7, 8], None])
+@for_each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@for_each("seed", [7, [7, 8], None])
 def test_noise_is_standard_normal_and_like_the_samples(dtype: torch.dtype, seed: Any) -> None:
     torch.manual_seed(0)
     drawn = path(seed)(LIKE.to(dtype), 8.0, 3.0)

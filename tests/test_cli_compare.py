@@ -24,6 +24,7 @@ from diffusolve.errors import SingularPointError
 from diffusolve.noise import SD15, FlowMatching, Scaling, VarianceExploding
 from diffusolve.sampling import sample, start
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 from tests.test_cli import run
 
 
@@ -105,7 +106,7 @@ def test_a_longer_name_moves_the_pictures_to_the_right() -> None:
 # The arguments
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("arguments", "expected"),
     [
         ("A B --steps 5 10 --out x", "A B --steps 5 --steps 10 --out x"),
@@ -271,9 +272,9 @@ def test_a_pipeline_folder_can_be_compared_on(tmp_path: Path) -> None:
 # The exact solution
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("scaling", [Scaling.VARIANCE_PRESERVING, Scaling.VARIANCE_EXPLODING])
-@pytest.mark.parametrize("final_sigma", ["zero", "sigma_min"])
+@for_each("prediction_type", ["epsilon", "v_prediction"])
+@for_each("scaling", [Scaling.VARIANCE_PRESERVING, Scaling.VARIANCE_EXPLODING])
+@for_each("final_sigma", ["zero", "sigma_min"])
 def test_the_numerical_solution_is_the_closed_form(prediction_type: str, scaling: Scaling, final_sigma: str) -> None:
     gaussian = GaussianDenoiser(SD15, mean=np.linspace(-0.5, 0.5, 6), std=np.geomspace(0.1, 1.0, 6))
     grid = Karras(final_sigma=final_sigma).grid(SD15, 5).in_scaling(scaling)

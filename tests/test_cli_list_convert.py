@@ -12,6 +12,7 @@ import pytest
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, sampler
 from diffusolve.cli.list import record
 from diffusolve.noise import SD15
+from tests.tables import for_each
 from tests.test_cli import run
 
 CONFIG = {
@@ -61,7 +62,7 @@ def test_json_is_the_whole_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["name"] for entry in made["schedule_types"]] == list(SCHEDULE_TYPES)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@for_each("name", CATALOG)
 def test_what_is_said_of_a_sampler_is_true(name: str) -> None:
     said = record(CATALOG[name])
     made = sampler(name, discard_next_to_last_sigma=False)

@@ -17,28 +17,29 @@ from benchmarks.orders import (
 )
 from diffusolve.solvers import Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, dpmpp_multistep, dpmpp_sde
 from tests.every_solver import EVERY_SOLVER
+from tests.tables import for_each
 
 STEPS = (80, 160, 320)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@for_each("case", CASES, ids=lambda case: case.name)
 def test_started_from_exact_values_the_measured_order_is_the_papers(case: Case) -> None:
     assert order(started_exactly(case.solver, case.history), case.steps) == pytest.approx(case.order, abs=0.15)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@for_each("case", CASES, ids=lambda case: case.name)
 def test_the_usual_start_costs_orders_above_two_only(case: Case) -> None:
     # The first step is of first order: it leaves an error of second order that nothing later removes.
     assert order(case.solver, case.steps) > min(case.order, 2) - 0.15
 
 
-@pytest.mark.parametrize("case", SDE_CASES, ids=lambda case: case.name)
+@for_each("case", SDE_CASES, ids=lambda case: case.name)
 def test_the_mean_of_an_sde_solver_is_exact_and_its_standard_deviation_converges(case: Case) -> None:
     assert moments(case.solver, 10)[0] < 1e-12
     assert std_order(case.solver, case.steps) == pytest.approx(case.order, abs=0.15)
 
 
-@pytest.mark.parametrize("case", MARGINAL_CASES, ids=lambda case: case.name)
+@for_each("case", MARGINAL_CASES, ids=lambda case: case.name)
 def test_solvers_with_any_amount_of_noise_keep_the_distribution(case: Case) -> None:
     assert marginals(case.solver, 10)[0] < 1e-12
     assert std_order(case.solver, case.steps, marginals) == pytest.approx(case.order, abs=0.15)

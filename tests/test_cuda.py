@@ -17,6 +17,7 @@ import diffusolve
 from diffusolve import BatchRun, PlanModule, sampler, start
 from diffusolve.noise import SD15
 from diffusolve.schedulers.compatible import COMPATIBLE
+from tests.tables import for_each
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -50,8 +51,8 @@ def walk(scheduler: Any, device: str, dtype: torch.dtype = torch.float32, **argu
     return x.cpu()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@for_each("name", NAMES)
+@for_each("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_loop_waits_for_nothing_and_makes_the_samples_of_the_cpu(name: str, dtype: torch.dtype) -> None:
     scheduler = getattr(diffusolve, name)(**BETAS)
     takes_generator = "generator" in scheduler.step.__code__.co_varnames
@@ -65,7 +66,7 @@ def test_a_loop_waits_for_nothing_and_makes_the_samples_of_the_cpu(name: str, dt
     torch.testing.assert_close(samples[1], samples[0], rtol=0, atol=20 * torch.finfo(dtype).eps * scale)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_adding_noise_waits_for_nothing(name: str) -> None:
     scheduler = getattr(diffusolve, name)(**BETAS)
     scheduler.set_timesteps(6, device="cuda")
@@ -77,8 +78,8 @@ def test_adding_noise_waits_for_nothing(name: str) -> None:
     torch.testing.assert_close(noisy.cpu(), there, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M Karras", "UniPC", "LMS"])
-@pytest.mark.parametrize("backend", ["auto", "fused"])
+@for_each("name", ["Euler", "Heun", "DPM++ 2M Karras", "UniPC", "LMS"])
+@for_each("backend", ["auto", "fused"])
 def test_backends_make_the_samples_of_the_cpu(name: str, backend: str) -> None:
     plan = sampler(name).plan(SD15, "epsilon", 6)
     x = start(plan, torch.empty(SHAPE), 0)

@@ -24,6 +24,7 @@ from diffusolve.noise import SD15, Cosine, FlowMatching, NoiseSchedule, Variance
 from diffusolve.prediction import EDM, Epsilon, Sample, VPrediction
 from diffusolve.sampling import sample
 from diffusolve.sampling.denoiser import ScheduledNetwork
+from tests.tables import for_each
 
 VE = VarianceExploding(0.002, 80.0)
 SCHEDULES: dict[str, NoiseSchedule] = {"VP": SD15, "VE": VE, "flow": FlowMatching(3.0), "cosine": Cosine()}
@@ -214,7 +215,7 @@ def test_a_label_chooses_the_data_that_bear_it_and_an_unknown_one_chooses_all() 
         np.testing.assert_allclose(np.asarray(denoiser(x, timestep)), DatasetDenoiser(VE, DATA)(x, timestep))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("arguments", "message"),
     [
         ({"weights": [1.0, 0.0]}, "weights must be 2 positive numbers"),
@@ -253,7 +254,7 @@ DENOISERS = {
 }
 
 
-@pytest.mark.parametrize("denoiser", DENOISERS.values(), ids=DENOISERS)
+@for_each("denoiser", DENOISERS.values(), ids=DENOISERS)
 def test_torch_and_numpy_agree(denoiser: Any) -> None:
     x, timestep, *_ = samples(VE, 0.6)
     expected = denoiser(x, timestep)
@@ -267,7 +268,7 @@ def test_torch_and_numpy_agree(denoiser: Any) -> None:
         np.testing.assert_allclose(np.asarray(made), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("denoiser", DENOISERS.values(), ids=DENOISERS)
+@for_each("denoiser", DENOISERS.values(), ids=DENOISERS)
 def test_denoisers_write_to_nothing(denoiser: Any) -> None:
     x, timestep, *_ = samples(VE, 0.6)
     for convert in (np.array, torch.tensor):
@@ -281,7 +282,7 @@ def test_denoisers_write_to_nothing(denoiser: Any) -> None:
 
 
 @every_schedule
-@pytest.mark.parametrize("position", [0.05, 0.3, 0.9])
+@for_each("position", [0.05, 0.3, 0.9])
 def test_outputs_are_those_that_the_prediction_types_define(schedule: NoiseSchedule, position: float) -> None:
     exact = GaussianDenoiser(schedule, 0.3, 0.5)
     x, timestep, alpha, sigma = samples(schedule, position)
@@ -367,8 +368,8 @@ class Conditional:
         return x * condition[:, None] + timestep[:, None]
 
 
-@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
+@for_each("library", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@for_each("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
 def test_guidance_extrapolates_from_the_unconditional_output(library: Any, scale: float) -> None:
     x, timestep = library(np.random.default_rng(0).standard_normal((3, 4))), library(np.array([1.0, 2.0, 3.0]))
     condition, none = library(np.array([1.0, 2.0, -1.0])), library(np.array([0.0, 0.5, 0.0]))

@@ -17,6 +17,7 @@ from diffusolve.noise import SD15, VarianceExploding
 from diffusolve.randomness import BrownianPath
 from diffusolve.sampling import sample
 from diffusolve.spacing import Sigmas
+from tests.tables import for_each
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STEPS = 16
@@ -43,7 +44,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("entry", FUNCTIONS, **of_each)
+@for_each("entry", FUNCTIONS, **of_each)
 def test_the_catalog_and_the_function_of_k_diffusion_agree(entry: Entry) -> None:
     pytest.importorskip("torchsde", reason="noise along a Brownian path needs torchsde, which is not installed")
     function: Callable[..., Any] = getattr(k_diffusion, entry.k_diffusion or "")
@@ -89,7 +90,7 @@ KNOWN_DIFFERENCES: dict[str, dict[str, Any]] = {
 Brownian path."""
 
 
-@pytest.mark.parametrize("entry", CLASSES, **of_each)
+@for_each("entry", CLASSES, **of_each)
 def test_the_catalog_and_the_scheduler_class_agree(entry: Entry) -> None:
     """Where the steps fall is the class's; how they are made is compared."""
     scheduler = to_diffusers(f"{entry.name} Karras").scheduler(STABLE_DIFFUSION)

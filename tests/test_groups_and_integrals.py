@@ -23,6 +23,7 @@ from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.dpm_multistep import dpm_multistep
 from diffusolve.solvers.moments import weights_of
 from diffusolve.solvers.solver import Solver
+from tests.tables import for_each
 
 SIGMAS = (9.0, 5.0, 3.0, 1.6, 0.9, 0.4, 0.2)
 GRID = Grid.from_sigmas(SD15, SIGMAS)
@@ -53,8 +54,8 @@ def test_weights_have_the_moments_asked_for(nodes: list[float]) -> None:
 # DEIS
 
 
-@pytest.mark.parametrize("nodes", [[0.0], [0.0, 0.7], [0.0, 0.3, 1.1], [0.0, 0.5, 0.9, 2.0]], ids=len)
-@pytest.mark.parametrize("end", [-0.01, -0.4, -3.0])
+@for_each("nodes", [[0.0], [0.0, 0.7], [0.0, 0.3, 1.1], [0.0, 0.5, 0.9, 2.0]], ids=len)
+@for_each("end", [-0.01, -0.4, -3.0])
 def test_the_weights_are_integrals_of_lagrange_polynomials(nodes: list[float], end: float) -> None:
     weights = exponential_weights(nodes, end)
     for j, weight in enumerate(weights):
@@ -66,8 +67,8 @@ def test_the_weights_are_integrals_of_lagrange_polynomials(nodes: list[float], e
     assert sum(weights) == pytest.approx(math.expm1(end), rel=1e-12)
 
 
-@pytest.mark.parametrize("end", [-1e-9, -1e-4, -0.1, -1.0, -3.99, -4.01, -8.0, -40.0, 1e-4, 2.0, 5.0])
-@pytest.mark.parametrize("count", [5, 6])
+@for_each("end", [-1e-9, -1e-4, -0.1, -1.0, -3.99, -4.01, -8.0, -40.0, 1e-4, 2.0, 5.0])
+@for_each("count", [5, 6])
 def test_the_weights_keep_their_digits_at_high_orders_in_steps_of_any_length(count: int, end: float) -> None:
     """Against rational arithmetic: equal steps, so that nodes are whole multiples of the step."""
     weights = exponential_weights([-k * end for k in range(count)], end)
@@ -171,7 +172,7 @@ def test_noise_of_overlapping_intervals_needs_a_brownian_path() -> None:
 # A step of no length
 
 
-@pytest.mark.parametrize(
+@for_each(
     "solver",
     [
         dpmpp_multistep,
@@ -236,8 +237,8 @@ def test_steps_without_correction_do_what_unip_does() -> None:
 # Euler with churn
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("end", [0.5, 0.0])
+@for_each("kind", ["epsilon", "v_prediction", "sample"])
+@for_each("end", [0.5, 0.0])
 def test_the_data_of_a_churned_step_follow_from_its_end(kind: str, end: float) -> None:
     from diffusolve.noise import Scaling
 

@@ -26,6 +26,7 @@ from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, dpmpp_sde, sa_solver, seeds_3, unipc
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 native = pytest.importorskip("diffusolve.backends.native", reason="the package was installed without a compiler")
 from diffusolve.backends import _combine  # noqa: E402  (there is none without)
@@ -115,11 +116,11 @@ def test_arrays_larger_than_any_cache_are_no_exception(dtype: torch.dtype) -> No
     arrays = [torch.randn(size).to(dtype) for _ in range(2)]
     outputs = ((float("inf"), ((0, 0.5), (1, -1.5))), (1.0, ((2, 1.0),)))
     program = _combine.program(False, 2, outputs, None, bytes([HALVES[dtype]] * 4))
+    wanted = expected(outputs, arrays)
     for offset in (0, 3):  # also where they do not begin at a multiple of what a processor writes at once
         made = [torch.empty(size + offset, dtype=dtype)[offset:] for _ in outputs]
         for threads in (1, 3):
             _combine.combine(program, size, threads, *(array.data_ptr() for array in (*arrays, *made)))
-            wanted = expected(outputs, arrays)
             for got, sums in zip(made, wanted, strict=True):
                 np.testing.assert_allclose(got.double().numpy(), sums, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
@@ -218,7 +219,7 @@ def test_clipping_leaves_nan_alone() -> None:
     assert made[1:].tolist() == [1.0, -1.0, 0.5]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("outputs", "inputs", "message"),
     [
         (((1.0, ((2, 1.0),)),), 2, "source 2 is not one of 2"),
@@ -349,19 +350,18 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and difference(a, b) <= (2e-5 if a.dtype is torch.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    "transform", [None, Clip(0.7), lambda data, stage: data.clamp(-0.7, 0.7)], ids=["", "clip", "own"]
-)
-@pytest.mark.parametrize("solver", PLANNABLE, ids=str)
+@for_each("dtype", [torch.float32, torch.float64], ids=str)
+@for_each("transform", [None, Clip(0.7), lambda data, stage: data.clamp(-0.7, 0.7)], ids=["", "clip", "own"])
+@for_each("solver", PLANNABLE, ids=str)
 def test_runs_make_the_samples_that_pytorch_makes(
     solver: Solver, transform: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, x = plan_of(solver), start(dtype)
     run = Run(plan, noise, transform)
     compiled = walk(run, x)
-    monkeypatch.setattr(choice, "_faster_torch_backends", lambda: ())
-    assert close(compiled, walk(Run(plan, noise, transform), x))
+    with monkeypatch.context() as without:
+        without.setattr(choice, "_faster_torch_backends", lambda: ())
+        assert close(compiled, walk(Run(plan, noise, transform), x))
 
 
 def test_it_is_used_where_it_may_be() -> None:
@@ -375,11 +375,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(
-    "change", [channels_last, torch.Tensor.double, torch.Tensor.half], ids=["layout", "wide", "half"]
-)
-@pytest.mark.parametrize("at", [0, 1, 3])
-@pytest.mark.parametrize("solver", [unipc, dpmpp_multistep.with_options(order=3, eta=1.0)], ids=str)
+@for_each("change", [channels_last, torch.Tensor.double, torch.Tensor.half], ids=["layout", "wide", "half"])
+@for_each("at", [0, 1, 3])
+@for_each("solver", [unipc, dpmpp_multistep.with_options(order=3, eta=1.0)], ids=str)
 def test_a_network_may_change_its_kind_of_output_in_the_middle(solver: Solver, at: int, change: Any) -> None:
     calls = iter(range(100))
 
@@ -471,8 +469,8 @@ def test_empty_batches_stay_empty() -> None:
     assert walk(Run(plan_of(unipc)), x).shape == x.shape
 
 
-@pytest.mark.parametrize("solver", [sa_solver, seeds_3, dpmpp_sde.with_options(noise="path")], ids=str)
-@pytest.mark.parametrize("sample_dtype", [torch.float32, torch.bfloat16], ids=str)
+@for_each("solver", [sa_solver, seeds_3, dpmpp_sde.with_options(noise="path")], ids=str)
+@for_each("sample_dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_noise_of_any_kind_may_be_kept_for_later_stages(solver: Solver, sample_dtype: torch.dtype) -> None:
     plan, shape = plan_of(solver), (2, 3, 16, 16)
 

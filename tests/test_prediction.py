@@ -12,6 +12,7 @@ from diffusolve.errors import SingularPointError, UnknownNameError
 from diffusolve.noise import Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import EDM, Epsilon, Flow, Prediction, Sample, VPrediction, prediction
 from tests.strategies import noise_schedules, predictions
+from tests.tables import for_each
 
 
 def output_by_definition(kind: Prediction, x0: float, noise: float, alpha: float, sigma: float) -> float:
@@ -109,7 +110,7 @@ def test_without_noise_the_sample_is_the_data(kind: Prediction) -> None:
     assert (a, b) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "kind"),
     [
         ("epsilon", Epsilon()),

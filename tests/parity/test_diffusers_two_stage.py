@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from diffusolve.solvers import Solver, dpm_2, heun
+from tests.tables import for_each
 
 from .diffusers_reference import BETAS, KARRAS, LEADING, STEPS, TRAILING, Way, grid_of, scheduler, trajectories
 from .trajectory import assert_same, plan_on
@@ -20,9 +19,9 @@ WAYS: dict[str, Way] = {
 }
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-@pytest.mark.parametrize(
+@for_each("steps", STEPS)
+@for_each("way", WAYS.values(), ids=list(WAYS))
+@for_each(
     ("solver", "name"), [(heun, "HeunDiscreteScheduler"), (dpm_2, "KDPM2DiscreteScheduler")], ids=["heun", "dpm_2"]
 )
 def test_two_stage_solvers_walk_the_same_trajectory_as_diffusers(

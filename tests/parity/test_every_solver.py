@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from diffusolve.noise import SD15
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, euler, ipndm, ipndm_v, lms, sa_solver, unipc
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 from .network import StandInNetwork, standard_noise
 from .trajectory import PROMISED, Trajectory, difference, our_trajectory
@@ -45,7 +44,7 @@ def test_every_solver_is_compared_with_an_independent_implementation() -> None:
     assert not compared & set(WITHOUT_A_PEER)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("one", "other"),
     [
         (lms, lms.with_options(order=3)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffusolve.noise import SD15, Scaling, VariancePreserving
 from diffusolve.sampling import Report, Sampler, sample_with_report
 from diffusolve.solvers import dpm_adaptive
 from diffusolve.spacing import Sigmas
+from tests.tables import for_each
 
 from .k_diffusion_reference import IntervalNoise, denoiser, sampling
 from .network import StandInNetwork, standard_noise
@@ -75,15 +77,14 @@ def without_repeats(trajectory: Trajectory) -> Trajectory:
     return Trajectory((*(seen[i] for i in new), result), trajectory.timesteps[new])
 
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:To copy construct from a tensor"),
-    pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS)),
-    pytest.mark.parametrize("order", [2, 3]),
-    pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"]),
-    pytest.mark.parametrize("noise_schedule", [SD15, VariancePreserving()], ids=["scaled_linear", "linear"]),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+every_case = for_each(
+    ("noise_schedule", "prediction_type", "order", "options"),
+    itertools.product((SD15, VariancePreserving()), ("epsilon", "v_prediction"), (2, 3), OPTIONS.values()),
+)
 
 
+@every_case
 def test_dpm_adaptive_walks_the_same_trajectory_as_k_diffusion(
     noise_schedule: VariancePreserving, prediction_type: str, order: int, options: dict[str, Any]
 ) -> None:
@@ -95,6 +96,7 @@ def test_dpm_adaptive_walks_the_same_trajectory_as_k_diffusion(
     assert_same(our_way, their_way)
 
 
+@every_case
 def test_dpm_adaptive_accepts_the_same_steps_in_float32_as_k_diffusion(
     noise_schedule: VariancePreserving, prediction_type: str, order: int, options: dict[str, Any]
 ) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import diffusolve.k_diffusion as ours
 from diffusolve.errors import UnknownNameError
+from tests.tables import for_each
 
 from . import k_diffusion_reference as theirs
 from .k_diffusion_reference import IntervalNoise
@@ -148,13 +149,13 @@ ALONG_A_PATH = [
     Case("sample_dpmpp_2m_sde", {"solver_type": "heun"}),
 ]
 
-to_both_ends = pytest.mark.parametrize("end", [0, 0.1])
-in_both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+to_both_ends = for_each("end", [0, 0.1])
+in_both_precisions = for_each("dtype", [torch.float32, torch.float64], ids=str)
 
 
 @in_both_precisions
 @to_both_ends
-@pytest.mark.parametrize("case", [*DETERMINISTIC, *CHURNED, *ANCESTRAL, *ALONG_A_PATH], ids=name_of)
+@for_each("case", [*DETERMINISTIC, *CHURNED, *ANCESTRAL, *ALONG_A_PATH], ids=name_of)
 def test_samplers_do_the_same_with_the_noise_that_is_theirs_by_default(
     case: Case, end: float, dtype: torch.dtype
 ) -> None:
@@ -166,7 +167,7 @@ def test_samplers_do_the_same_with_the_noise_that_is_theirs_by_default(
 
 @in_both_precisions
 @to_both_ends
-@pytest.mark.parametrize("case", [*ANCESTRAL, *ALONG_A_PATH], ids=name_of)
+@for_each("case", [*ANCESTRAL, *ALONG_A_PATH], ids=name_of)
 def test_samplers_ask_a_noise_sampler_of_the_programs_own_for_the_same_intervals(
     case: Case, end: float, dtype: torch.dtype
 ) -> None:
@@ -187,8 +188,8 @@ def test_samplers_ask_a_noise_sampler_of_the_programs_own_for_the_same_intervals
         assert all(torch.equal(a, b) for a, b in zip(mine, reference, strict=True)), "to the bit: paths are rough"
 
 
-@pytest.mark.parametrize("seed", [5, [5, 6]])
-@pytest.mark.parametrize("case", ALONG_A_PATH, ids=name_of)
+@for_each("seed", [5, [5, 6]])
+@for_each("case", ALONG_A_PATH, ids=name_of)
 def test_brownian_noise_samplers_of_both_are_interchangeable(case: Case, seed: Any) -> None:
     sigmas, like = levels_to(0, torch.float32), torch.zeros(SHAPE)
     walks = []
@@ -199,7 +200,7 @@ def test_brownian_noise_samplers_of_both_are_interchangeable(case: Case, seed: A
         assert_same(other, walks[-1], WITHIN[torch.float32])
 
 
-@pytest.mark.parametrize("case", DETERMINISTIC, ids=name_of)
+@for_each("case", DETERMINISTIC, ids=name_of)
 def test_deterministic_samplers_also_go_from_data_to_noise(case: Case) -> None:
     sigmas = levels_to(0.1, torch.float64).flip(0)
     mine, reference = (walk(module, case, torch.float64, sigmas) for module in (ours.sampling, theirs.sampling))
@@ -215,8 +216,8 @@ def test_without_a_step_nothing_is_done(case: Case, count: int) -> None:
         assert getattr(module, case.name)(None, x, sigmas, disable=True) is x
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"])
+@for_each("dtype", [torch.float16, torch.bfloat16], ids=str)
+@for_each("name", ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"])
 def test_half_precision_stays_and_errors_are_no_larger_than_theirs(name: str, dtype: torch.dtype) -> None:
     sigmas, noise = levels_to(0, dtype), standard_noise(4).to(dtype)
     walks = []
@@ -245,9 +246,9 @@ FAST: list[dict[str, Any]] = [*SDE, {"eta": 1.0, "noise_sampler": IntervalNoise(
 ENDS = [(0.1, 15.0), (torch.tensor(0.03), torch.tensor(14.6))]
 
 
-@pytest.mark.parametrize("ends", ENDS, ids=["numbers", "tensors"])
-@pytest.mark.parametrize("options", FAST, ids=name_of)
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 11])
+@for_each("ends", ENDS, ids=["numbers", "tensors"])
+@for_each("options", FAST, ids=name_of)
+@for_each("n", [1, 2, 3, 4, 5, 6, 11])
 def test_dpm_fast_does_the_same(n: int, options: dict[str, Any], ends: tuple[Any, Any]) -> None:
     case = Case("sample_dpm_fast", options)
     mine, reference = (walk(module, case, torch.float32, *ends, n) for module in (ours.sampling, theirs.sampling))
@@ -264,8 +265,8 @@ ADAPTIVE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("ends", ENDS, ids=["numbers", "tensors"])
-@pytest.mark.parametrize("options", ADAPTIVE, ids=name_of)
+@for_each("ends", ENDS, ids=["numbers", "tensors"])
+@for_each("options", ADAPTIVE, ids=name_of)
 def test_dpm_adaptive_does_the_same_but_for_asking_again_after_a_rejected_step(
     options: dict[str, Any], ends: tuple[Any, Any]
 ) -> None:
@@ -429,7 +430,7 @@ def test_gradients_are_off_for_the_model_and_what_it_switches_on_stays_its_own()
 BOTH = (ours.sampling, theirs.sampling)
 
 
-@pytest.mark.parametrize("case", [*DETERMINISTIC, *CHURNED[:1], *ANCESTRAL[::4], Case("sample_dpm_fast")], ids=name_of)
+@for_each("case", [*DETERMINISTIC, *CHURNED[:1], *ANCESTRAL[::4], Case("sample_dpm_fast")], ids=name_of)
 def test_nothing_but_the_noise_levels_is_read_back_from_a_device(case: Case) -> None:
     """Fake tensors have no data: any read of a value raises."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -456,7 +457,7 @@ def test_a_list_of_noise_levels_is_planned_once() -> None:
 # The small functions
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "arguments"),
     [
         *(("get_sigmas_karras", made) for made in ((1, 0.1, 10), (5, 0.03, 14.6), (40, 0.0291675, 14.614642, 5.0))),
@@ -471,9 +472,9 @@ def test_lists_of_noise_levels_are_the_same_to_the_bit(name: str, arguments: tup
     assert torch.equal(mine, reference)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 9.0])
-@pytest.mark.parametrize("ends", [(3.0, 1.0), (3.0, 0.0), (3.0, 3.0)])
-@pytest.mark.parametrize("kind", [float, torch.tensor])
+@for_each("eta", [0.0, 0.5, 1.0, 9.0])
+@for_each("ends", [(3.0, 1.0), (3.0, 0.0), (3.0, 3.0)])
+@for_each("kind", [float, torch.tensor])
 def test_ancestral_steps_are_the_same(ends: tuple[float, float], eta: float, kind: Callable[[float], Any]) -> None:
     mine, reference = (module.get_ancestral_step(*map(kind, ends), eta=eta) for module in BOTH)
     for a, b in zip(mine, reference, strict=True):
@@ -498,8 +499,8 @@ def test_slopes_and_weights_are_the_same() -> None:
     assert ours.append_dims(torch.ones(3), 4).shape == (3, 1, 1, 1)
 
 
-@pytest.mark.parametrize("ends", [(0.1, 15.0), (15.0, 0.1)])
-@pytest.mark.parametrize("seed", [7, [7, 8], None])
+@for_each("ends", [(0.1, 15.0), (15.0, 0.1)])
+@for_each("seed", [7, [7, 8], None])
 def test_brownian_trees_are_the_same(seed: Any, ends: tuple[float, float]) -> None:
     for x in (standard_noise(), standard_noise(dtype=torch.float64)):
         trees = []

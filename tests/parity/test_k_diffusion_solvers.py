@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 
 from diffusolve.noise import SD15, Grid, Scaling, VariancePreserving
 from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, dpmpp_sde, euler, heun, lms
 from diffusolve.spacing import Exponential, Karras, Linspace, Spacing
+from tests.tables import for_each
 
 from .k_diffusion_reference import IntervalNoise, denoiser, sampling
 from .network import StandInNetwork, standard_noise
@@ -113,14 +113,14 @@ def name_of(case: Case) -> str:
     return " ".join([case.name, *(f"{key}={value}" for key, value in case.arguments.items())])
 
 
-@pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 5), (torch.float32, 20), (torch.float64, 15)], ids=str)
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@for_each(("dtype", "steps"), [(torch.float32, 5), (torch.float32, 20), (torch.float64, 15)], ids=str)
+@for_each("way", WAYS.values(), ids=list(WAYS))
+@for_each("case", CASES, ids=name_of)
 def test_solvers_walk_the_same_trajectory_as_k_diffusion(case: Case, way: Way, dtype: torch.dtype, steps: int) -> None:
     assert_same(*both(case, way, steps, dtype), within=WITHIN[dtype])
 
 
-@pytest.mark.parametrize("steps", [5, 50])
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@for_each("steps", [5, 50])
+@for_each("case", CASES, ids=name_of)
 def test_solvers_walk_the_same_trajectory_as_k_diffusion_from_sigma_20000(case: Case, steps: int) -> None:
     assert_same(*both(case, FROM_SIGMA_20000, steps, torch.float64), within=1e-9)

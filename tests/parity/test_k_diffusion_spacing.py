@@ -11,6 +11,7 @@ import torch
 
 from diffusolve.noise import SD15, Cosine, Scaling, VarianceExploding, VariancePreserving
 from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential
+from tests.tables import for_each
 
 from .k_diffusion_reference import denoiser, external, sampling
 from .network import StandInNetwork
@@ -28,31 +29,31 @@ def wrapped(noise_schedule: VariancePreserving) -> Any:
     return denoiser(StandInNetwork(), noise_schedule, "epsilon", torch.float64)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("ends", RANGES)
-@pytest.mark.parametrize("rho", [3.0, 7.0])
+@for_each("steps", STEPS)
+@for_each("ends", RANGES)
+@for_each("rho", [3.0, 7.0])
 def test_karras_is_that_of_k_diffusion(rho: float, ends: tuple[float, float], steps: int) -> None:
     ours = Karras(rho=rho).grid(VarianceExploding(*ends), steps).sigmas
     np.testing.assert_allclose(ours, sampling.get_sigmas_karras(steps, *ends, rho), rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("ends", RANGES)
+@for_each("steps", STEPS)
+@for_each("ends", RANGES)
 def test_exponential_is_that_of_k_diffusion(ends: tuple[float, float], steps: int) -> None:
     ours = Exponential().grid(VarianceExploding(*ends), steps).sigmas
     np.testing.assert_allclose(ours, sampling.get_sigmas_exponential(steps, *ends), rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("ends", RANGES)
-@pytest.mark.parametrize("rho", [0.5, 1.0, 2.0])
+@for_each("steps", STEPS)
+@for_each("ends", RANGES)
+@for_each("rho", [0.5, 1.0, 2.0])
 def test_polyexponential_is_that_of_k_diffusion(rho: float, ends: tuple[float, float], steps: int) -> None:
     ours = Polyexponential(rho=rho).grid(VarianceExploding(*ends), steps).sigmas
     np.testing.assert_allclose(ours, sampling.get_sigmas_polyexponential(steps, *ends, rho), rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [*STEPS, 1000])
-@pytest.mark.parametrize("noise_schedule", DISCRETE.values(), ids=list(DISCRETE))
+@for_each("steps", [*STEPS, 1000])
+@for_each("noise_schedule", DISCRETE.values(), ids=list(DISCRETE))
 def test_linspace_is_what_k_diffusion_chooses_for_a_discrete_model(
     noise_schedule: VariancePreserving, steps: int
 ) -> None:
