@@ -19,6 +19,7 @@ from diffusolve.noise import SD15
 from diffusolve.sampling import Sampler, sample, start
 from diffusolve.solvers import SOLVERS, Solver, dpmpp_multistep, unipc
 from diffusolve.spacing import Karras
+from tests.tables import for_each
 
 PLANNABLE = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 SHAPE = (2, 4, 8, 8)
@@ -48,15 +49,27 @@ def noise(like: Tensor, s: float, t: float) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like.dtype)
 
 
-@pytest.mark.parametrize("solver", PLANNABLE.values(), ids=PLANNABLE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+EVERY_FORM = [(solver, torch.float32) for solver in PLANNABLE.values()]
+EVERY_PRECISION = [
+    (SOLVERS[name], dtype)
+    for name in ("euler", "unipc", "sa_solver", "seeds_3", "dpmpp_2s_ancestral")
+    for dtype in (torch.float64, torch.bfloat16)
+]
+"""Kernels depend on the form of a stage and the precisions of its arrays, and not on one by the other."""
+
+
+@for_each(("solver", "dtype"), EVERY_FORM + EVERY_PRECISION, ids=str)
 def test_the_numbers_are_the_same(solver: Solver, dtype: torch.dtype, counter: Any) -> None:
+    """Solvers share the kernels, of which each is compiled once."""
     plan = Sampler(solver, Karras()).plan(SD15, "epsilon", 5)
     x = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * plan.start.sigma).to(dtype)
+    before = fused._kernel.cache_info()
     made, wanted = (walk(Run(plan, noise, backend=backend), x) for backend in ("fused", "auto"))
+    after = fused._kernel.cache_info()
     assert made.dtype == dtype
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(made, wanted, rtol=40 * eps, atol=40 * eps * max(1.0, float(wanted.abs().max())))
+    assert after.hits + after.misses > before.hits + before.misses, "kernels made these numbers"
     assert counter.frame_count > 0
 
 
