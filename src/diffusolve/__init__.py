@@ -42,9 +42,15 @@ if TYPE_CHECKING:
     from diffusolve.sampling import sample as sample
     from diffusolve.sampling import sample_with_report as sample_with_report
     from diffusolve.sampling import start as start
+    from diffusolve.schedulers.cm_stochastic_iterative import (
+        CMStochasticIterativeScheduler as CMStochasticIterativeScheduler,
+    )
     from diffusolve.schedulers.cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
     from diffusolve.schedulers.cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
+    from diffusolve.schedulers.cosine_dpmsolver_multistep import (
+        CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler,
+    )
     from diffusolve.schedulers.ddim import DDIMScheduler as DDIMScheduler
     from diffusolve.schedulers.ddim_parallel import DDIMParallelScheduler as DDIMParallelScheduler
     from diffusolve.schedulers.ddpm import DDPMScheduler as DDPMScheduler
@@ -57,6 +63,10 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.dpmsolver_singlestep_ancestral import (
         DPMSolverSinglestepAncestralScheduler as DPMSolverSinglestepAncestralScheduler,
     )
+    from diffusolve.schedulers.edm_dpmsolver_multistep import (
+        EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler,
+    )
+    from diffusolve.schedulers.edm_euler import EDMEulerScheduler as EDMEulerScheduler
     from diffusolve.schedulers.euler_ancestral_discrete import (
         EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler,
     )
@@ -73,6 +83,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.lms_discrete import LMSDiscreteScheduler as LMSDiscreteScheduler
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
+    from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
     from diffusolve.schedulers.tcd import TCDScheduler as TCDScheduler
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
     from diffusolve.tokens.amused import AmusedScheduler as AmusedScheduler
@@ -100,6 +111,11 @@ _HOME = {
     "CogVideoXDPMScheduler": "schedulers.cogvideox_dpm",
     "CogVideoXDDIMScheduler": "schedulers.cogvideox_ddim",
     "TCDScheduler": "schedulers.tcd",
+    "EDMEulerScheduler": "schedulers.edm_euler",
+    "EDMDPMSolverMultistepScheduler": "schedulers.edm_dpmsolver_multistep",
+    "CosineDPMSolverMultistepScheduler": "schedulers.cosine_dpmsolver_multistep",
+    "CMStochasticIterativeScheduler": "schedulers.cm_stochastic_iterative",
+    "SCMScheduler": "schedulers.scm",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

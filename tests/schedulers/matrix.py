@@ -483,7 +483,7 @@ ROWS: dict[str, Row] = {
         timestep_range=2.0,
     ),
     "EDMEulerScheduler": Row(
-        EDM, step=CHURN, runs=({"num_inference_steps": 4, "sigmas": torch.linspace(1, 0, 4)},), timestep_range=2.0
+        EDM, step=CHURN, runs=({"num_inference_steps": 4, "sigmas": torch.linspace(0, 1, 4) ** 2},), timestep_range=2.0
     ),
     "EulerAncestralDiscreteScheduler": Row({**BETAS, **SPACING, **PREDICTION, **ZERO_SNR}),
     "EulerDiscreteScheduler": Row(

@@ -1,6 +1,7 @@
 """Solvers as diffusers computes them where that is not what their papers have.
 
-The classes that need them are EulerDiscreteScheduler, LMSDiscreteScheduler, PNDMScheduler and CogVideoXDPMScheduler.
+The classes that need them are EulerDiscreteScheduler, EDMEulerScheduler, LMSDiscreteScheduler, PNDMScheduler and
+CogVideoXDPMScheduler.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ __all__ = [
     "churned",
     "data_after_churn",
     "dpmpp_2m_sde_by_step",
+    "edm_data_after_churn",
+    "edm_with_late_churn",
     "euler_with_late_churn",
     "lms_after",
     "pndm_by_calls",
@@ -83,6 +86,49 @@ def data_after_churn(s: float, hat: float, t: float, prediction: str) -> tuple[f
     own, ratio = 1 / (s**2 + 1), t / hat  # v_prediction: data = own * noisy - s * sqrt(own) * output
     a = own / (ratio + own * (1 - ratio))
     return a, -s * sqrt(own) * (1 - a * (1 - ratio))
+
+
+@solver(
+    paper="Karras et al. 2022, Elucidating the Design Space, algorithm 2, but for the order of its lines",
+    integrates_dx_dsigma=True,
+)
+def edm_with_late_churn(
+    grid: Grid,
+    x: Value,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+    s_noise: float = 1.0,
+    steps: int = 0,
+    sigma_data: float = 0.5,
+) -> SolverRun:
+    """:obj:`euler_with_late_churn` for networks with EDM's preconditioning, whose coefficients are those after it."""
+
+    def skip(sigma: float) -> float:
+        return sigma_data**2 / (sigma**2 + sigma_data**2)
+
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        hat = churned(s.sigma, steps or grid.steps, s_churn, s_tmin, s_tmax)
+        noisy = x
+        if hat > s.sigma:
+            noisy = x + s_noise * sqrt(hat**2 - s.sigma**2) * (yield Noise(s, t))
+            out = hat / s.sigma * sqrt(skip(hat) / skip(s.sigma))  # c_out at hat, in units of that at s
+            data = skip(hat) * noisy + out * (data - skip(s.sigma) * x)
+        x = noisy + (t.sigma - hat) * (noisy - data) / hat
+    return x
+
+
+def edm_data_after_churn(hat: float, t: float, skip: float, out: float) -> tuple[float, float]:
+    """(a, b) so that ``a * end + b * output`` is the data prediction that a step by sigma `hat` to `t` used.
+
+    Args:
+        skip, out: what sample and output are multiplied by at `hat`.
+    """
+    ratio = t / hat
+    power = ratio + skip * (1 - ratio)
+    return skip / power, out * ratio / power
 
 
 @solver(paper="Adams-Bashforth with variable steps, with slopes that are not known", integrates_dx_dsigma=True)

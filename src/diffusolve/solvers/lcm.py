@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import sqrt
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
@@ -16,7 +17,9 @@ SIGMA_DATA = 0.5
 @solver(
     paper="Luo et al. 2023, Latent Consistency Models, algorithm 3; Song et al. 2023, Consistency Models, algorithm 1"
 )
-def lcm(grid: Grid, x: Value, *, s_noise: float = 1.0, timestep_scaling: float | None = None) -> SolverRun:
+def lcm(
+    grid: Grid, x: Value, *, s_noise: float = 1.0, timestep_scaling: float | None = None, noise_left: float = 0.0
+) -> SolverRun:
     """Multistep consistency sampling: jump to the data prediction, and add all the noise of the next point to it.
 
     It is for networks that predict where the probability-flow ODE ends (a consistency model, LCM-LoRA), not the mean of
@@ -26,6 +29,8 @@ def lcm(grid: Grid, x: Value, *, s_noise: float = 1.0, timestep_scaling: float |
         s_noise: multiplies the noise.
         timestep_scaling: the prediction is put through the boundary condition of section 4.1, with timesteps multiplied
             by this. None: the network has that in itself.
+        noise_left: sigma where the trajectories end that the network was trained on, epsilon in Song et al.: the data
+            have that much noise already.
     """
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
@@ -33,8 +38,8 @@ def lcm(grid: Grid, x: Value, *, s_noise: float = 1.0, timestep_scaling: float |
             c_skip, c_out = boundary_scalings(s.timestep, timestep_scaling)
             data = c_skip * x + c_out * data
         x = t.alpha * data
-        if t.sigma > 0:
-            x = x + (s_noise * t.sigma) * (yield Noise(s, t))
+        if t.sigma > noise_left:
+            x = x + (s_noise * sqrt(t.sigma**2 - noise_left**2)) * (yield Noise(s, t))
     return x
 
 

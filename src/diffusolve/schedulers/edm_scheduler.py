@@ -1,0 +1,150 @@
+"""What the schedulers have in common whose networks are preconditioned (Karras et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusolve.noise import NoiseSchedule, Scaling, VarianceExploding
+from diffusolve.prediction import EDM, Prediction
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.steps import Array, Steps
+from diffusolve.spacing.by_sigma import Exponential, Karras
+
+__all__ = ["DenoisedByCaller", "EDMScheduler"]
+
+
+@dataclass(frozen=True)
+class NegativeEDM(EDM):
+    """The output is that of an EDM network with the opposite sign: v, for data of standard deviation 1."""
+
+    name: ClassVar[str] = "negative_edm"
+
+    def data(self, alpha: float, sigma: float) -> tuple[float, float]:
+        a, b = super().data(alpha, sigma)
+        return a, -b
+
+
+@dataclass(frozen=True)
+class DenoisedByCaller(EDM):
+    """The output is the data already; the network's input is scaled as ever."""
+
+    name: ClassVar[str] = "denoised_by_caller"
+
+    def data(self, alpha: float, sigma: float) -> tuple[float, float]:
+        return 0.0, 1.0
+
+
+PREDICTIONS: dict[str, type[EDM]] = {"epsilon": EDM, "v_prediction": NegativeEDM, "sample": DenoisedByCaller}
+
+
+class EDMScheduler(Scheduler):
+    """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + sigma_data^2)``.
+
+    The data prediction is ``c_skip * x + c_out * output``, as in table 1 of the paper. Sigmas lie on a curve between
+    `sigma_max` and `sigma_min`. Before `set_timesteps` a scheduler stands on that curve through as many of them as
+    there are training timesteps.
+
+    Attributes:
+        more_to_show: how many more than that stand there.
+    """
+
+    _compatibles: ClassVar[list[str]] = []
+    prediction_types: ClassVar[tuple[str, ...]] = tuple(PREDICTIONS)
+    scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_EXPLODING
+    timestep_dtype: ClassVar[type] = np.float32
+    more_to_show: ClassVar[int] = 0
+
+    def _configured(self) -> None:
+        self._check_choice("sigma_schedule", ("karras", "exponential"))
+        self._check_choice("final_sigmas_type", ("zero", "sigma_min"))
+        super()._configured()
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Sigmas from `sigma_min` to `sigma_max`, of which the network is told a quarter of the logarithm."""
+        config = self.config
+        return VarianceExploding(config["sigma_min"], config["sigma_max"], "edm", len(self))
+
+    @property
+    def _prediction(self) -> Prediction:
+        return PREDICTIONS[self.config["prediction_type"]](self.config["sigma_data"])
+
+    # Sigmas ----------------------------------------------------------------
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None) -> None:
+        """Begin a run of `num_inference_steps` steps.
+
+        Raises:
+            ValueError: fewer than one.
+        """
+        self._begin(asked_for(num_inference_steps), device)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Where the run's steps begin and where the last one ends."""
+        return self._current.sigmas
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """The standard deviation of what sampling starts from, for data of standard deviation 1."""
+        return float((self.config["sigma_max"] ** 2 + 1) ** 0.5)
+
+    def _standing(self) -> Prepared:
+        standing = self._prepare(Asked(len(self) + self.more_to_show))
+        standing.sigmas[-1] = 0.0  # as in diffusers, whatever the last step of a run leads to
+        return standing
+
+    def _steps(self, asked: Asked) -> Steps:
+        sigmas = self._along(np.linspace(0.0, 1.0, asked.steps))
+        return self._through(sigmas, self._end(sigmas))
+
+    def _end(self, sigmas: Array) -> float:
+        """Where a last step from the last of `sigmas` leads."""
+        return float(sigmas[-1]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
+
+    def _through(self, sigmas: Array, end: float) -> Steps:
+        return Steps(self.precondition_noise(torch.from_numpy(sigmas)).numpy(), np.append(sigmas, end))
+
+    def _along(self, position: Array) -> Array:
+        """The sigmas at `position` along the curve, 0 at `sigma_max` and 1 at `sigma_min`."""
+        config = self.config
+        low, high = config["sigma_min"], config["sigma_max"]
+        if config["sigma_schedule"] == "karras":
+            return Karras(rho=config["rho"]).ramp(position, low, high, Scaling.VARIANCE_EXPLODING)
+        from_end = np.linspace(0.0, 1.0, len(position))[::-1]  # a single step begins at sigma_min, as in diffusers
+        return Exponential().ramp(1.0 - from_end, low, high, Scaling.VARIANCE_EXPLODING)
+
+    # Preconditioning ----------------------------------------------------------------
+
+    scale_model_input = Scheduler._model_input
+
+    def precondition_inputs(self, sample: Tensor, sigma: float | Tensor) -> Tensor:
+        """``c_in * sample``: what the network sees."""
+        scaled: Tensor = sample * (1 / (sigma**2 + self.config["sigma_data"] ** 2) ** 0.5)
+        return scaled
+
+    def precondition_noise(self, sigma: float | Tensor) -> Tensor:
+        """``c_noise``: what the network is told, shape (1,) for a number."""
+        return 0.25 * torch.log(_tensor(sigma))
+
+    def precondition_outputs(self, sample: Tensor, model_output: Tensor, sigma: float | Tensor) -> Tensor:
+        """``c_skip * sample + c_out * model_output``: the data prediction."""
+        data = self.config["sigma_data"]
+        power = sigma**2 + data**2
+        kind = self.config["prediction_type"]
+        if kind == "sample":
+            return model_output
+        sign = 1 if kind == "epsilon" else -1
+        denoised: Tensor = data**2 / power * sample + sign * data * sigma / power**0.5 * model_output
+        return denoised
+
+
+def _tensor(sigma: float | Tensor) -> Tensor:
+    return sigma if isinstance(sigma, Tensor) else torch.tensor([sigma])

@@ -1,0 +1,109 @@
+"""Classes for one family of models each: errors, and what the comparison with diffusers does not say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import diffusolve
+
+X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+# EDM
+
+
+def test_a_data_prediction_of_the_callers_takes_the_place_of_the_output() -> None:
+    for churn in ({}, {"s_churn": 3.0}):
+        scheduler, other = diffusolve.EDMEulerScheduler(), diffusolve.EDMEulerScheduler()
+        for each in (scheduler, other):
+            each.set_timesteps(3)
+        x = y = X * scheduler.init_noise_sigma
+        generators = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+        for t, u, sigma in zip(scheduler.timesteps, other.timesteps, scheduler.sigmas, strict=False):
+            torch.testing.assert_close(scheduler.scale_model_input(x, t), other.scale_model_input(y, u))
+            output = torch.sin(x)
+            before = other.step(output, u, y, generator=generators[1], **churn)
+            data = before.pred_original_sample
+            if not churn:
+                torch.testing.assert_close(data, other.precondition_outputs(y, output, sigma))
+            step = scheduler.step(output, t, x, generator=generators[0], pred_original_sample=data, **churn)
+            torch.testing.assert_close(step.pred_original_sample, data)
+            x, y = step.prev_sample, before.prev_sample
+            torch.testing.assert_close(x, y)
+
+
+def test_a_network_that_outputs_the_data_samples_as_one_with_preconditioning_does() -> None:
+    edm, data = diffusolve.EDMDPMSolverMultistepScheduler(), diffusolve.EDMDPMSolverMultistepScheduler()
+    data.register_to_config(prediction_type="sample")
+    runs = []
+    for scheduler in (edm, data):
+        scheduler.set_timesteps(5)
+        x = X * scheduler.init_noise_sigma
+        for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            output = torch.tanh(scheduler.scale_model_input(x, t))
+            if scheduler is data:
+                output = edm.precondition_outputs(x, output, sigma)
+            x = scheduler.step(output, t, x).prev_sample
+        runs.append(x)
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-4)
+
+
+# Consistency models
+
+
+def test_one_step_of_a_consistency_model_is_its_clipped_data_prediction() -> None:
+    scheduler = diffusolve.CMStochasticIterativeScheduler(clip_denoised=False)
+    scheduler.set_timesteps(1)
+    x = X * scheduler.init_noise_sigma
+    skip, out = scheduler.get_scalings_for_boundary_condition(scheduler.sigmas[0])
+    made = scheduler.step(torch.cos(x), scheduler.timesteps[0], x).prev_sample
+    torch.testing.assert_close(made, skip * x + out * torch.cos(x))
+    assert scheduler.get_scalings_for_boundary_condition(0.002) == (1.0, 0.0)
+
+
+def test_the_angles_of_trigflow_make_noised_data_of_the_datas_deviation() -> None:
+    scheduler = diffusolve.SCMScheduler(sigma_data=0.7)
+    noised = scheduler.add_noise(0.7 * X, X.flip(-1), torch.tensor([0.9]))
+    expected = 0.7 * (torch.cos(torch.tensor(0.9)) * X + torch.sin(torch.tensor(0.9)) * X.flip(-1))
+    torch.testing.assert_close(noised, expected)
+
+
+# Errors
+
+WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("EDMEulerScheduler", {"sigma_schedule": "karas"}, {}, "karras"),
+    ("EDMEulerScheduler", {"final_sigmas_type": "none"}, {}, "zero"),
+    ("EDMEulerScheduler", {}, {"num_inference_steps": 0}, "at least 1"),
+    ("EDMEulerScheduler", {}, {"sigmas": [80.0, 1.0]}, "places along the curve"),
+    ("EDMEulerScheduler", {}, {}, "num_inference_steps is missing"),
+    ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, {}, r"dpmsolver\+\+"),
+    ("EDMDPMSolverMultistepScheduler", {"solver_order": 0}, {"num_inference_steps": 3}, "order is 0"),
+    ("CosineDPMSolverMultistepScheduler", {"solver_type": "bh2"}, {}, "midpoint"),
+    ("CosineDPMSolverMultistepScheduler", {"solver_order": 0}, {"num_inference_steps": 3}, "order is 0"),
+    ("CMStochasticIterativeScheduler", {}, {}, "exactly one"),
+    ("CMStochasticIterativeScheduler", {}, {"num_inference_steps": 50}, "at most 40"),
+    ("CMStochasticIterativeScheduler", {}, {"timesteps": [0, 22]}, "from 39 down to 0"),
+    ("CMStochasticIterativeScheduler", {}, {"timesteps": [40, 22]}, "from 39 down to 0"),
+    ("SCMScheduler", {}, {"num_inference_steps": 3}, "intermediate_timesteps=None"),
+    ("SCMScheduler", {}, {"num_inference_steps": 2, "timesteps": [1.0, 0.5, 0.0]}, "max_timesteps"),
+    ("SCMScheduler", {}, {"num_inference_steps": 2, "max_timesteps": 1.6}, "pi / 2"),
+    ("SCMScheduler", {}, {"num_inference_steps": 2, "max_timesteps": None, "timesteps": [1.0, 0.0]}, "2 angles"),
+    ("SCMScheduler", {"prediction_type": "epsilon"}, {"num_inference_steps": 2}, "trigflow"),
+]
+"""Class, configuration, arguments of `set_timesteps`, what is said."""
+
+
+def test_what_is_wrong_is_said() -> None:
+    for name, config, run, message in WRONG:
+        with pytest.raises(ValueError, match=message):
+            getattr(diffusolve, name)(**config).set_timesteps(**run)
+
+
+def test_a_step_from_where_trigflow_ends_is_an_error() -> None:
+    scheduler = diffusolve.SCMScheduler()
+    scheduler.set_timesteps(2)
+    with pytest.raises(IndexError, match="2 evaluations"):
+        scheduler.step(X, scheduler.timesteps[-1], X)
