@@ -74,6 +74,10 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.flow_match_euler_discrete import (
         FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler,
     )
+    from diffusolve.schedulers.flow_match_heun_discrete import (
+        FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler,
+    )
+    from diffusolve.schedulers.flow_match_lcm import FlowMatchLCMScheduler as FlowMatchLCMScheduler
     from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler
     from diffusolve.schedulers.k_dpm_2_ancestral_discrete import (
         KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,
@@ -81,6 +85,9 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.k_dpm_2_discrete import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
     from diffusolve.schedulers.lcm import LCMScheduler as LCMScheduler
     from diffusolve.schedulers.lms_discrete import LMSDiscreteScheduler as LMSDiscreteScheduler
+    from diffusolve.schedulers.ltx_euler_ancestral_rf import (
+        LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler,
+    )
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler

@@ -22,10 +22,13 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
         "EulerDiscreteScheduler": "euler_discrete",
         "FlowMatchEulerDiscreteScheduler": "flow_match_euler_discrete",
+        "FlowMatchHeunDiscreteScheduler": "flow_match_heun_discrete",
+        "FlowMatchLCMScheduler": "flow_match_lcm",
         "HeunDiscreteScheduler": "heun_discrete",
         "KDPM2AncestralDiscreteScheduler": "k_dpm_2_ancestral_discrete",
         "KDPM2DiscreteScheduler": "k_dpm_2_discrete",
         "LMSDiscreteScheduler": "lms_discrete",
+        "LTXEulerAncestralRFScheduler": "ltx_euler_ancestral_rf",
         "PNDMScheduler": "pndm",
         "UniPCMultistepScheduler": "unipc_multistep",
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,26 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
+from diffusolve.noise import NoiseSchedule
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_sigmas import FlowSigmas, ReversedFlow
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named
+from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.spacing.flow import TIME_SHIFT_TYPES, check_shift, shift_from_mu, stretched
 
-__all__ = ["FlowScheduler", "ReversedFlow"]
-
-
-@dataclass(frozen=True)
-class ReversedFlow(Prediction):
-    """The output is the velocity ``x0 - noise``, of a network whose time runs from noise to data (Mochi)."""
-
-    name: ClassVar[str] = "reversed_flow"
-
-    def data(self, alpha: float, sigma: float) -> tuple[float, float]:
-        total = alpha + sigma
-        return 1.0 / total, sigma / total
+__all__ = ["FlowScheduler"]
 
 
 class FlowScheduler(Scheduler):
@@ -51,10 +40,12 @@ class FlowScheduler(Scheduler):
 
     def _configured(self) -> None:
         config = self.config
-        self._check_choice("time_shift_type", TIME_SHIFT_TYPES)
-        check_shift(config["shift"])
+        if "time_shift_type" in config:
+            self._check_choice("time_shift_type", TIME_SHIFT_TYPES)
+        shift = config.get("shift", 1.0)
+        check_shift(shift)
         if "_shift" not in vars(self):
-            self._shift = float(config["shift"])
+            self._shift = float(shift)
         training = self._training_sigmas
         self.sigma_min, self.sigma_max = float(training[-1]), float(training[0])
         super()._configured()
@@ -62,7 +53,12 @@ class FlowScheduler(Scheduler):
     @property
     def noise_schedule(self) -> NoiseSchedule:
         """Flow matching with as many training timesteps as configured. The shift is in the sigmas of a run."""
-        return FlowMatching(num_train_timesteps=len(self))
+        return self._flow_sigmas.noise_schedule
+
+    @property
+    def _flow_sigmas(self) -> FlowSigmas:
+        """The rule by which steps are placed."""
+        return FlowSigmas.of(self.config, self._shift)
 
     @property
     def _prediction(self) -> Prediction:
@@ -71,7 +67,7 @@ class FlowScheduler(Scheduler):
     @property
     def _runs_backwards(self) -> bool:
         """Whether what users see as sigma is the share of the data to the solver."""
-        return bool(self.config["invert_sigmas"])
+        return bool(self.config.get("invert_sigmas"))
 
     # Sigmas ----------------------------------------------------------------
 
@@ -99,8 +95,7 @@ class FlowScheduler(Scheduler):
     @property
     def _training_sigmas(self) -> Array:
         """The sigma at each training timestep, the noisiest first, shifted unless that depends on each run's mu."""
-        sigmas = np.arange(len(self), 0, -1) / len(self)
-        return sigmas if self.config["use_dynamic_shifting"] else shifted(sigmas, self.config["shift"])
+        return FlowSigmas.of(self.config).training
 
     def _standing(self) -> Prepared:
         sigmas = self._training_sigmas
@@ -147,58 +142,16 @@ class FlowScheduler(Scheduler):
         )
 
     def _steps(self, asked: Asked) -> Steps:
-        config, count = self.config, len(self)
-        if asked.sigmas is not None:
-            sigmas = np.array(asked.sigmas, np.float64)
-        elif asked.timesteps is not None:
-            sigmas = np.array(asked.timesteps, np.float64) / count
-        else:
-            sigmas = np.linspace(self.sigma_max, self.sigma_min, asked.steps)
-        self._check_sigmas(sigmas, asked)
-        sigmas = stretched(shifted(sigmas, self._shift_of(asked.mu)), config["shift_terminal"])
-        curve = curve_asked_for(config)
-        if curve is not None:
-            sigmas = curve_named(curve).between(sigmas[0], sigmas[-1], len(sigmas), self.noise_schedule.scaling)
-        if config["invert_sigmas"]:
-            sigmas = 1.0 - sigmas
-            return Steps(sigmas * count, np.append(sigmas, 1.0))
-        at = sigmas * count if asked.timesteps is None else np.array(asked.timesteps, np.float64)
-        return Steps(at, np.append(sigmas, 0.0))
-
-    def _check_sigmas(self, sigmas: Array, asked: Asked) -> None:
-        """Raise ValueError unless `sigmas` fall and lie in flow matching's range."""
-        if np.all(np.diff(sigmas) < 0.0) and sigmas[-1] > 0.0 and sigmas[0] <= 1.0:
-            return
-        if asked.sigmas is None:
-            raise ValueError(
-                f"timesteps are {list(asked.timesteps or ())}: expected numbers from {len(self)} down to above 0, "
-                "strictly decreasing."
-            )
-        raise ValueError(
-            f"sigmas are {list(asked.sigmas)}: expected numbers from 1 down to above 0, strictly decreasing."
-        )
-
-    def _shift_of(self, mu: float | None) -> float:
-        """How far a run's sigmas are shifted."""
-        config = self.config
-        if not config["use_dynamic_shifting"]:
-            return self._shift
-        if mu is None:
-            raise ValueError(
-                f"mu is missing: use_dynamic_shifting takes the shift from it. Pipelines compute it from the number of "
-                f"image tokens, as a line from base_shift ({config['base_shift']:g} at {config['base_image_seq_len']}) "
-                f"to max_shift ({config['max_shift']:g} at {config['max_image_seq_len']})."
-            )
-        return shift_from_mu(mu, config["time_shift_type"])
+        return self._flow_sigmas.steps(asked, np.linspace(self.sigma_max, self.sigma_min, asked.steps))
 
     def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
         """``s / (s + (1 / t - 1)**sigma)``, element by element: `t` shifted by s, which `mu` stands for."""
-        shift = shift_from_mu(mu, self.config["time_shift_type"])
+        shift = shift_from_mu(mu, self.config.get("time_shift_type", "exponential"))
         return shift / (shift + (1 / t - 1) ** sigma)
 
     def stretch_shift_to_terminal(self, t: Any) -> Any:
         """The sigmas `t`, an array or tensor, with 1 - t multiplied so that the last one is `shift_terminal`."""
-        return stretched(t, self.config["shift_terminal"])
+        return stretched(t, self.config.get("shift_terminal"))
 
     def _sigma_to_t(self, sigma: Any) -> Any:
         """What the network is told at `sigma`."""

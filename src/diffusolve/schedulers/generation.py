@@ -151,6 +151,7 @@ class Generation:
             <diffusolve.schedulers.scheduler.Scheduler._follow>`.
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
             begins, and the one that this run has walked with.
+        first_size: of the data's last axes, where a class lets them grow on the way (FlowMatchLCM).
         options: with which the run was begun.
         owner, origin: the key of the :class:`~diffusolve.schedulers.registry.Registry` that it stands in, and, once it
             was copied, what it has in common with its copies, in other processes too.
@@ -162,6 +163,7 @@ class Generation:
     custom: bool = False
     predictor: Any = None
     predicting: Any = None
+    first_size: tuple[int, ...] = ()
     options: Options = ()
     run: Run | None = None
     owner: object = None

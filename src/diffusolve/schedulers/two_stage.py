@@ -12,16 +12,17 @@ from torch import Tensor
 from diffusolve.plan import Plan
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
+from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.schedulers.steps import Steps, curve_asked_for
 
-__all__ = ["KDPM2Scheduler", "TwoStageScheduler"]
+__all__ = ["KDPM2Scheduler", "TwoEvaluations", "TwoStageScheduler"]
 
 
-class TwoStageScheduler(SigmaScheduler):
-    """`timesteps` has one entry per evaluation, two a step; the last step, to sigma = 0, has one.
+class TwoEvaluations(Scheduler):
+    """Every step but the last evaluates the network twice. A run in the middle begins where a step does.
 
-    A run in the middle begins where a step does: at an even index, as ``timesteps[t_start * scheduler.order :]``.
+    That is at an even index, as ``timesteps[t_start * scheduler.order :]``.
     """
 
     order: ClassVar[int] = 2
@@ -32,6 +33,18 @@ class TwoStageScheduler(SigmaScheduler):
         generation = self._generation
         run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
+
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
+        if index % 2:
+            raise ValueError(
+                f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
+                f"{index + 1}, for example with timesteps[t_start * {self.order}:]."
+            )
+        return super()._plan_from(generation, index, options)
+
+
+class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
+    """`timesteps` has one entry per evaluation, two a step; the last step, to sigma = 0, has one."""
 
     @property
     def timesteps(self) -> Tensor:
@@ -87,14 +100,6 @@ class TwoStageScheduler(SigmaScheduler):
     def _evaluated(self, prepared: Prepared) -> np.ndarray[Any, Any]:
         """What the network is told at each evaluation, where `prepared` knows it of each step."""
         return np.array(prepared.plan.timesteps)
-
-    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
-        if index % 2:
-            raise ValueError(
-                f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
-                f"{index + 1}, for example with timesteps[t_start * {self.order}:]."
-            )
-        return super()._plan_from(generation, index, options)
 
 
 class KDPM2Scheduler(TwoStageScheduler):

@@ -1,0 +1,129 @@
+"""FlowMatchLCMScheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.errors import unknown_name
+from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers.flow_scheduler import FlowScheduler
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.solvers import Solver, lcm
+
+__all__ = ["FlowMatchLCMScheduler"]
+
+UPSCALE_MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")
+
+
+class FlowMatchLCMScheduler(FlowScheduler):
+    """Multistep consistency sampling for flow matching: jump to the data and add noise again (A1111: "LCM").
+
+    Luo et al. 2023, Latent Consistency Models, algorithm 3, on the noise of Liu et al. 2022. With `scale_factors` the
+    data grow on the way (Starodubcev et al. 2025, Scale-wise Distillation). Linear in the sample, unless they do.
+
+    Args:
+        num_train_timesteps: the timestep at sigma = 1.
+        shift: moves sigmas towards noise.
+        use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the shift's logarithm ("exponential") or the
+            shift itself ("linear").
+        base_shift, max_shift, base_image_seq_len, max_image_seq_len: what pipelines compute `mu` from.
+        invert_sigmas: what users see as sigma is one minus it. Steps are not turned round, as in diffusers.
+        shift_terminal: stretch the sigmas to end at this one.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        scale_factors: the size of the data after each step but the last, in units of their first size.
+        upscale_mode: how data are brought to that size, a mode of :func:`torch.nn.functional.interpolate`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        base_shift: float = 0.5,
+        max_shift: float = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        invert_sigmas: bool = False,
+        shift_terminal: float | None = None,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        time_shift_type: str = "exponential",
+        scale_factors: Sequence[float] | None = None,
+        upscale_mode: str = "bicubic",
+    ) -> None:
+        self.set_scale_factors(scale_factors, upscale_mode)
+        self._configured()
+
+    def set_scale_factors(self, scale_factors: Sequence[float] | None, upscale_mode: str) -> None:
+        """Let the data of the runs that begin from now on have these sizes, see the constructor.
+
+        Raises:
+            UnknownNameError: no such mode.
+            ValueError: a factor that is not positive.
+        """
+        if upscale_mode not in UPSCALE_MODES:
+            raise unknown_name("upscale_mode", upscale_mode, UPSCALE_MODES)
+        if scale_factors is not None and not all(factor > 0 for factor in scale_factors):
+            raise ValueError(
+                f"scale_factors are {list(scale_factors)}: expected positive numbers, such as [0.5, 0.75]."
+            )
+        self._scale_factors = None if scale_factors is None else tuple(scale_factors)
+        self._upscale_mode = upscale_mode
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> StepResult:
+        """The sample one step on, with noise from `generator`.
+
+        Raises:
+            ValueError: not as many `scale_factors` as the run has steps but one.
+        """
+        if self._scale_factors:
+            previous = self._step_to_size(model_output, timestep, sample, generator)
+            return SchedulerOutput(previous) if return_dict else (previous,)
+        previous, run = self._advance(model_output, timestep, sample, generator)
+        self._draw_last(run, sample, generator)
+        return self._result(previous, run, model_output, sample, return_dict)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return lcm
+
+    @property
+    def _runs_backwards(self) -> bool:  # steps are not turned round in diffusers
+        return False
+
+    def _step_to_size(self, output: Tensor, timestep: Any, sample: Tensor, generator: Any) -> Tensor:
+        """The sample one step on, in the size that the data have from there: no plan's, whose samples keep theirs."""
+        generation, place = self._registry.of(timestep)
+        assert generation is not None  # there is one from the constructor on
+        factors, steps = self._scale_factors or (), len(generation.values)
+        if len(factors) != steps - 1:
+            raise ValueError(
+                f"{len(factors)} scale_factors are given for a run of {steps} steps: expected {steps - 1}, the size "
+                "after each step but the last."
+            )
+        index = generation.step_index
+        if index is None:
+            index = self._first(generation, place, timestep)
+        if index == 0:
+            generation.first_size = tuple(sample.shape[2:])
+        sigma, following = generation.prepared.sigmas[index : index + 2].tolist()
+        data = sample.float() - sigma * output.float()
+        if index < len(factors):
+            size = [int(factors[index] * length) for length in generation.first_size]
+            data = torch.nn.functional.interpolate(data, size=size, mode=self._upscale_mode)
+        generation.step_index = index + 1
+        noise: Tensor = draw_normal_with(generator, data)
+        return ((1.0 - following) * data + following * noise).to(output.dtype)
