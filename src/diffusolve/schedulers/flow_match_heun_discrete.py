@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
-from diffusolve.schedulers.flow_as_in_diffusers import flow_heun_with_late_churn
 from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.flow_as_in_diffusers import flow_heun_with_late_churn
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.flow_as_in_diffusers import euler_ancestral_rf
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_as_in_diffusers import euler_ancestral_rf
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult
