@@ -52,9 +52,11 @@ if TYPE_CHECKING:
         CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler,
     )
     from diffusolve.schedulers.ddim import DDIMScheduler as DDIMScheduler
+    from diffusolve.schedulers.ddim_inverse import DDIMInverseScheduler as DDIMInverseScheduler
     from diffusolve.schedulers.ddim_parallel import DDIMParallelScheduler as DDIMParallelScheduler
     from diffusolve.schedulers.ddpm import DDPMScheduler as DDPMScheduler
     from diffusolve.schedulers.ddpm_parallel import DDPMParallelScheduler as DDPMParallelScheduler
+    from diffusolve.schedulers.ddpm_wuerstchen import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
     from diffusolve.schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
     from diffusolve.schedulers.dpmsolver_fast import DPMSolverFastScheduler as DPMSolverFastScheduler
     from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     )
     from diffusolve.schedulers.flow_match_lcm import FlowMatchLCMScheduler as FlowMatchLCMScheduler
     from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler
+    from diffusolve.schedulers.ipndm import IPNDMScheduler as IPNDMScheduler
     from diffusolve.schedulers.k_dpm_2_ancestral_discrete import (
         KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,
     )
@@ -90,8 +93,10 @@ if TYPE_CHECKING:
     )
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
+    from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
     from diffusolve.schedulers.tcd import TCDScheduler as TCDScheduler
+    from diffusolve.schedulers.unclip import UnCLIPScheduler as UnCLIPScheduler
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
     from diffusolve.tokens.amused import AmusedScheduler as AmusedScheduler
     from diffusolve.tokens.block_refinement import BlockRefinementScheduler as BlockRefinementScheduler
@@ -123,6 +128,11 @@ _HOME = {
     "CosineDPMSolverMultistepScheduler": "schedulers.cosine_dpmsolver_multistep",
     "CMStochasticIterativeScheduler": "schedulers.cm_stochastic_iterative",
     "SCMScheduler": "schedulers.scm",
+    "UnCLIPScheduler": "schedulers.unclip",
+    "RePaintScheduler": "schedulers.repaint",
+    "DDIMInverseScheduler": "schedulers.ddim_inverse",
+    "DDPMWuerstchenScheduler": "schedulers.ddpm_wuerstchen",
+    "IPNDMScheduler": "schedulers.ipndm",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

@@ -1,7 +1,7 @@
 """Solvers as diffusers computes them where that is not what their papers have.
 
-The classes that need them are EulerDiscreteScheduler, EDMEulerScheduler, LMSDiscreteScheduler, PNDMScheduler and
-CogVideoXDPMScheduler.
+The classes that need them are EulerDiscreteScheduler, EDMEulerScheduler, LMSDiscreteScheduler, PNDMScheduler,
+CogVideoXDPMScheduler, UnCLIPScheduler, DDPMWuerstchenScheduler and IPNDMScheduler.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from math import inf, sqrt
 
 from diffusolve.noise import Grid
 from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, Value, solver
+from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.checks import check_choice
 from diffusolve.solvers.churn import churn_factor
-from diffusolve.solvers.exponential import data_step, fresh_noise
+from diffusolve.solvers.exponential import data_step, ddim_step, fresh_noise, noise_prediction
 from diffusolve.solvers.linear_multistep import adams_weights
 from diffusolve.solvers.past import Past
-from diffusolve.solvers.pndm import STARTS, Call, pseudo_numerical
+from diffusolve.solvers.pndm import ADAMS_BASHFORTH, STARTS, Call, pseudo_numerical
 
 __all__ = [
     "churned",
     "data_after_churn",
+    "ddpm_of_beta",
+    "ddpm_to_data",
     "dpmpp_2m_sde_by_step",
     "edm_data_after_churn",
     "edm_with_late_churn",
     "euler_with_late_churn",
+    "ipndm_of_noise",
     "lms_after",
     "pndm_by_calls",
 ]
@@ -196,4 +201,57 @@ def dpmpp_2m_sde_by_step(grid: Grid, x: Value, *, before: float | None = None) -
     x = data_step(x, data, s, t, 1.0)
     if t.sigma > 0:
         x = x + t.sigma * fresh_noise(h, 1.0) * (yield Noise(s, t))
+    return x
+
+
+@solver(paper="Ho et al. 2020, Denoising Diffusion Probabilistic Models, equations 6 and 7, with a beta of their own")
+def ddpm_of_beta(grid: Grid, x: Value, *, beta: float = 0.0, variance: str = "posterior") -> SolverRun:
+    """One step of DDPM whose beta is given, instead of following from the signal at its two ends.
+
+    In single precision the two differ near the data, where ``UnCLIPScheduler`` takes that of the table.
+
+    Args:
+        grid: the two ends of the step.
+        beta: the variance that the forward process adds in the step.
+        variance: of the noise: "posterior", or "given" if it comes with its standard deviation.
+    """
+    check_choice("variance", variance, ("posterior", "given"))
+    s, t = grid
+    x, data = yield Evaluate(x, s)
+    x = (t.alpha * beta / s.sigma**2) * data + (sqrt(1 - beta) * (t.sigma / s.sigma) ** 2) * x
+    if s.timestep > 0:
+        x = x + (1.0 if variance == "given" else t.sigma / s.sigma * sqrt(beta)) * (yield Noise(s, t))
+    return x
+
+
+@solver(paper="Ho et al. 2020, Denoising Diffusion Probabilistic Models, algorithm 2")
+def ddpm_to_data(grid: Grid, x: Value) -> SolverRun:
+    """DDPM whose step to timestep 0 adds no noise, though a noise schedule may have some there.
+
+    The schedule of ``DDPMWuerstchenScheduler`` has a hundredth of it.
+    """
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        up, down = split_noise(s, t, 1.0)
+        x = ddim_step(x, data, s, down)
+        if t.timestep > 0:
+            x = x + up * (yield Noise(s, t))
+    return x
+
+
+@solver(paper="Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds, equations 9 and 12")
+def ipndm_of_noise(grid: Grid, x: Value) -> SolverRun:
+    """Adams-Bashforth on noise predictions up to the end, beginning with lower orders and with no signal.
+
+    Diffusers' ``IPNDMScheduler`` starts where alpha is 0, and divides there what is 0 by almost nothing: the first step
+    forgets what the network says of the data.
+    """
+    past: list[Value] = []
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        past = [(yield Keep(noise_prediction(x, data, s))), *past[:3]]
+        weights = ADAMS_BASHFORTH[len(past) - 1]
+        noise = sum((w * e for w, e in zip(weights[1:], past[1:], strict=True)), weights[0] * past[0])
+        kept = t.alpha / s.alpha if s.alpha > 0 else 0.0
+        x = kept * (x - s.sigma * noise) + t.sigma * noise
     return x

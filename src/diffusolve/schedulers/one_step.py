@@ -55,17 +55,24 @@ class OneStepScheduler(TimestepScheduler):
     def _run_grid(self, asked: Asked) -> Grid:
         return self._steps(asked).grid(self.noise_schedule, self.scaling)
 
-    def _run_at(self, timestep: Any, noise: DrawNoise | None, **options: Any) -> tuple[StepKey, Run]:
-        """A run of the step from `timestep`, and what determines it."""
+    def _run_at(
+        self, timestep: Any, noise: DrawNoise | None, to: int | None = None, **options: Any
+    ) -> tuple[StepKey, Run]:
+        """A run of the step from `timestep`, which leads `to` the timestep given if one is; and what determines it."""
         generation, at, place = self._asked(timestep)
-        key = at, self._previous(generation, at, place), *options.values()
+        key = at, self._previous(generation, at, place) if to is None else to, *options.values()
         made = self._steps_made.get(key)
         if made is not None:
             return key, made.again(noise)
         self._steps_made.make_room()
-        grid = Grid((self._point(at), self._point(key[1])), self.noise_schedule, self.scaling)
+        grid = Grid(self._ends(at, key[1]), self.noise_schedule, self.scaling)
         plan = trace(self._solver(1, **options), grid, self._prediction)
         return key, self._run_of(plan, noise)
+
+    def _ends(self, timestep: int, other: int) -> tuple[Point, Point]:
+        """The points that a step goes from and to, when the network is asked at `timestep`, and `other` is that of
+        :meth:`_previous`."""
+        return self._point(timestep), self._point(other)
 
     def _asked(self, timestep: Any) -> tuple[Generation | None, int, int | None]:
         """The run that `timestep` belongs to, `timestep` as a number, and its place if it is known without reading."""

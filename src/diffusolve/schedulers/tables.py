@@ -38,22 +38,22 @@ def tables_of(config: Mapping[str, Any], *, beta_schedules: tuple[str, ...], flo
     """The tables that `config` describes.
 
     Args:
-        config: with num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas and possibly
-            rescale_betas_zero_snr; with snr_shift_scale, which divides the signal-to-noise ratio (CogVideoX), the
-            tables are of double precision, and the betas those of before.
+        config: with num_train_timesteps, beta_schedule and, where these are asked for, beta_start, beta_end,
+            trained_betas and rescale_betas_zero_snr; with snr_shift_scale, which divides the signal-to-noise ratio
+            (CogVideoX), the tables are of double precision, and the betas those of before.
         beta_schedules: the beta schedules that the class knows.
         floor: takes the place of a last alphas_cumprod of zero.
 
     Raises:
         UnknownNameError: the class does not know the beta schedule.
     """
-    trained = config["trained_betas"]
+    trained = config.get("trained_betas")
     if trained is None and config["beta_schedule"] not in beta_schedules:
         raise unknown_name("beta_schedule", config["beta_schedule"], beta_schedules)
     return _tables(
         config["beta_schedule"],
-        float(config["beta_start"]),
-        float(config["beta_end"]),
+        float(config.get("beta_start", 0.0)),
+        float(config.get("beta_end", 0.0)),
         int(config["num_train_timesteps"]),
         None if trained is None else tuple(float(beta) for beta in trained),
         bool(config.get("rescale_betas_zero_snr", False)),

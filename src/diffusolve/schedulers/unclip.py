@@ -1,0 +1,135 @@
+"""UnCLIPScheduler."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.backends import Clip, Transform
+from diffusolve.config import register_to_config
+from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.generation import Generation, Noise
+from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Array, spaced, timestep_spacing
+from diffusolve.solvers import Solver
+
+__all__ = ["UnCLIPScheduler"]
+
+LEAST_VARIANCE = 1e-20
+
+
+class UnCLIPScheduler(OneStepScheduler):
+    """DDPM as the prior, the decoder and the upscalers of unCLIP sample with it (Karlo, Kandinsky).
+
+    Ramesh et al. 2022, Hierarchical Text-Conditional Image Generation with CLIP Latents; Ho et al. 2020, Denoising
+    Diffusion Probabilistic Models. Linear in the sample, unless data predictions are clipped. A step leads to the
+    timestep that it is told, or to the training timestep below.
+
+    Args:
+        num_train_timesteps: the number of training timesteps.
+        variance_type: of the noise in a step: "fixed_small_log", that of the posterior of the forward process, or
+            "learned_range", where the second half of the network's output channels says where it is between that and
+            the one of the forward process's own step, on a logarithmic scale, from -1 to 1.
+        clip_sample, clip_sample_range: keep data predictions within plus and minus this.
+        prediction_type: what the network predicts: "epsilon" or "sample" (the prior).
+        beta_schedule: "squaredcos_cap_v2".
+    """
+
+    _compatibles = []  # noqa: RUF012
+    prediction_types = ("epsilon", "sample")
+    beta_schedules = ("squaredcos_cap_v2",)
+    _end_power = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        variance_type: str = "fixed_small_log",
+        clip_sample: bool = True,
+        clip_sample_range: float | None = 1.0,
+        prediction_type: str = "epsilon",
+        beta_schedule: str = "squaredcos_cap_v2",
+    ) -> None:
+        self._check_choice("variance_type", ("fixed_small_log", "learned_range"))
+        self._configured()
+        self.variance_type = variance_type
+        self.one = torch.tensor(1.0)
+
+    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
+        self, num_inference_steps: int, device: Any = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, equally spaced from the last training timestep to the first."""
+        self._begin(asked_for(num_inference_steps), device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        prev_timestep: int | Tensor | None = None,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> StepResult:
+        """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
+
+        Args:
+            model_output: shape (batch, channels, ...), with twice the channels of `sample` for "learned_range".
+            timestep: any whole training timestep.
+            sample: shape (batch, channels, ...).
+            prev_timestep: the timestep that the step leads to; the training timestep below when missing.
+
+        Raises:
+            ValueError: `prev_timestep` is not below `timestep`; the number of channels is not the one expected.
+        """
+        _, s, _ = self._asked(timestep)
+        t = s - 1 if prev_timestep is None else int(prev_timestep)
+        if t >= s:
+            raise ValueError(f"prev_timestep is {t}: expected one below the timestep of the step, {s}.")
+        noise, beta = Noise(model_output.dtype), self._beta(s, t)
+        model_output, deviation = self._split(model_output, sample, s, t, beta)
+        learned = deviation is not None
+        key, run = self._run_at(timestep, noise, t, beta=beta, variance="given" if learned else "posterior")
+        with noise.drawn_from(generator, deviation=deviation):
+            previous = self._stepped(key, run, model_output, sample)
+        return self._result(previous, run, model_output, sample, return_dict)
+
+    def _clipping(self) -> Transform | None:
+        return Clip(self.config["clip_sample_range"]) if self.config["clip_sample"] else None
+
+    def _chosen(self, asked: Asked) -> Array:
+        return spaced(timestep_spacing("linspace"), asked.steps, len(self))
+
+    def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
+        return timestep - 1
+
+    def _beta(self, s: int, t: int) -> float:
+        """The variance that the forward process adds from `t` to `s`; that of the table from one to the next."""
+        if t == s - 1:
+            return float(self._tables.betas[s])
+        signal = self._tables.alphas_cumprod
+        return float(1 - signal[s] / (signal[t] if t >= 0 else 1.0))
+
+    def _split(self, model_output: Tensor, sample: Tensor, s: int, t: int, beta: float) -> tuple[Tensor, Tensor | None]:
+        """The prediction in `model_output`, and the standard deviation that it asks for, element by element."""
+        learned, channels = self.config["variance_type"] == "learned_range", sample.shape[1]
+        expected = 2 * channels if learned else channels
+        if model_output.shape[1] != expected:
+            raise ValueError(
+                f"the network's output has {model_output.shape[1]} channels: expected {expected} for a sample with "
+                f"{channels} and variance_type={self.config['variance_type']!r}."
+            )
+        if not learned:
+            return model_output, None
+        prediction, between = model_output[:, :channels], model_output[:, channels:]
+        ratio = self._point(t).sigma / self._point(s).sigma
+        least, most = log(max(ratio**2 * beta, LEAST_VARIANCE)), log(beta)
+        share = (between + 1) / 2
+        return prediction, torch.exp(0.5 * (share * most + (1 - share) * least))
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        return ddpm_of_beta.with_options(**options)

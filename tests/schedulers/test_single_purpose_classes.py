@@ -1,0 +1,125 @@
+"""Schedulers of single models and purposes, where the matrix does not reach: what they are, and bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import diffusolve
+from diffusolve.noise.cosine import ClampedCosine
+from tests.parity.network import StandInNetwork
+from tests.schedulers.parity import PROMISED, STABLE_DIFFUSION, difference, theirs
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ddim_leads_what_ddim_has_inverted_back_to_the_data_the_better_the_more_steps() -> None:
+    data, network, errors = 0.5 * noise(1, 4, 8, 8), StandInNetwork(), []
+    config = {**STABLE_DIFFUSION, "clip_sample": False}
+    inverse, forward = diffusolve.DDIMInverseScheduler(**config), diffusolve.DDIMScheduler(**config)
+    for steps in (50, 100, 200):
+        x = data
+        inverse.set_timesteps(steps)
+        for t in inverse.timesteps:
+            x = inverse.step(network(x, t), t, x).prev_sample
+        assert difference(x, data) > 0.5
+        forward.set_timesteps(steps)
+        for t in forward.timesteps:
+            x = forward.step(network(x, t), t, x).prev_sample
+        errors.append(difference(x, data))
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[2] < 0.7 * errors[1]
+
+
+def test_the_plan_of_an_inversion_is_what_its_steps_do() -> None:
+    scheduler, network, x = diffusolve.DDIMInverseScheduler(clip_sample=False), StandInNetwork(), noise(1, 4, 8, 8)
+    scheduler.set_timesteps(5)
+    run, expected = diffusolve.Run(scheduler.plan), x
+    for t in scheduler.timesteps:
+        assert run.stage.point.timestep == t
+        expected = scheduler.step(network(expected, t), t, expected).prev_sample
+        x = run.step(network(x, t), x)
+        assert difference(x, expected) < PROMISED
+
+
+def test_noise_that_a_jump_of_repaint_adds_has_the_variance_of_the_forward_process() -> None:
+    scheduler = diffusolve.RePaintScheduler()
+    scheduler.set_timesteps(10, jump_length=2, jump_n_sample=2)
+    t, x = 300, torch.ones(1, 1, 200, 200)
+    jumped = scheduler.undo_step(x, t, generator=torch.Generator().manual_seed(0))
+    kept = float(scheduler.alphas_cumprod[t + 99] / scheduler.alphas_cumprod[t - 1])
+    assert float(jumped.mean()) == pytest.approx(kept**0.5, abs=0.02)
+    assert float(jumped.var()) == pytest.approx(1 - kept, rel=0.02)
+
+
+def test_repaint_keeps_what_the_mask_knows() -> None:
+    scheduler, network = diffusolve.RePaintScheduler(clip_sample=False), StandInNetwork()
+    scheduler.set_timesteps(10, jump_length=3, jump_n_sample=2)
+    picture, x = 0.4 * noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8)
+    mask = (torch.arange(8) < 4).float().expand(1, 4, 8, 8)
+    generator, last = torch.Generator().manual_seed(0), 1000
+    for t in scheduler.timesteps.tolist():
+        if t < last:
+            x = scheduler.step(network(x, torch.tensor(t)), t, x, picture, mask, generator).prev_sample
+        else:
+            x = scheduler.undo_step(x, last, generator)
+        last = t
+    torch.testing.assert_close(mask * x, mask * picture)
+    assert difference((1 - mask) * x, (1 - mask) * picture) > 0.1
+
+
+def test_clamped_cosine_tells_timestep_from_sigma_and_the_other_way_round() -> None:
+    for power in (1.0, 0.5, 2.0):
+        schedule = ClampedCosine(power=power)
+        inside = torch.linspace(0.1, 0.9, 9).double().numpy()
+        assert schedule.timestep(schedule.sigma(inside)) == pytest.approx(inside, abs=1e-9)
+        assert float(schedule.sigma(1.0)) == pytest.approx(9999**0.5)
+        assert float(schedule.sigma(0.0)) == pytest.approx((1 / 9999) ** 0.5)
+    with pytest.raises(ValueError, match="power is 0"):
+        ClampedCosine(power=0.0)
+
+
+def test_ipndm_with_sigmas_of_its_own_is_as_in_diffusers() -> None:
+    betas = [1.0, 0.7, 0.4, 0.2, 0.05, 0.0]
+    mine, reference = diffusolve.IPNDMScheduler(trained_betas=betas), theirs("IPNDMScheduler", {"trained_betas": betas})
+    for scheduler in (mine, reference):
+        scheduler.set_timesteps(5)
+    torch.testing.assert_close(mine.timesteps, reference.timesteps)
+    torch.testing.assert_close(mine.alphas, reference.alphas)
+    x = y = noise(1, 4, 8, 8)
+    for t, u in zip(mine.timesteps, reference.timesteps, strict=True):
+        network = StandInNetwork(1.0)
+        x = mine.step(network(x, t), t, x).prev_sample
+        y = reference.step(network(y, u), u, y).prev_sample
+        assert difference(x, y) < PROMISED
+
+
+def test_what_is_wrong_is_said() -> None:
+    x = noise(1, 2, 4, 4)
+    unclip = diffusolve.UnCLIPScheduler()
+    with pytest.raises(ValueError, match="variance_type"):
+        diffusolve.UnCLIPScheduler(variance_type="fixed_large")
+    with pytest.raises(ValueError, match="prev_timestep is 700: expected one below the timestep of the step, 600"):
+        unclip.step(x, 600, x, prev_timestep=700)
+    with pytest.raises(ValueError, match="4 channels: expected 2"):
+        unclip.step(torch.cat([x, x], 1), 600, x)
+    repaint = diffusolve.RePaintScheduler()
+    with pytest.raises(ValueError, match="jump_n_sample is 0"):
+        repaint.set_timesteps(10, jump_n_sample=0)
+    repaint.set_timesteps(10)
+    with pytest.raises(ValueError, match="has no plan"):
+        _ = repaint.plan
+    with pytest.raises(ValueError, match="timestep is 950: expected at most 900"):
+        repaint.undo_step(x, 950)
+    wuerstchen = diffusolve.DDPMWuerstchenScheduler()
+    with pytest.raises(ValueError, match="expected two or more from 1 to 0"):
+        wuerstchen.set_timesteps(timesteps=[0.5, 0.7])
+    with pytest.raises(ValueError, match="num_inference_steps is None"):
+        wuerstchen.set_timesteps()
+    inverse = diffusolve.DDIMInverseScheduler(timestep_spacing="linspace")
+    with pytest.raises(ValueError, match="timestep_spacing"):
+        inverse.set_timesteps(10)
+    with pytest.raises(ValueError, match="expected sigmas from 1 down to 0"):
+        diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.0])
