@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+from torch.utils import _pytree
 
 from diffusolve.backends import Transform, backend_of
 from diffusolve.plan import Stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "LazyOutput",
@@ -19,34 +24,46 @@ __all__ = [
     "SchedulerOutputWithNoised",
     "SchedulerTuple",
     "StepResult",
+    "source_of",
 ]
 
-DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor]
-"""What a data prediction follows from: see :func:`data_of`."""
+DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int]
+"""What a data prediction follows from, see :func:`data_of`, with the versions of the tensors: see :func:`source_of`."""
 
 
-class SchedulerOutput:
-    """The result of a step: readable as attributes, by key, by index and as a tuple.
+class SchedulerOutput(dict[str, Any]):
+    """The result of a step: a dictionary of its fields, which are also attributes, and by index those of a tuple.
+
+    Fields can be set in either way, attributes that are no fields as well. Fields cannot be added or removed.
+    It is flattened and rebuilt by ``torch.utils._pytree``.
 
     Attributes:
-        prev_sample: the sample after the step, shape (batch, ...).
+        prev_sample: the sample after the step, shape (batch, ...). A dictionary of all fields takes their place, as for
+            programs that rebuild any mapping from one.
     """
 
-    __slots__ = ("prev_sample",)
-    fields: tuple[str, ...] = ("prev_sample",)
+    # The dictionary that it is by inheritance stays empty: fields are slots, and all that reads it is defined here.
+    __slots__ = ("__dict__", "prev_sample")
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample",)
 
     def __init__(self, prev_sample: Tensor) -> None:
         self.prev_sample = prev_sample
+        if isinstance(prev_sample, dict):
+            self.update(prev_sample)
 
-    def keys(self) -> tuple[str, ...]:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _register(cls)
+
+    def keys(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the fields."""
         return self.fields
 
-    def values(self) -> tuple[Tensor, ...]:
+    def values(self) -> tuple[Tensor, ...]:  # type: ignore[override]
         """The fields in order."""
         return self.to_tuple()
 
-    def items(self) -> tuple[tuple[str, Tensor], ...]:
+    def items(self) -> tuple[tuple[str, Tensor], ...]:  # type: ignore[override]
         """(name, field) in order."""
         return tuple(zip(self.fields, self.to_tuple(), strict=True))
 
@@ -58,17 +75,46 @@ class SchedulerOutput:
         """The field called `key`, or `default`."""
         return getattr(self, key) if key in self.fields else default
 
-    def __getitem__(self, key: str | int | slice) -> Any:
+    def copy(self) -> dict[str, Any]:
+        """A plain dictionary of the fields."""
+        return dict(self.items())
+
+    def update(self, *fields: Any, **named: Any) -> None:
+        """Set fields.
+
+        Raises:
+            KeyError: there is no such field.
+        """
+        for key, value in dict(*fields, **named).items():
+            self[key] = value
+
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if key not in self.fields:
-                raise KeyError(key)
+                raise self._no_field(key)
             return getattr(self, key)
         if isinstance(key, int):
             return getattr(self, self.fields[key])
         return self.to_tuple()[key]
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self.fields:
+            raise self._no_field(key)
+        setattr(self, key, value)
+
+    def _no_field(self, key: object) -> KeyError:
+        return KeyError(f"{type(self).__name__} has no field {key!r}: its fields are {', '.join(self.fields)}.")
+
+    def _refuse(self, *args: Any) -> NoReturn:
+        raise TypeError(f"no field can be removed from {type(self).__name__}: change a copy(), a plain dictionary.")
+
+    __delitem__ = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self.fields)
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -76,27 +122,77 @@ class SchedulerOutput:
     def __contains__(self, key: object) -> bool:
         return key in self.fields
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self.copy() == dict(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __or__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
+        return self.copy() | dict(other)
+
+    def __ror__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
+        return dict(other) | self.copy()
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.to_tuple(), vars(self) or None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+def _register(cls: type[SchedulerOutput]) -> None:
+    """Let torch's pytrees map over the fields of `cls`."""
+    _pytree.register_pytree_node(
+        cls,
+        lambda output: (list(output.to_tuple()), None),
+        lambda values, _: cls(*values),
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+    )
+
+
+_register(SchedulerOutput)
 
 
 class LazyOutput(SchedulerOutput):
     """The result of a step, with a second field that is computed when it is first read.
 
     A subclass names the field: it is the data prediction that the step used, unless the scheduler says otherwise.
+
+    Args:
+        prev_sample: the sample after the step.
+        second: the field, if it is known; also by its name.
+        source: what it follows from, if it is not.
     """
 
     __slots__ = ("_source", "_value")
 
-    def __init__(self, prev_sample: Tensor, source: DataSource) -> None:
+    def __init__(
+        self, prev_sample: Tensor, second: Tensor | None = None, source: DataSource | None = None, **named: Tensor
+    ) -> None:
         self.prev_sample = prev_sample
-        self._source: DataSource | None = source
+        self._value = second
+        self._source = source
+        if named:
+            self.update(named)
+        elif isinstance(prev_sample, dict):
+            self.update(prev_sample)
 
-    def _second(self) -> Tensor:
+    def _second(self) -> Tensor | None:
         if self._source is not None:
             self._value = data_of(*self._source)
             self._source = None
         return self._value
+
+    def _set_second(self, value: Tensor) -> None:
+        self._value = value
+        self._source = None
 
 
 class SchedulerOutputWithData(LazyOutput):
@@ -108,8 +204,8 @@ class SchedulerOutputWithData(LazyOutput):
     """
 
     __slots__ = ()
-    fields = ("prev_sample", "pred_original_sample")
-    pred_original_sample = property(LazyOutput._second)
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_original_sample")
+    pred_original_sample = property(LazyOutput._second, LazyOutput._set_second)
 
 
 class SchedulerOutputWithDenoised(LazyOutput):
@@ -121,8 +217,8 @@ class SchedulerOutputWithDenoised(LazyOutput):
     """
 
     __slots__ = ()
-    fields = ("prev_sample", "denoised")
-    denoised = property(LazyOutput._second)
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample", "denoised")
+    denoised = property(LazyOutput._second, LazyOutput._set_second)
 
 
 class SchedulerOutputWithNoised(LazyOutput):
@@ -135,8 +231,8 @@ class SchedulerOutputWithNoised(LazyOutput):
     """
 
     __slots__ = ()
-    fields = ("prev_sample", "pred_noised_sample")
-    pred_noised_sample = property(LazyOutput._second)
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_noised_sample")
+    pred_noised_sample = property(LazyOutput._second, LazyOutput._set_second)
 
 
 StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
@@ -167,14 +263,39 @@ class SchedulerTuple(tuple[Any, ...]):
         return tuple, (self._both,)
 
 
-def data_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> Tensor:
+UNKNOWN = -1
+"""Stands for a version where tensors have none: in inference mode, and in code that torch.compile compiles."""
+
+
+def source_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> DataSource:
+    """What the data prediction of `stage` follows from, as these tensors are now."""
+    if is_dynamo_compiling() or output.is_inference() or sample.is_inference():
+        return stage, transform, output, sample, UNKNOWN, UNKNOWN
+    return stage, transform, output, sample, output._version, sample._version
+
+
+def data_of(
+    stage: Stage | None,
+    transform: Transform | None,
+    output: Tensor,
+    sample: Tensor,
+    output_version: int = UNKNOWN,
+    sample_version: int = UNKNOWN,
+) -> Tensor:
     """The data prediction that a stage made of `output` and `sample`; of none if they were overwritten.
 
     Raises:
-        ValueError: they were.
+        ValueError: they were, by the step itself.
+        RuntimeError: they were written to since, which the versions tell.
     """
     if stage is None:
         raise ValueError("pred_original_sample follows from what scheduler.donate lets a step overwrite: leave it out.")
+    if output_version != UNKNOWN and (output._version, sample._version) != (output_version, sample_version):
+        written = "the network's output" if output._version != output_version else "the sample"
+        raise RuntimeError(
+            f"{written} that step was given has been written to since, and the prediction of the data is computed when "
+            "it is first read: read it before the tensor changes, or give step a clone of it."
+        )
     data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
     data = data if transform is None else transform(data, stage)
     return data if data.dtype == sample.dtype else data.to(sample.dtype)

@@ -26,7 +26,7 @@ from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
-from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
+from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult, source_of
 from diffusolve.schedulers.registry import Registry
 from diffusolve.schedulers.steps import Steps, check_exclusive
 from diffusolve.solvers import Solver
@@ -473,8 +473,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if not issubclass(output, LazyOutput):
             return output(previous) if return_dict else (previous,)
         stage = None if run.donate else stage or run.last_stage
-        source = stage, transform or self._transform, model_output, sample
-        return output(previous, source) if return_dict else SchedulerTuple((previous, source))
+        source = source_of(stage, transform or self._transform, model_output, sample)
+        return output(previous, None, source) if return_dict else SchedulerTuple((previous, source))
 
 
 def index_of(value: float, values: list[float]) -> int:

@@ -28,7 +28,7 @@ class AmusedSchedulerOutput(TokenOutput):
     """
 
     __slots__ = ("pred_original_sample",)
-    fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_original_sample")  # type: ignore[misc]
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_original_sample")
 
 
 class AmusedScheduler(TokenScheduler):

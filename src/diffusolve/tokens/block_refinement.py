@@ -29,7 +29,7 @@ class BlockRefinementSchedulerOutput(TokenOutput):
     """
 
     __slots__ = ("editing_transfer_index", "pred_logits", "sampled_probs", "sampled_tokens", "transfer_index")
-    fields: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
+    fields: ClassVar[tuple[str, ...]] = (
         "prev_sample",
         "transfer_index",
         "editing_transfer_index",

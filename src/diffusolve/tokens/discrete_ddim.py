@@ -29,7 +29,7 @@ class DiscreteDDIMSchedulerOutput(TokenOutput):
     """
 
     __slots__ = ("pred_logits", "sampled_probs", "sampled_tokens")
-    fields: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
+    fields: ClassVar[tuple[str, ...]] = (
         "prev_sample",
         "sampled_tokens",
         "sampled_probs",

@@ -25,7 +25,7 @@ class EntropyBoundSchedulerOutput(TokenOutput):
     """
 
     __slots__ = ("accepted_index", "pred_logits", "sampled_probs", "sampled_tokens")
-    fields: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
+    fields: ClassVar[tuple[str, ...]] = (
         "prev_sample",
         "accepted_index",
         "sampled_tokens",

@@ -25,7 +25,7 @@ class VQDiffusionSchedulerOutput(TokenOutput):
     """
 
     __slots__ = ()
-    fields: ClassVar[tuple[str, ...]] = ("prev_sample",)  # type: ignore[misc]
+    fields: ClassVar[tuple[str, ...]] = ("prev_sample",)
 
 
 class VQDiffusionScheduler(TokenScheduler):

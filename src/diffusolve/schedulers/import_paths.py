@@ -1,0 +1,130 @@
+"""The import paths of diffusers: a program's imports work after its word ``diffusers`` is replaced by ``diffusolve``.
+
+    from diffusolve.schedulers.scheduling_ddim import DDIMScheduler, DDIMSchedulerOutput
+    from diffusolve.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+    from diffusolve.configuration_utils import ConfigMixin, register_to_config
+
+There are no such files: each is a module made of rows of a table when it is first imported, whose members are imported
+when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["MEMBERS", "Members", "watch"]
+
+Members = Mapping[str, tuple[str, str]]
+"""Name -> the module in this package that has it, and its name there."""
+
+_PACKAGE = "diffusolve"
+
+_IN_EVERY_MODULE: dict[str, tuple[str, str]] = {
+    "ConfigMixin": ("config", "ConfigMixin"),
+    "KarrasDiffusionSchedulers": ("schedulers.compatible", "KarrasDiffusionSchedulers"),
+    "SchedulerMixin": ("schedulers.mixin", "SchedulerMixin"),
+    "SchedulerOutput": ("schedulers.outputs", "SchedulerOutput"),
+    "register_to_config": ("config", "register_to_config"),
+}
+"""What each module of a scheduler class has besides it."""
+
+MEMBERS: dict[str, Members] = {
+    "configuration_utils": {
+        "ConfigMixin": ("config", "ConfigMixin"),
+        "FrozenDict": ("config", "FrozenConfig"),
+        "register_to_config": ("config", "register_to_config"),
+    },
+    "schedulers": {"AysSchedules": ("schedulers.ays_schedules", "AysSchedules"), **_IN_EVERY_MODULE},
+    "schedulers.scheduling_utils": {
+        "AysSchedules": ("schedulers.ays_schedules", "AysSchedules"),
+        "PushToHubMixin": ("hub", "PushToHubMixin"),
+        **_IN_EVERY_MODULE,
+    },
+    "utils": {"PushToHubMixin": ("hub", "PushToHubMixin")},
+}
+"""Module -> its members, but for those that are named after a scheduler class."""
+
+_NAMED_OTHERWISE = {"cogvideox_ddim": "ddim_cogvideox", "cogvideox_dpm": "dpm_cogvideox"}
+"""Our module -> what stands in its place after ``scheduling_``."""
+
+_home: dict[str, str] = {}
+"""Scheduler class -> the module in this package that defines it."""
+
+
+def watch(homes: Mapping[str, str]) -> None:
+    """Find modules under diffusers' names from now on; `homes` are the modules that define the package's members."""
+    _home.update({name: home for name, home in homes.items() if name.endswith("Scheduler")})
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def members_of(path: str) -> Members | None:
+    """The members of the module at `path` in the package, "schedulers.scheduling_ddim" say; None: there is none."""
+    if path in MEMBERS:
+        return MEMBERS[path]
+    of_classes = {name: (home, name) for name, home in _home.items() if path == path_of(home)}
+    if not of_classes:
+        return None
+    outputs = {f"{name}Output": (home, f"{name}Output") for name, (home, _) in of_classes.items()}
+    return {**_IN_EVERY_MODULE, **outputs, **of_classes}
+
+
+def path_of(home: str) -> str:
+    """The path that the module at `home` has in diffusers."""
+    module = home.rpartition(".")[2]
+    return f"schedulers.scheduling_{_NAMED_OTHERWISE.get(module, module)}"
+
+
+def member(home: str, name: str) -> Any:
+    """What is called `name` in the module at `home`; the output of a class that names none is its ``output``."""
+    module = importlib.import_module(f"{_PACKAGE}.{home}")
+    if not hasattr(module, name) and name.endswith("Output"):
+        return getattr(module, name.removesuffix("Output")).output
+    return getattr(module, name)
+
+
+class _Finder:
+    """Finds the modules that :func:`members_of` knows; asked last, for what no file is there for."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, rest = fullname.partition(".")
+        members = members_of(rest) if package == _PACKAGE else None
+        return None if members is None else ModuleSpec(fullname, _Loader(members))  # type: ignore[arg-type]
+
+
+class _Loader:
+    """Makes a module of `members`."""
+
+    def __init__(self, members: Members) -> None:
+        self.members = members
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Module(spec.name, f"Members of {_PACKAGE} under the import path that they have in diffusers.")
+        module.members = self.members
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__["__all__"] = sorted(self.members)
+
+
+class _Module(ModuleType):
+    """A module whose members are imported when they are asked for."""
+
+    members: Members
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.members:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        value = member(*self.members[name])
+        self.__dict__[name] = value
+        return value
+
+    def __dir__(self) -> Iterable[str]:
+        return sorted({*super().__dir__(), *self.members})
