@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffusolve import diffusers_bridge, schedulers
+from diffusolve.schedulers import import_paths
 
 if TYPE_CHECKING:
     from diffusolve import serving as serving
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
         LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler,
     )
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
+    from diffusolve.schedulers.outputs import SchedulerOutput as SchedulerOutput
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
@@ -148,6 +150,7 @@ _HOME = {
     "Run": "backends",
     "SD15": "noise",
     "SchedulerMixin": "schedulers.mixin",
+    "SchedulerOutput": "schedulers.outputs",
     "Sampler": "sampling",
     "Scaling": "noise",
     "VarianceExploding": "noise",
@@ -159,6 +162,8 @@ _HOME = {
     "to_diffusers": "catalog",
     "start": "sampling",
 }
+
+import_paths.watch(_HOME)
 
 _ROOMS = ("serving",)
 """Parts of the package that are public as they are."""

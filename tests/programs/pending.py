@@ -90,31 +90,7 @@ _BY_REASON: dict[str, dict[str, tuple[str, ...]]] = {
         "a_single_training_timestep": ("DDPM",),
         "zero_terminal_snr_with_the_default_betas": ("EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"),
     },
-    "outputs cannot be written, are no dictionaries, or follow what they are made of": {
-        "writes_to_an_output": ("DDIM", "EulerDiscrete", "DDPM"),
-        "outputs_are_dictionaries": ("DDIM", "DPMSolverMultistep", "PNDM"),
-        "maps_a_function_over_an_output": ("DDIM", "EulerDiscrete"),
-        "static_buffers_are_written_after_a_step": ("DDIM", "EulerDiscrete", "DDPM"),
-    },
-    "a traced loop does not pass its own check": {
-        "traces_a_loop": ("DDIM", "DPMSolverMultistep", "EulerDiscrete"),
-    },
-    "import paths": {
-        "imports_a_class_from_schedulers": (
-            "DDIM",
-            "EulerDiscrete",
-            "EulerAncestralDiscrete",
-            "PNDM",
-            "UniPCMultistep",
-            "DPMSolverMultistep",
-        ),
-        "imports_classes_and_outputs_from_their_modules": (),
-        "imports_scheduling_utils": (),
-        "imports_ays_schedules": (),
-        "imports_configuration_utils": (),
-        "imports_push_to_hub_mixin": (),
-        "writes_a_scheduler_of_its_own_from_the_mixins": (),
-    },
+    "a traced loop does not pass its own check": {"traces_a_loop": ("DDIM", "DPMSolverMultistep", "EulerDiscrete")},
     "members that users reach for": {
         "watches_the_step_index": ("EulerDiscrete", "DPMSolverMultistep", "HeunDiscrete", "UniPCMultistep"),
         "calls_init_step_index": ("EulerDiscrete", "DPMSolverMultistep"),

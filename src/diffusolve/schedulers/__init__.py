@@ -47,3 +47,17 @@ def scheduler_class(name: str) -> Any:
 
         raise unknown_name("scheduler class", name, CLASSES)
     return getattr(importlib.import_module(f"{__name__}.{CLASSES[name]}"), name)
+
+
+def __getattr__(name: str) -> Any:
+    """A scheduler class, or what else diffusers has in its package of the same name."""
+    from diffusolve.schedulers.import_paths import MEMBERS, member
+
+    if name in CLASSES:
+        value = scheduler_class(name)
+    elif name in MEMBERS["schedulers"]:
+        value = member(*MEMBERS["schedulers"][name])
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

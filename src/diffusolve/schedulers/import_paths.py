@@ -49,7 +49,11 @@ MEMBERS: dict[str, Members] = {
 }
 """Module -> its members, but for those that are named after a scheduler class."""
 
-_NAMED_OTHERWISE = {"cogvideox_ddim": "ddim_cogvideox", "cogvideox_dpm": "dpm_cogvideox"}
+_NAMED_OTHERWISE = {
+    "cm_stochastic_iterative": "consistency_models",
+    "cogvideox_ddim": "ddim_cogvideox",
+    "cogvideox_dpm": "dpm_cogvideox",
+}
 """Our module -> what stands in its place after ``scheduling_``."""
 
 _home: dict[str, str] = {}
