@@ -74,6 +74,9 @@ if TYPE_CHECKING:
         EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler,
     )
     from diffusolve.schedulers.euler_discrete import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from diffusolve.schedulers.flow_map_euler_discrete import (
+        FlowMapEulerDiscreteScheduler as FlowMapEulerDiscreteScheduler,
+    )
     from diffusolve.schedulers.flow_match_euler_discrete import (
         FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler,
     )
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.ltx_euler_ancestral_rf import (
         LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler,
     )
+    from diffusolve.schedulers.minimax_h3 import MiniMaxH3Scheduler as MiniMaxH3Scheduler
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.outputs import SchedulerOutput as SchedulerOutput
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
@@ -135,6 +139,8 @@ _HOME = {
     "DDIMInverseScheduler": "schedulers.ddim_inverse",
     "DDPMWuerstchenScheduler": "schedulers.ddpm_wuerstchen",
     "IPNDMScheduler": "schedulers.ipndm",
+    "FlowMapEulerDiscreteScheduler": "schedulers.flow_map_euler_discrete",
+    "MiniMaxH3Scheduler": "schedulers.minimax_h3",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

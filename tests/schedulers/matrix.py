@@ -921,7 +921,9 @@ def difference(label: str, mine: Any, reference: Any) -> str | None:
 
 
 def compare(mine: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
-    """The first thing of a part that differs."""
+    """The first thing of a part that differs; nothing does where the reference has nothing to show."""
+    if not reference:
+        return None
     for label, value in reference.items():
         if label == RAISED:
             return None

@@ -71,6 +71,19 @@ def test_the_angles_of_trigflow_make_noised_data_of_the_datas_deviation() -> Non
     torch.testing.assert_close(noised, expected)
 
 
+# Flow maps
+
+
+def test_a_flow_map_takes_each_sample_to_a_time_of_its_own() -> None:
+    scheduler = diffusolve.FlowMapEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    x = torch.cat([X, 2 * X])
+    made = scheduler.step(x.sin(), torch.tensor([900.0, 600.0]), x, torch.tensor([100.0, 0.0])).prev_sample
+    torch.testing.assert_close(made, x - torch.tensor([0.8, 0.6]).reshape(2, 1, 1, 1) * x.sin())
+    with pytest.raises(ValueError, match="nearest is 500"):
+        scheduler.step(x, 510.0, x)
+
+
 # Errors
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -92,6 +105,14 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("SCMScheduler", {}, {"num_inference_steps": 2, "max_timesteps": 1.6}, "pi / 2"),
     ("SCMScheduler", {}, {"num_inference_steps": 2, "max_timesteps": None, "timesteps": [1.0, 0.0]}, "2 angles"),
     ("SCMScheduler", {"prediction_type": "epsilon"}, {"num_inference_steps": 2}, "trigflow"),
+    ("FlowMapEulerDiscreteScheduler", {"shift": 0.0}, {}, "shift is 0"),
+    ("FlowMapEulerDiscreteScheduler", {}, {}, "num_inference_steps is missing"),
+    ("FlowMapEulerDiscreteScheduler", {}, {"sigmas": [1.2, 0.4]}, "from 1 down"),
+    ("FlowMapEulerDiscreteScheduler", {}, {"timesteps": [0.9, 0.0]}, "above 0"),
+    ("MiniMaxH3Scheduler", {"shift": -1.0}, {}, "shift is -1"),
+    ("MiniMaxH3Scheduler", {}, {"num_inference_steps": 1}, "at least 2"),
+    ("MiniMaxH3Scheduler", {}, {"sigmas": [1.0, 0.5]}, "down to 0"),
+    ("MiniMaxH3Scheduler", {}, {"sigmas": [0.5, 0.8, 0.0]}, "strictly decreasing"),
 ]
 """Class, configuration, arguments of `set_timesteps`, what is said."""
 
