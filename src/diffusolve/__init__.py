@@ -84,6 +84,8 @@ if TYPE_CHECKING:
         FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler,
     )
     from diffusolve.schedulers.flow_match_lcm import FlowMatchLCMScheduler as FlowMatchLCMScheduler
+    from diffusolve.schedulers.helios import HeliosScheduler as HeliosScheduler
+    from diffusolve.schedulers.helios_dmd import HeliosDMDScheduler as HeliosDMDScheduler
     from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler
     from diffusolve.schedulers.ipndm import IPNDMScheduler as IPNDMScheduler
     from diffusolve.schedulers.k_dpm_2_ancestral_discrete import (
@@ -141,6 +143,8 @@ _HOME = {
     "IPNDMScheduler": "schedulers.ipndm",
     "FlowMapEulerDiscreteScheduler": "schedulers.flow_map_euler_discrete",
     "MiniMaxH3Scheduler": "schedulers.minimax_h3",
+    "HeliosScheduler": "schedulers.helios",
+    "HeliosDMDScheduler": "schedulers.helios_dmd",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

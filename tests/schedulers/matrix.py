@@ -260,9 +260,8 @@ def pyramid(scheduler: Any, setting: Setting) -> Seen:
                 options |= {"cur_sampling_step": place, "dmd_noisy_tensor": start}
                 options |= {"dmd_sigmas": scheduler.sigmas, "dmd_timesteps": scheduler.timesteps}
                 options |= {"all_timesteps": scheduler.timesteps}
-            entries = fields(scheduler.step(setting.network(x, t), t, x, **options))
-            yield f"stage {stage} step {place}", entries
-            x = entries["prev_sample"]
+            x = scheduler.step(setting.network(x, t), t, x, **options).prev_sample
+            yield f"stage {stage} step {place}", x  # the reference's other fields are the memory of its solver
 
 
 def tokens_at_their_own_times(scheduler: Any, setting: Setting) -> Seen:
@@ -516,7 +515,9 @@ ROWS: dict[str, Row] = {
     ),
     "HeliosDMDScheduler": Row(HELIOS, steps=(2, 4), loops=(pyramid,), told={"stage_index": 0}),
     "HeliosScheduler": Row(
-        {**HELIOS, "thresholding": (True,), "solver_order": (1, 3), "predict_x0": (False,), "solver_type": ("bh1",)}
+        # UniPC starts at sigma = 1 in a single stage, where the reference corrects over a step of infinite length.
+        {**HELIOS, "stages": (HELIOS["stages"][0], {"stages": 1, "stage_range": [0, 1], "scheduler_type": "euler"})}
+        | {"thresholding": (True,), "solver_order": (1, 3), "predict_x0": (False,), "solver_type": ("bh1",)}
         | {"lower_order_final": (False,), "disable_corrector": ([1],), "scheduler_type": ("euler",)},
         steps=(2, 4),
         loops=(pyramid,),

@@ -80,8 +80,37 @@ def test_a_flow_map_takes_each_sample_to_a_time_of_its_own() -> None:
     x = torch.cat([X, 2 * X])
     made = scheduler.step(x.sin(), torch.tensor([900.0, 600.0]), x, torch.tensor([100.0, 0.0])).prev_sample
     torch.testing.assert_close(made, x - torch.tensor([0.8, 0.6]).reshape(2, 1, 1, 1) * x.sin())
+    scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match="nearest is 500"):
         scheduler.step(x, 510.0, x)
+
+
+# Pyramids
+
+
+def test_an_enlarged_stage_begins_where_the_papers_renoising_puts_it() -> None:
+    """With gamma = 1/3 a stage that the whole leaves at s begins at 2 s / (1 + s): Jin et al. 2024, equation 15."""
+    scheduler = diffusolve.HeliosScheduler()
+    for stage in (1, 2):
+        s = scheduler.ori_start_sigmas[stage]
+        assert scheduler.start_sigmas[stage] == pytest.approx(2 * s / (1 + s))
+
+
+def test_the_steps_of_distilled_helios_are_those_of_multistep_consistency_sampling() -> None:
+    scheduler = diffusolve.HeliosDMDScheduler()
+    scheduler.set_timesteps(3, stage_index=1)
+    x, noise = X, X.flip(-1)
+    for place, (t, s, following) in enumerate(
+        zip(scheduler.timesteps, scheduler.sigmas, scheduler.sigmas[1:], strict=False)
+    ):
+        made = scheduler.step(x.cos(), t, x, cur_sampling_step=place, dmd_noisy_tensor=noise).prev_sample
+        expected = (1 - following) * (x - s * x.cos()) + following * noise
+        torch.testing.assert_close(made, expected.float())
+        x = made
+    with pytest.raises(ValueError, match="dmd_noisy_tensor is missing"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    with pytest.raises(ValueError, match="sample is missing"):
+        scheduler.step(x)
 
 
 # Errors
@@ -109,6 +138,14 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("FlowMapEulerDiscreteScheduler", {}, {}, "num_inference_steps is missing"),
     ("FlowMapEulerDiscreteScheduler", {}, {"sigmas": [1.2, 0.4]}, "from 1 down"),
     ("FlowMapEulerDiscreteScheduler", {}, {"timesteps": [0.9, 0.0]}, "above 0"),
+    ("HeliosScheduler", {}, {"num_inference_steps": 2}, "stage_index is None: expected 0 to 2"),
+    ("HeliosScheduler", {}, {"num_inference_steps": 2, "stage_index": 3}, "stage_index is 3"),
+    ("HeliosScheduler", {}, {"num_inference_steps": 2, "stage_index": 0, "sigmas": [1.0, 0.5]}, "leave them out"),
+    ("HeliosScheduler", {"use_dynamic_shifting": True}, {"num_inference_steps": 2, "stage_index": 0}, "mu is missing"),
+    ("HeliosScheduler", {"stages": 2}, {}, "stage_range"),
+    ("HeliosScheduler", {"solver_p": "Euler"}, {}, "solver_p"),
+    ("HeliosDMDScheduler", {"stage_range": [0, 0.7, 0.2, 1]}, {}, "strictly rising"),
+    ("HeliosDMDScheduler", {"time_shift_type": "cubic"}, {}, "exponential"),
     ("MiniMaxH3Scheduler", {"shift": -1.0}, {}, "shift is -1"),
     ("MiniMaxH3Scheduler", {}, {"num_inference_steps": 1}, "at least 2"),
     ("MiniMaxH3Scheduler", {}, {"sigmas": [1.0, 0.5]}, "down to 0"),
