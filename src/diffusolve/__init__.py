@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
     from diffusolve.schedulers.dpmsolver_fast import DPMSolverFastScheduler as DPMSolverFastScheduler
     from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from diffusolve.schedulers.dpmsolver_multistep_inverse import (
+        DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler,
+    )
     from diffusolve.schedulers.dpmsolver_sde import DPMSolverSDEScheduler as DPMSolverSDEScheduler
     from diffusolve.schedulers.dpmsolver_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
     from diffusolve.schedulers.dpmsolver_singlestep_ancestral import (
@@ -145,6 +148,7 @@ _HOME = {
     "MiniMaxH3Scheduler": "schedulers.minimax_h3",
     "HeliosScheduler": "schedulers.helios",
     "HeliosDMDScheduler": "schedulers.helios_dmd",
+    "DPMSolverMultistepInverseScheduler": "schedulers.dpmsolver_multistep_inverse",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

@@ -21,6 +21,7 @@ PENDING: dict[str, str] = {
     "DDPMParallelScheduler": "compatible classes that are not here",
     "DDPMScheduler": "compatible classes that are not here",
     "DEISMultistepScheduler": EARLY,
+    "DPMSolverMultistepInverseScheduler": "compatible classes that are not here",
     "DPMSolverMultistepScheduler": f"{EARLY}; zero terminal SNR",
     "DPMSolverSDEScheduler": EARLY,
     "DPMSolverSinglestepScheduler": EARLY,

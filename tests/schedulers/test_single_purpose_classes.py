@@ -44,6 +44,26 @@ def test_the_plan_of_an_inversion_is_what_its_steps_do() -> None:
         assert difference(x, expected) < PROMISED
 
 
+def test_dpm_solver_leads_what_it_has_inverted_back_to_the_data_better_than_ddim() -> None:
+    data, network, config = 0.5 * noise(1, 4, 8, 8), StandInNetwork(), {**STABLE_DIFFUSION, "clip_sample": False}
+    pairs = {
+        "DDIM": (diffusolve.DDIMInverseScheduler(**config), diffusolve.DDIMScheduler(**config)),
+        "DPM++ 2M": (
+            diffusolve.DPMSolverMultistepInverseScheduler(**STABLE_DIFFUSION),
+            diffusolve.DPMSolverMultistepScheduler(**STABLE_DIFFUSION, final_sigmas_type="sigma_min"),
+        ),
+    }
+    errors = {}
+    for name, (inverse, forward) in pairs.items():
+        x = data
+        for scheduler in (inverse, forward):
+            scheduler.set_timesteps(100)
+            for t in scheduler.timesteps:
+                x = scheduler.step(network(x, t), t, x).prev_sample
+        errors[name] = difference(x, data)
+    assert errors["DPM++ 2M"] < 0.5 * errors["DDIM"]
+
+
 def test_noise_that_a_jump_of_repaint_adds_has_the_variance_of_the_forward_process() -> None:
     scheduler = diffusolve.RePaintScheduler()
     scheduler.set_timesteps(10, jump_length=2, jump_n_sample=2)
@@ -121,5 +141,11 @@ def test_what_is_wrong_is_said() -> None:
     inverse = diffusolve.DDIMInverseScheduler(timestep_spacing="linspace")
     with pytest.raises(ValueError, match="timestep_spacing"):
         inverse.set_timesteps(10)
+    random = diffusolve.DPMSolverMultistepInverseScheduler(algorithm_type="sde-dpmsolver++")
+    random.set_timesteps(5)
+    with pytest.raises(ValueError, match=r'has no inverse.*set algorithm_type="dpmsolver\+\+"'):
+        random.step(x, random.timesteps[0], x)
+    with pytest.raises(ValueError, match="num_inference_steps is 2000"):
+        random.set_timesteps(2000)
     with pytest.raises(ValueError, match="expected sigmas from 1 down to 0"):
         diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.0])

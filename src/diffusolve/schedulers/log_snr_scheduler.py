@@ -18,7 +18,7 @@ from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
 from diffusolve.spacing.flow import shift_from_mu, stretched
 
-__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision"]
+__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "timesteps_along"]
 
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
 
@@ -129,10 +129,11 @@ class LogSNRScheduler(TableScheduler):
             UnknownNameError: DPM-Solver has no such algorithm or solver.
             ValueError: the last step leads to sigma = 0 with an algorithm that extrapolates noise.
         """
-        given, final = self.config["algorithm_type"], self.config["final_sigmas_type"]
+        given, final = self.config["algorithm_type"], self._own_config.get("final_sigmas_type", "sigma_min")
         self._translate("algorithm_type", algorithm_types, {"deis": "dpmsolver++"})
         self._translate("solver_type", ("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"))
-        self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
+        if "final_sigmas_type" in self._own_config:
+            self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
         if not given.endswith("++") and final == "zero":
             raise ValueError(
                 f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing of '
@@ -175,10 +176,10 @@ class LogSNRScheduler(TableScheduler):
         self._check_given(asked, curve)
         if asked.sigmas is not None:
             sigmas = np.array(asked.sigmas, np.float64)
-            at = _timesteps_along("", sigmas, table)
+            at = timesteps_along("", sigmas, table)
         elif curve is not None:
             sigmas = self._along(curve, asked.steps)
-            at = _timesteps_along(curve, sigmas, table)
+            at = timesteps_along(curve, sigmas, table)
         else:
             at = np.array(asked.timesteps, np.float64) if asked.timesteps is not None else self._spaced(asked.steps)
             sigmas = np.interp(at, np.arange(len(table)), table)
@@ -193,7 +194,7 @@ class LogSNRScheduler(TableScheduler):
 
     @property
     def _sigma_table(self) -> Array:
-        """sigma / alpha at each training timestep, in the very numbers of diffusers: see :func:`_timesteps_along`."""
+        """sigma / alpha at each training timestep, in the very numbers of diffusers: see :func:`timesteps_along`."""
         signal = self._tables.alphas_cumprod
         return (((1 - signal) / signal) ** 0.5).double().numpy()
 
@@ -226,7 +227,7 @@ class LogSNRScheduler(TableScheduler):
 
     def _flow_shift(self, mu: float | None) -> float:
         """How far flow matching's sigmas are shifted."""
-        if self.config["use_dynamic_shifting"] and mu is not None:
+        if self._own_config.get("use_dynamic_shifting") and mu is not None:
             return shift_from_mu(mu, self.config["time_shift_type"])
         return float(self.config["flow_shift"])
 
@@ -259,7 +260,7 @@ def in_single_precision(sigmas: Array) -> Array:
     return sigmas.astype(np.float32).astype(np.float64)
 
 
-def _timesteps_along(curve: str, sigmas: Array, table: Array) -> Array:
+def timesteps_along(curve: str, sigmas: Array, table: Array) -> Array:
     """Whole timesteps of the sigmas along a curve. As in diffusers, two of the curves round down.
 
     A timestep that should be whole already then depends on the last bit of the logarithm, taken in single precision.

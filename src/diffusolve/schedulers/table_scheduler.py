@@ -63,7 +63,7 @@ class TableScheduler(Scheduler):
         if table.device != like.device:
             table = moved(table, like.device)
             vars(self)["alphas_cumprod"] = table  # the same numbers, so that no plan has to be looked at again
-        power = table.to(like.dtype)[moved(timesteps, like.device)]
+        power = table.to(like.dtype)[moved(timesteps, like.device).long()]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 
