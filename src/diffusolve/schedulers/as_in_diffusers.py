@@ -183,44 +183,49 @@ def pndm_by_calls(grid: Grid, x: Value, *, runge_kutta: bool = True, prediction:
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 2 (2M) and section 4.3 (SDE), with the caller as its memory")
 def dpmpp_2m_sde_by_step(grid: Grid, x: Value, *, before: float | None = None) -> SolverRun:
-    """One step of DPM++ 2M SDE, to which the caller hands the data prediction of the step before.
+    """DPM++ 2M SDE by the step, to which the caller hands the data prediction of the step before.
 
     It is asked for as noise from where the step begins to the same place.
 
     Args:
-        grid: the two ends of the step.
-        before: the log-SNR where that prediction was made; when missing there is none, and the step is of first order.
+        before: the log-SNR where that prediction was made; when missing there is none, and a step is of first order.
     """
-    s, t = grid
-    h = t.log_snr - s.log_snr
-    x, data = yield Evaluate(x, s)
-    if before is not None:
-        old = yield Noise(s, s)
-        r = (s.log_snr - before) / h
-        data = data + (data - old) / (2 * r)
-    x = data_step(x, data, s, t, 1.0)
-    if t.sigma > 0:
-        x = x + t.sigma * fresh_noise(h, 1.0) * (yield Noise(s, t))
+    for s, t in pairwise(grid):
+        h = t.log_snr - s.log_snr
+        x, data = yield Evaluate(x, s)
+        if before is not None:
+            old = yield Noise(s, s)
+            r = (s.log_snr - before) / h
+            data = data + (data - old) / (2 * r)
+        x = data_step(x, data, s, t, 1.0)
+        if t.sigma > 0:
+            x = x + t.sigma * fresh_noise(h, 1.0) * (yield Noise(s, t))
     return x
 
 
 @solver(paper="Ho et al. 2020, Denoising Diffusion Probabilistic Models, equations 6 and 7, with a beta of their own")
-def ddpm_of_beta(grid: Grid, x: Value, *, beta: float = 0.0, variance: str = "posterior") -> SolverRun:
-    """One step of DDPM whose beta is given, instead of following from the signal at its two ends.
+def ddpm_of_beta(grid: Grid, x: Value, *, beta: float | None = None, variance: str = "posterior") -> SolverRun:
+    """DDPM whose beta is given, instead of following from the signal at the two ends of a step.
 
     In single precision the two differ near the data, where ``UnCLIPScheduler`` takes that of the table.
 
     Args:
-        grid: the two ends of the step.
-        beta: the variance that the forward process adds in the step.
+        beta: the variance that the forward process adds in a step, for samples with alpha^2 + sigma^2 = 1; when
+            missing, what follows from the signal.
         variance: of the noise: "posterior", or "given" if it comes with its standard deviation.
     """
     check_choice("variance", variance, ("posterior", "given"))
-    s, t = grid
-    x, data = yield Evaluate(x, s)
-    x = (t.alpha * beta / s.sigma**2) * data + (sqrt(1 - beta) * (t.sigma / s.sigma) ** 2) * x
-    if s.timestep > 0:
-        x = x + (1.0 if variance == "given" else t.sigma / s.sigma * sqrt(beta)) * (yield Noise(s, t))
+    for s, t in pairwise(grid):
+        x, data = yield Evaluate(x, s)
+        ratio = t.sigma / s.sigma
+        kept = s.alpha / t.alpha if beta is None else sqrt(1 - beta)
+        weight = t.alpha - s.alpha * kept * ratio**2 if beta is None else t.alpha * beta / s.sigma**2
+        deviation = t.sigma * sqrt(max(1 - (kept * ratio) ** 2, 0.0)) if beta is None else ratio * sqrt(beta)
+        x = kept * ratio**2 * x + weight * data
+        if variance == "given":
+            deviation = float(s.timestep > 0)
+        if deviation > 0:
+            x = x + deviation * (yield Noise(s, t))
     return x
 
 
@@ -234,7 +239,7 @@ def ddpm_to_data(grid: Grid, x: Value) -> SolverRun:
         x, data = yield Evaluate(x, s)
         up, down = split_noise(s, t, 1.0)
         x = ddim_step(x, data, s, down)
-        if t.timestep > 0:
+        if t.timestep != 0:
             x = x + up * (yield Noise(s, t))
     return x
 

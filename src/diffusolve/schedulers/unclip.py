@@ -96,6 +96,8 @@ class UnCLIPScheduler(OneStepScheduler):
         key, run = self._run_at(timestep, noise, t, beta=beta, variance="given" if learned else "posterior")
         with noise.drawn_from(generator, deviation=deviation):
             previous = self._stepped(key, run, model_output, sample)
+        if s > 0:
+            self._draw_last(run, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)
 
     def _clipping(self) -> Transform | None:
