@@ -16,7 +16,15 @@ from diffusolve.noise import Cosine, Grid, Point, Scaling
 from diffusolve.plan import Plan, PlanPoint, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
-from diffusolve.schedulers.as_in_diffusers import euler_with_late_churn, lms_after, pndm_by_calls
+from diffusolve.schedulers.as_in_diffusers import (
+    ddpm_of_beta,
+    ddpm_to_data,
+    dpmpp_2m_sde_by_step,
+    euler_with_late_churn,
+    ipndm_of_noise,
+    lms_after,
+    pndm_by_calls,
+)
 from diffusolve.solvers import (
     Evaluate,
     Keep,
@@ -207,6 +215,7 @@ CASES = [
     Case("PLMS by calls", _plms_by_calls(), 2, 4),
     Case("LMS with no slopes before it", lms_after, 4, 4),
     Case("Euler with late churn, without churn", euler_with_late_churn, 1),
+    Case("iPNDM of noise predictions", ipndm_of_noise, 2, 4),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
     Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
 ]
@@ -277,6 +286,9 @@ SDE_CASES = [
         Case(f"DDPM, {variance} variance", ddpm.with_options(variance=variance), 1)
         for variance in ("posterior", "forward")
     ),
+    Case("DDPM of a beta, which follows from the signal", ddpm_of_beta, 1),
+    Case("DDPM to the data", ddpm_to_data, 1),
+    Case("DPM++ 2M SDE by the step, without the steps before", dpmpp_2m_sde_by_step, 1),
     Case("DPM++ 1M SDE", dpmpp_multistep.with_options(order=1, eta=1.0), 1),
     Case("DPM++ 2M SDE", dpmpp_multistep.with_options(order=2, eta=1.0), 2, 2),
     Case("DPM++ 2M SDE Heun", dpmpp_multistep.with_options(order=2, eta=1.0, solver_type="heun"), 2, 2),
