@@ -59,6 +59,7 @@ from diffusolve.solvers import (
 )
 from diffusolve.solvers.ddpm import ddpm
 from diffusolve.solvers.dpm_multistep import dpm_multistep
+from diffusolve.solvers.tcd import tcd
 from diffusolve.spacing import UniformLogSNR
 
 SCHEDULE = Cosine()
@@ -216,6 +217,7 @@ CASES = [
     Case("LMS with no slopes before it", lms_after, 4, 4),
     Case("Euler with late churn, without churn", euler_with_late_churn, 1),
     Case("iPNDM of noise predictions", ipndm_of_noise, 2, 4),
+    Case("TCD without going too far", tcd.with_options(eta=0.0), 1),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
     Case("DPM adaptive 3", dpm_adaptive.with_options(order=3, **FIXED_STEPS), 3),
 ]

@@ -31,10 +31,10 @@ PENDING: dict[str, str] = {
     "HeunDiscreteScheduler": EARLY,
     "KDPM2AncestralDiscreteScheduler": EARLY,
     "KDPM2DiscreteScheduler": EARLY,
-    "LCMScheduler": "final_alpha_cumprod where set_alpha_to_one is off; epsilon predictions at zero terminal SNR",
+    "LCMScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
     "LMSDiscreteScheduler": EARLY,
     "PNDMScheduler": EARLY,
-    "TCDScheduler": "final_alpha_cumprod",
+    "TCDScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
     "UniPCMultistepScheduler": f"{EARLY}; zero terminal SNR",
 }
 """Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""

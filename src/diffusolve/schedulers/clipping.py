@@ -16,7 +16,7 @@ __all__ = ["clip_asked_for", "dynamic_threshold"]
 
 
 def clip_asked_for(config: Mapping[str, Any]) -> Callable[[Tensor, Stage], Tensor] | None:
-    """What `config` wants done to each data prediction, by thresholding or clip_sample; None for nothing."""
+    """The change that `config` makes to each data prediction, by thresholding or clip_sample; None for none."""
     if config.get("thresholding"):
         return partial(_threshold, config["dynamic_thresholding_ratio"], config["sample_max_value"])
     if config.get("clip_sample"):

@@ -120,12 +120,12 @@ class CMStochasticIterativeScheduler(Scheduler):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What standard normal noise is multiplied by to start from."""
+        """The factor that makes standard normal noise a sample to start from."""
         return float(self.config["sigma_max"])
 
     @property
     def sigmas(self) -> Tensor:
-        """Where the run's steps begin and where the last one ends; those of training before `set_timesteps`."""
+        """The sigmas of the run's steps and of its end; those of training before `set_timesteps`."""
         return self._current.sigmas
 
     def _standing(self) -> Prepared:
@@ -144,7 +144,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         return curve.ramp(places / last, config["sigma_min"], config["sigma_max"], Scaling.VARIANCE_EXPLODING)
 
     def sigma_to_t(self, sigmas: float | Array) -> Array:
-        """What the network is told at `sigmas`: 250 times the logarithm."""
+        """The timesteps told to the network at `sigmas`: 250 times the logarithm."""
         return np.asarray(250.0 * np.log(np.asarray(sigmas, np.float64) + 1e-44))
 
     def get_scalings(self, sigma: Any) -> tuple[Any, Any]:

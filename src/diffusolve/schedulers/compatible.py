@@ -1,4 +1,4 @@
-"""Which scheduler classes can take each other's configuration."""
+"""The scheduler classes that can take each other's configuration."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
@@ -18,6 +19,13 @@ class DistilledScheduler(TimestepScheduler):
     """Timesteps are some of those that the network was distilled on; each step depends on its own and the next."""
 
     _compatibles = []  # noqa: RUF012
+
+    def _configured(self) -> None:
+        super()._configured()
+        if not self.config["set_alpha_to_one"]:  # of which no step here depends
+            self.final_alpha_cumprod = self.alphas_cumprod[0]
+        else:
+            self.final_alpha_cumprod = torch.tensor(1.0)
 
     def set_timesteps(  # type: ignore[override]  # diffusers has the third argument elsewhere in these classes
         self,

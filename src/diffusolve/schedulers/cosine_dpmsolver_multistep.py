@@ -70,7 +70,7 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         return Cosine(num_train_timesteps=len(self))
 
     def precondition_noise(self, sigma: float | Tensor) -> Tensor:
-        """What the network is told: the cosine schedule's time, from 0 to 1, shape (1,) for a number."""
+        """The timestep told to the network: the cosine schedule's time, from 0 to 1, shape (1,) for a number."""
         sigma = sigma if isinstance(sigma, Tensor) else torch.tensor([sigma])
         return torch.atan(sigma) / pi * 2
 

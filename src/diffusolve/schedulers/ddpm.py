@@ -28,7 +28,7 @@ VARIANCES = {
     "learned": "given",
     "learned_range": "given",
 }
-"""What diffusers calls it -> what the solver calls it. The logarithms make no difference."""
+"""The name in diffusers -> the solver's. The logarithms make no difference."""
 
 LEAST_VARIANCE = 1e-20
 
@@ -109,12 +109,12 @@ class DDPMScheduler(OneStepScheduler):
 
     @property
     def custom_timesteps(self) -> bool:
-        """Whether the timesteps of the run were given."""
+        """True where the timesteps of the run were given."""
         generation = self._generation
         return generation is not None and generation.custom
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
-        """Where a step from `timestep` leads; -1 from the last one."""
+        """The timestep that a step from `timestep` leads to; -1 from the last one."""
         return self._previous(*self._asked(timestep))
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:

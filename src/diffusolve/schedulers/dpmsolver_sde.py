@@ -106,7 +106,7 @@ class PathNoise(Noise):
 
 @lru_cache(maxsize=256)
 def _asked_of_path(plan: Plan) -> dict[float, float]:
-    """Where the path is asked for the noise of each sigma. Not to be changed."""
+    """The times at which the path is asked for the noise of each sigma. Not to be changed."""
     ends = -torch.from_numpy(np.array(plan.sigmas[:-1], np.float32)).log()
     middles = ends[:-1] + 0.5 * ends.diff()
     asked = torch.exp(-ends).tolist(), torch.exp(-middles).tolist()

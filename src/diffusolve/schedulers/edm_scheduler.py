@@ -1,4 +1,4 @@
-"""What the schedulers have in common whose networks are preconditioned (Karras et al. 2022)."""
+"""The base of schedulers whose networks are preconditioned (Karras et al. 2022)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class EDMScheduler(Scheduler):
 
     @property
     def sigmas(self) -> Tensor:
-        """Where the run's steps begin and where the last one ends."""
+        """The sigmas of the run's steps and of its end."""
         return self._current.sigmas
 
     @property
@@ -106,7 +106,7 @@ class EDMScheduler(Scheduler):
         return self._through(sigmas, self._end(sigmas))
 
     def _end(self, sigmas: Array) -> float:
-        """Where a last step from the last of `sigmas` leads."""
+        """The sigma that a last step from the last of `sigmas` leads to."""
         return float(sigmas[-1]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
 
     def _through(self, sigmas: Array, end: float) -> Steps:

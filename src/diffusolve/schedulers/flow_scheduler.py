@@ -1,4 +1,4 @@
-"""What the schedulers have in common whose networks were trained by flow matching alone, without betas."""
+"""The base of schedulers whose networks were trained by flow matching alone, without betas."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class FlowScheduler(Scheduler):
 
     @property
     def _runs_backwards(self) -> bool:
-        """Whether what users see as sigma is the share of the data to the solver."""
+        """True where the sigma that users see is the share of the data to the solver."""
         return bool(self.config.get("invert_sigmas"))
 
     # Sigmas ----------------------------------------------------------------
 
     @property
     def shift(self) -> float:
-        """How far sigmas are shifted without `use_dynamic_shifting`."""
+        """The shift of sigmas without `use_dynamic_shifting`."""
         return self._shift
 
     def set_shift(self, shift: float) -> None:
@@ -89,7 +89,7 @@ class FlowScheduler(Scheduler):
 
     @property
     def sigmas(self) -> Tensor:
-        """Where the run's steps begin and where the last one ends; all training sigmas before `set_timesteps`."""
+        """The sigmas of the run's steps and of its end; all training sigmas before `set_timesteps`."""
         return self._current.sigmas
 
     @property
@@ -154,7 +154,7 @@ class FlowScheduler(Scheduler):
         return stretched(t, self.config.get("shift_terminal"))
 
     def _sigma_to_t(self, sigma: Any) -> Any:
-        """What the network is told at `sigma`."""
+        """The timestep that the network is told at `sigma`."""
         return sigma * len(self)
 
     # Adding noise ----------------------------------------------------------------

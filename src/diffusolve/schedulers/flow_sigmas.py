@@ -89,7 +89,7 @@ class FlowSigmas:
         return sigmas if self.dynamic else shifted(sigmas, self.shift)
 
     def steps(self, asked: Asked, equally_spaced: Array) -> Steps:
-        """Where the steps fall that a call of `set_timesteps` has `asked` for.
+        """The steps that a call of `set_timesteps` has `asked` for.
 
         Args:
             asked: the arguments of the call.
@@ -132,7 +132,7 @@ class FlowSigmas:
         )
 
     def _shift_of(self, mu: float | None) -> float:
-        """How far a run's sigmas are shifted."""
+        """The shift of a run's sigmas."""
         if not self.dynamic:
             return self.shift
         if mu is None:

@@ -32,7 +32,7 @@ _NOTHING: Mapping[tuple[float, float], Tensor] = MappingProxyType({})
 
 
 class Prepared:
-    """What `set_timesteps` finds out, the same for every generation with these arguments.
+    """The findings of `set_timesteps`, the same for every generation with these arguments.
 
     Points and coefficients are worked out when they are first asked for, by the first step.
 
@@ -189,12 +189,12 @@ class Generation:
 
     @property
     def is_done(self) -> bool:
-        """Whether all evaluations were made."""
+        """True once all evaluations were made."""
         return self.run is not None and self.run.is_done
 
     @property
     def remembers(self) -> bool:
-        """Whether the evaluation that comes next depends on earlier ones, other than by the sample."""
+        """True where the evaluation that comes next depends on earlier ones, other than by the sample."""
         return self.run is not None and not self.run.registers.keys() <= {self.run.stage.sample}
 
     def __getstate__(self) -> dict[str, Any]:

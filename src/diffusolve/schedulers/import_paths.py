@@ -31,7 +31,7 @@ _IN_EVERY_MODULE: dict[str, tuple[str, str]] = {
     "SchedulerOutput": ("schedulers.outputs", "SchedulerOutput"),
     "register_to_config": ("config", "register_to_config"),
 }
-"""What each module of a scheduler class has besides it."""
+"""The members of each scheduler class's module besides it."""
 
 MEMBERS: dict[str, Members] = {
     "configuration_utils": {
@@ -85,7 +85,7 @@ def path_of(home: str) -> str:
 
 
 def member(home: str, name: str) -> Any:
-    """What is called `name` in the module at `home`; the output of a class that names none is its ``output``."""
+    """The object called `name` in the module at `home`; the output of a class that names none is its ``output``."""
     module = importlib.import_module(f"{_PACKAGE}.{home}")
     if not hasattr(module, name) and name.endswith("Output"):
         return getattr(module, name.removesuffix("Output")).output

@@ -1,4 +1,4 @@
-"""What the schedulers of the DPM-Solver family have in common (DPM-Solver, DEIS, UniPC)."""
+"""The base of the schedulers of the DPM-Solver family (DPM-Solver, DEIS, UniPC)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "time
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
 
 NEARLY_NOISE = 1e-6
-"""How much signal diffusers leaves where flow matching starts from none."""
+"""The signal that diffusers leaves where flow matching starts from none."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LogSNRScheduler(TableScheduler):
 
     @property
     def _extrapolates_noise(self) -> bool:
-        """Whether the solver that the configuration asks for works with noise predictions."""
+        """True where the solver that the configuration asks for works with noise predictions."""
         return False
 
     def set_timesteps(
@@ -206,7 +206,7 @@ class LogSNRScheduler(TableScheduler):
         )
 
     def _final_sigma(self, sigmas: Array) -> float:
-        """Where the last step leads, after `sigmas`."""
+        """The sigma that the last step leads to, after `sigmas`."""
         return float(self._sigma_table[0]) if self.config["final_sigmas_type"] == "sigma_min" else 0.0
 
     def _flow_steps(self, asked: Asked) -> Steps:
@@ -226,7 +226,7 @@ class LogSNRScheduler(TableScheduler):
         return np.flip(1.0 - np.linspace(1.0, 1.0 / len(self), steps + 1))[:-1]
 
     def _flow_shift(self, mu: float | None) -> float:
-        """How far flow matching's sigmas are shifted."""
+        """The shift of flow matching's sigmas."""
         if self._own_config.get("use_dynamic_shifting") and mu is not None:
             return shift_from_mu(mu, self.config["time_shift_type"])
         return float(self.config["flow_shift"])
@@ -244,7 +244,7 @@ class LogSNRScheduler(TableScheduler):
         return spaced(rule, steps, last, len(self) if clipped else None)
 
     def _last_timestep(self, config: Mapping[str, Any]) -> int:
-        """How many timesteps are left that have at least the signal of ``lambda_min_clipped``."""
+        """The number of timesteps that have at least the signal of ``lambda_min_clipped``."""
         clipped = config.get("lambda_min_clipped", -np.inf)
         return len(self) - int(torch.sum(self.lambda_t < clipped)) if clipped > -np.inf else len(self)
 

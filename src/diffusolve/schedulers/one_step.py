@@ -1,4 +1,4 @@
-"""What the schedulers have in common whose steps depend on the timestep alone (DDIM, DDPM)."""
+"""The base of schedulers whose steps depend on the timestep alone (DDIM, DDPM)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
 
 MOST_STEPS = 1024
-"""How many steps' plans a scheduler remembers."""
+"""The most steps whose plans a scheduler remembers."""
 
 NO_SIGNAL = 2.0**-60
 """Stands for alpha = 0 where a data prediction of epsilon is infinite before it is clipped."""
@@ -39,7 +39,7 @@ class OneStepScheduler(TimestepScheduler):
 
     @abstractmethod
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        """Where a step from `timestep` leads, at `place` of the run if that is known; below 0: to the end."""
+        """The timestep that a step from `timestep` leads to, at `place` of the run if known; below 0: the end."""
 
     def _configured(self) -> None:
         super()._configured()

@@ -1,4 +1,4 @@
-"""What `step` returns."""
+"""The results of `step`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int]
-"""What a data prediction follows from, see :func:`data_of`, with the versions of the tensors: see :func:`source_of`."""
+"""Things that a data prediction follows from (:func:`data_of`), with versions of the tensors (:func:`source_of`)."""
 
 
 class SchedulerOutput(dict[str, Any]):
@@ -236,7 +236,7 @@ class SchedulerOutputWithNoised(LazyOutput):
 
 
 StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
-"""What `step` returns: an object with fields, or with ``return_dict=False`` a tuple of them."""
+"""The result of `step`: an object with fields, or with ``return_dict=False`` a tuple of them."""
 
 
 class SchedulerTuple(tuple[Any, ...]):
@@ -268,7 +268,7 @@ UNKNOWN = -1
 
 
 def source_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> DataSource:
-    """What the data prediction of `stage` follows from, as these tensors are now."""
+    """The things that the data prediction of `stage` follows from, as these tensors are now."""
     if is_dynamo_compiling() or output.is_inference() or sample.is_inference():
         return stage, transform, output, sample, UNKNOWN, UNKNOWN
     return stage, transform, output, sample, output._version, sample._version

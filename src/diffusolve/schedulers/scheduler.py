@@ -1,4 +1,4 @@
-"""What all scheduler classes share: from a configuration to a plan, and walking the plan inside someone else's loop."""
+"""The base of all scheduler classes: from a configuration to a plan, and the plan inside someone else's loop."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["Scheduler", "index_of"]
 
 PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
-"""What diffusers calls it -> what the library calls it."""
+"""The name in diffusers -> the library's."""
 
 
 MOST_PREPARED = 64
-"""How many calls of `set_timesteps` a scheduler remembers the plans of."""
+"""The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
 class Scheduler(SchedulerMixin, ConfigMixin):
@@ -88,14 +88,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     @abstractmethod
     def _steps(self, asked: Asked) -> Steps:
-        """Where the steps fall that a call of `set_timesteps` has `asked` for."""
+        """The steps that a call of `set_timesteps` has `asked` for."""
 
     @abstractmethod
     def _solver(self, steps: int, **options: Any) -> Solver:
         """The solver that the configuration and a call's `options` ask for, in a run of `steps` steps."""
 
     def _prepare(self, asked: Asked) -> Prepared:
-        """What a generation needs, and what users see of it, from where its steps fall and the solver."""
+        """All that a generation needs, and all that users see of it, from its steps and the solver."""
         steps = self._steps(asked)
         solver = self._solver(len(steps.timesteps))
         if solver.options:
@@ -109,7 +109,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         )
 
     def _standing(self) -> Prepared | None:
-        """What the scheduler stands on before `set_timesteps`; None: nothing, and calls that need a run raise."""
+        """The ground that the scheduler stands on before `set_timesteps`; None: calls that need a run raise."""
         return None
 
     # Configuration ----------------------------------------------------------------
@@ -131,7 +131,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
                 self._registry.stand_on(generation, torch.from_numpy(standing.timesteps.copy()))
 
     def _clipping(self) -> Transform | None:
-        """What is done to data predictions before they are used."""
+        """The change made to data predictions before they are used."""
         return clip_asked_for(self._own_config)
 
     @property
@@ -183,7 +183,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return prepared
 
     def _noise(self, prepared: Prepared) -> Noise:
-        """Where the noise of a generation comes from."""
+        """The source of a generation's noise."""
         return Noise(self.noise_dtype)
 
     # From a step to the run that makes it ----------------------------------------------------------------
@@ -265,7 +265,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return Run(plan, noise, self._transform, self.donate, self._backend)
 
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
-        """Which evaluation a run begins with."""
+        """The number of the evaluation that a run begins with."""
         first = generation.begin_index
         if first is None:
             return index_of(float(timestep), generation.values) if place is None else place
@@ -307,8 +307,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     # Members that users and pipelines touch ----------------------------------------------------------------
 
     donate: bool = False
-    """Whether runs begun later may overwrite the samples and outputs that `step` is given. `pred_original_sample` can
-    then not be read."""
+    """True where runs begun later may overwrite the samples and outputs that `step` is given. `pred_original_sample`
+    can then not be read."""
 
     _backend: str = "auto"
 
@@ -326,7 +326,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         entry = self._registry.current
         if entry is None:
             return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
@@ -350,13 +350,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
-        """Which evaluation comes next; None before the first."""
+        """The number of the evaluation that comes next; None before the first."""
         generation = self._generation
         return None if generation is None else generation.step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Where :meth:`set_begin_index` said that the run begins."""
+        """The evaluation that the run begins with, as :meth:`set_begin_index` said."""
         generation = self._generation
         return None if generation is None else generation.begin_index
 
@@ -460,7 +460,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         stage: Stage | None = None,
         transform: Transform | None = None,
     ) -> StepResult:
-        """What `step` returns: `previous` and, if the class's output has a second field, what it follows from.
+        """The result of `step`: `previous` and, if the class's output has a second field, the things it follows from.
 
         Args:
             previous: the sample after the step.

@@ -1,4 +1,4 @@
-"""What the schedulers have in common whose samples are scaled to alpha = 1 (those that came from k-diffusion)."""
+"""The base of schedulers whose samples are scaled to alpha = 1 (those that came from k-diffusion)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SigmaScheduler(TableScheduler):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What standard normal noise is multiplied by to start from."""
+        """The factor that makes standard normal noise a sample to start from."""
         largest = float(self.sigmas.max())
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
@@ -101,7 +101,7 @@ class SigmaScheduler(TableScheduler):
 
     @property
     def _is_continuous(self) -> bool:
-        """Whether the network is told a quarter of log sigma."""
+        """True where the network is told a quarter of log sigma."""
         config = self._own_config
         return config.get("timestep_type") == "continuous" and bool(config["prediction_type"] == "v_prediction")
 

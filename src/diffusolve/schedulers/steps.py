@@ -87,7 +87,7 @@ def spaced(rule: IndexSpacing, steps: int, count: int, most: int | None = None) 
 
 
 def curve_asked_for(config: Mapping[str, Any]) -> str | None:
-    """Which of :data:`CURVES` the configuration asks for."""
+    """The key of :data:`CURVES` that the configuration asks for, if any."""
     return next((key for key in CURVES if config.get(key)), None)
 
 

@@ -1,4 +1,4 @@
-"""What the schedulers have in common whose networks were trained on discrete timesteps, with a beta at each."""
+"""The base of schedulers whose networks were trained on discrete timesteps, with a beta at each."""
 
 from __future__ import annotations
 

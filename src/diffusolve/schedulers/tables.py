@@ -18,7 +18,7 @@ from diffusolve.noise.betas import rescale_zero_terminal_snr
 __all__ = ["NEARLY_ZERO", "Tables", "tables_of"]
 
 NEARLY_ZERO = 2.0**-24
-"""What schedulers that divide by alpha keep in place of a last alphas_cumprod of zero; sigma is then 4096."""
+"""The last alphas_cumprod of schedulers that divide by alpha, in place of zero; sigma is then 4096."""
 
 
 class Tables(NamedTuple):

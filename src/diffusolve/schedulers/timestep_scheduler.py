@@ -1,4 +1,4 @@
-"""What the schedulers have in common that step from timestep to timestep (DDIM, DDPM, PNDM)."""
+"""The base of schedulers that step from timestep to timestep (DDIM, DDPM, PNDM)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TimestepScheduler(TableScheduler):
         return spaced(rule, asked.steps, count)
 
     def _point(self, timestep: int) -> Point:
-        """Where samples stand at `timestep`."""
+        """The point of samples at `timestep`."""
         power = self._tables.noise_schedule.signal[timestep] if timestep >= 0 else self._end_power
         return Point(timestep, sqrt(power), sqrt(1 - power))
 

@@ -1,4 +1,4 @@
-"""What the schedulers have in common that ask the network twice in each step but the last."""
+"""The base of schedulers that ask the network twice in each step but the last."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TwoEvaluations(Scheduler):
 
     @property
     def state_in_first_order(self) -> bool:
-        """Whether the next evaluation begins a step."""
+        """True where the next evaluation begins a step."""
         generation = self._generation
         run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
@@ -48,7 +48,7 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         entry = self._registry.current
         return torch.tensor(self._longest.timesteps) if entry is None else entry.timesteps
 
@@ -98,7 +98,7 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
         return prepared
 
     def _evaluated(self, prepared: Prepared) -> np.ndarray[Any, Any]:
-        """What the network is told at each evaluation, where `prepared` knows it of each step."""
+        """The timesteps told at each evaluation, where `prepared` knows those of each step."""
         return np.array(prepared.plan.timesteps)
 
 
