@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.cogvideox_ddim import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
     from diffusolve.schedulers.cogvideox_dpm import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
+    from diffusolve.schedulers.consistency_decoder import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
     from diffusolve.schedulers.cosine_dpmsolver_multistep import (
         CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler,
     )
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler,
     )
     from diffusolve.schedulers.k_dpm_2_discrete import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from diffusolve.schedulers.karras_ve import KarrasVeScheduler as KarrasVeScheduler
     from diffusolve.schedulers.lcm import LCMScheduler as LCMScheduler
     from diffusolve.schedulers.lms_discrete import LMSDiscreteScheduler as LMSDiscreteScheduler
     from diffusolve.schedulers.ltx_euler_ancestral_rf import (
@@ -106,6 +108,8 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
+    from diffusolve.schedulers.score_sde_ve import ScoreSdeVeScheduler as ScoreSdeVeScheduler
+    from diffusolve.schedulers.score_sde_vp import ScoreSdeVpScheduler as ScoreSdeVpScheduler
     from diffusolve.schedulers.tcd import TCDScheduler as TCDScheduler
     from diffusolve.schedulers.unclip import UnCLIPScheduler as UnCLIPScheduler
     from diffusolve.schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
@@ -149,6 +153,10 @@ _HOME = {
     "HeliosScheduler": "schedulers.helios",
     "HeliosDMDScheduler": "schedulers.helios_dmd",
     "DPMSolverMultistepInverseScheduler": "schedulers.dpmsolver_multistep_inverse",
+    "ConsistencyDecoderScheduler": "schedulers.consistency_decoder",
+    "ScoreSdeVeScheduler": "schedulers.score_sde_ve",
+    "ScoreSdeVpScheduler": "schedulers.score_sde_vp",
+    "KarrasVeScheduler": "schedulers.karras_ve",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

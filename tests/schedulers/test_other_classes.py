@@ -113,6 +113,37 @@ def test_the_steps_of_distilled_helios_are_those_of_multistep_consistency_sampli
         scheduler.step(x)
 
 
+# Score SDEs and the deprecated ones
+
+
+def test_a_correction_has_the_ratio_of_signal_to_noise_that_is_configured() -> None:
+    """Song et al. 2021, algorithm 4: the step times the score's norm is 2 (snr * the noise's norm)^2 over that norm."""
+    scheduler = diffusolve.ScoreSdeVeScheduler(snr=0.2)
+    score = X.sin()
+    made = scheduler.step_correct(score, X, generator=torch.Generator().manual_seed(4)).prev_sample
+    noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(4))
+    length = 2 * (0.2 * noise.norm() / score.norm()) ** 2
+    torch.testing.assert_close(made, X + length * score + (2 * length).sqrt() * noise)
+
+
+def test_a_step_and_its_correction_in_karras_ve_are_heun() -> None:
+    """On normally distributed data, whose exact denoiser is linear, against the closed form of Heun's step."""
+    scheduler, hat, end = diffusolve.KarrasVeScheduler(), 3.0, 2.0
+
+    def output(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return -sigma * x / (1 + sigma**2)
+
+    first = scheduler.step(output(X, hat), hat, end, X)
+    made = scheduler.step_correct(output(first.prev_sample, end), hat, end, X, first.prev_sample, first.derivative)
+    d = hat / (1 + hat**2) * X
+    expected = X + (end - hat) * 0.5 * (d + end / (1 + end**2) * (X + (end - hat) * d))
+    torch.testing.assert_close(made.prev_sample, expected)
+    with pytest.raises(ValueError, match="no timesteps"):
+        scheduler.add_noise_to_input(X, 1.0)
+    with pytest.raises(ValueError, match="no timesteps"):
+        diffusolve.ScoreSdeVpScheduler().step_pred(X, X, torch.ones(1))
+
+
 # Errors
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -146,6 +177,13 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("HeliosScheduler", {"solver_p": "Euler"}, {}, "solver_p"),
     ("HeliosDMDScheduler", {"stage_range": [0, 0.7, 0.2, 1]}, {}, "strictly rising"),
     ("HeliosDMDScheduler", {"time_shift_type": "cubic"}, {}, "exponential"),
+    ("ScoreSdeVeScheduler", {"sigma_min": 0.0}, {}, "0 < sigma_min"),
+    ("ScoreSdeVeScheduler", {}, {"num_inference_steps": 0}, "at least 1"),
+    ("ScoreSdeVpScheduler", {}, {"num_inference_steps": 0}, "at least 1"),
+    ("KarrasVeScheduler", {"sigma_min": 200.0}, {}, "got 200 and 100"),
+    ("KarrasVeScheduler", {}, {"num_inference_steps": 0}, "at least 1"),
+    ("ConsistencyDecoderScheduler", {}, {"num_inference_steps": 3}, "expected 2"),
+    ("ConsistencyDecoderScheduler", {"num_train_timesteps": 1000}, {"num_inference_steps": 2}, "more than 1008"),
     ("MiniMaxH3Scheduler", {"shift": -1.0}, {}, "shift is -1"),
     ("MiniMaxH3Scheduler", {}, {"num_inference_steps": 1}, "at least 2"),
     ("MiniMaxH3Scheduler", {}, {"sigmas": [1.0, 0.5]}, "down to 0"),

@@ -21,6 +21,7 @@ __all__ = [
     "SchedulerOutput",
     "SchedulerOutputWithData",
     "SchedulerOutputWithDenoised",
+    "SchedulerOutputWithMean",
     "SchedulerOutputWithNoised",
     "SchedulerTuple",
     "StepResult",
@@ -233,6 +234,22 @@ class SchedulerOutputWithNoised(LazyOutput):
     __slots__ = ()
     fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_noised_sample")
     pred_noised_sample = property(LazyOutput._second, LazyOutput._set_second)
+
+
+class SchedulerOutputWithMean(SchedulerOutput):
+    """The result of a step of an SDE.
+
+    Attributes:
+        prev_sample: the sample after the step, shape (batch, ...).
+        prev_sample_mean: the same without the step's noise.
+    """
+
+    __slots__ = ("prev_sample_mean",)
+    fields = ("prev_sample", "prev_sample_mean")
+
+    def __init__(self, prev_sample: Tensor, prev_sample_mean: Tensor) -> None:
+        super().__init__(prev_sample)
+        self.prev_sample_mean = prev_sample_mean
 
 
 StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
