@@ -121,8 +121,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-diffusers_bridge.watch()
-
 # Attribute -> module, imported when first asked for: `import diffusolve` itself costs nothing.
 _HOME = {
     **{name: f"schedulers.{module}" for name, module in schedulers.CLASSES.items()},
@@ -186,6 +184,7 @@ _HOME = {
 }
 
 import_paths.watch(_HOME)
+diffusers_bridge.watch(import_paths.in_both())
 
 _ROOMS = ("serving",)
 """Parts of the package that are public as they are."""

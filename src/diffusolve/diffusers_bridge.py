@@ -4,7 +4,10 @@ Pipelines of diffusers accept a scheduler whose class derives from diffusers' Sc
 name of a library only if that stands in a table of theirs. Our classes cannot derive from those of a package that need
 not be there and takes seconds to import. So, as soon as both packages are imported, in whichever order, the base
 classes of diffusers become the last bases of our :class:`~diffusolve.schedulers.mixin.SchedulerMixin` (everything that
-it defines itself comes first), and this library is entered into the table. The other way round, a pipeline that was
+it defines itself comes first), and this library is entered into the table. Likewise each scheduler class of theirs
+becomes the last base of ours of the same name, so that ``isinstance(scheduler, diffusers.DDIMScheduler)`` says yes of
+ours too; ours inherits nothing of it (:class:`_Absent`) and does the same whether or not diffusers is there. The other
+way round, a pipeline that was
 saved with a scheduler of ours is loaded with one of theirs in its place, because theirs are registered as virtual
 subclasses of ours.
 """
@@ -13,18 +16,19 @@ from __future__ import annotations
 
 import sys
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 __all__ = ["join", "watch"]
 
-BASES = {"diffusers.configuration_utils": "ConfigMixin", "diffusers.schedulers.scheduling_utils": "SchedulerMixin"}
-"""Module of diffusers -> the class in it that pipelines ask for."""
+BASES = {"diffusers.schedulers.scheduling_utils": "SchedulerMixin", "diffusers.configuration_utils": "ConfigMixin"}
+"""Module of diffusers -> the class in it that pipelines ask for; in the order in which its schedulers have them."""
 
 TABLE = "diffusers.pipelines.pipeline_loading_utils"
 """Module of diffusers with the table of libraries, LOADABLE_CLASSES: library -> base class -> methods."""
@@ -33,12 +37,26 @@ OURS = "diffusolve.schedulers.mixin"
 
 _lock = Lock()
 
+_classes: dict[str, tuple[str, str]] = {}
+"""Scheduler class -> its module here, and that in diffusers."""
 
-def watch() -> None:
-    """Join as soon as the modules of diffusers concerned are imported; at once those that are already."""
+
+def watch(classes: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> None:
+    """Join as soon as the modules of diffusers concerned are imported; at once those that are already.
+
+    Args:
+        classes: scheduler classes that both libraries have: name -> the module here, and that in diffusers.
+    """
+    _classes.update(classes)
+    for modules in classes.values():
+        _followed.update(modules)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     join()
+
+
+_followed: set[str] = {*BASES, TABLE}
+"""The modules whose import is followed by a :func:`join`."""
 
 
 def join() -> None:
@@ -46,29 +64,68 @@ def join() -> None:
     libraries = getattr(sys.modules.get(TABLE), "LOADABLE_CLASSES", None)
     if libraries is not None:
         libraries.setdefault("diffusolve", {"SchedulerMixin": ["save_pretrained", "from_pretrained"]})
-    ours = getattr(sys.modules.get(OURS), "SchedulerMixin", None)
-    for module, name in BASES.items():
-        theirs = getattr(sys.modules.get(module), name, None)
-        if ours is not None and theirs is not None:
-            _append_base(ours, theirs)
-
-
-def _append_base(ours: Any, theirs: type) -> None:
+    mixin = _imported(OURS, "SchedulerMixin")
     with _lock:
-        if issubclass(ours, theirs):
-            return
-        try:
-            if theirs.__name__ == ours.__name__:
-                ours.register(theirs)
-            ours.__bases__ = (*ours.__bases__, theirs)
-        except TypeError as error:
-            import logging
+        if mixin is not None:
+            _join_mixins(mixin)
+        for name, (here, there) in _classes.items():
+            ours, theirs = _imported(here, name), _imported(there, name)
+            if ours is not None and theirs is not None and not issubclass(ours, theirs):
+                _join_class(ours, theirs)
 
-            logging.getLogger("diffusolve").warning(
-                "%s of this version of diffusers cannot be joined: its pipelines may refuse our schedulers (%s).",
-                theirs.__name__,
-                error,
-            )
+
+def _imported(module: str, name: str) -> Any:
+    """The class `name` of a module, if that is imported."""
+    return vars(sys.modules[module]).get(name) if module in sys.modules else None
+
+
+def _join_mixins(ours: Any) -> None:
+    theirs = [_imported(module, name) for module, name in BASES.items()]
+    theirs = [base for base in theirs if base is not None]
+    if all(issubclass(ours, base) for base in theirs):
+        return
+    for base in theirs:
+        if base.__name__ == ours.__name__:
+            ours.register(base)
+    _set_bases(ours, (*(base for base in ours.__bases__ if base not in theirs), *theirs))
+
+
+def _join_class(ours: Any, theirs: type) -> None:
+    inherited = [base for base in theirs.__mro__ if base is not object and not issubclass(ours, base)]
+    names = {name for base in inherited for name in vars(base) if not name.startswith("__")}
+    absent = [name for name in names if not _has(ours, name)]
+    if _set_bases(ours, (*ours.__bases__, theirs)):
+        for name in absent:
+            setattr(ours, name, _Absent(name))
+
+
+def _has(cls: type, name: str) -> bool:
+    return any(name in vars(base) for base in cls.__mro__)
+
+
+def _set_bases(ours: Any, bases: tuple[type, ...]) -> bool:
+    try:
+        ours.__bases__ = bases
+    except TypeError as error:
+        import logging
+
+        logging.getLogger("diffusolve").warning(
+            "%s cannot be joined with this version of diffusers, whose pipelines may refuse our schedulers: %s.",
+            ours.__name__,
+            error,
+        )
+        return False
+    return True
+
+
+class _Absent:
+    """Keeps a class from inheriting a member of the class in diffusers that it is joined with."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, held: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self.name!r}")
 
 
 class _Finder:
@@ -77,7 +134,7 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in BASES and fullname != TABLE:
+        if fullname not in _followed:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)

@@ -79,10 +79,6 @@ _BY_REASON: dict[str, dict[str, tuple[str, ...]]] = {
         "writes_a_prediction_type_to_the_configuration": ("DDIM", "EulerDiscrete", "DPMSolverMultistep"),
         "ledits_writes_the_algorithm": ("DPMSolverMultistep",),
     },
-    "not an instance of the class of diffusers; configurations of loaded schedulers differ": {
-        "asks_for_the_class_of_diffusers": ("DDIM", "EulerDiscrete", "DPMSolverMultistep", "LMSDiscrete"),
-        "configuration_is_the_same_after_loading": ("DDIM", "EulerDiscrete", "PNDM"),
-    },
     "a value that is refused, or limited in another way": {
         "thresholding_with_a_small_largest_value": ("DDIM", "DPMSolverMultistep", "DDPM"),
         "gives_back_sigmas_that_end_in_a_repeated_one": ("EulerDiscrete",),

@@ -726,7 +726,7 @@ def configuration(scheduler: Any) -> Seen:
     """Keys and values, and the file that they are saved in."""
     for form, config in (("config", dict(scheduler.config)), ("saved", json.loads(scheduler.to_json_string()))):
         for key in sorted(config):
-            if key not in ("_diffusers_version", "_diffusolve_version", "_use_default_values"):
+            if key not in ("_diffusers_version", "_use_default_values"):
                 yield (f"{form}[{key}]", tuple(v) if isinstance(v := config[key], list) else v)
     yield "config_name", scheduler.config_name
     yield "compatibles", sorted(type(scheduler)._compatibles)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 import diffusolve
 from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
+from diffusolve.schedulers.import_paths import OURS_ALONE, in_both
 from tests.tables import for_each
 
 diffusers = pytest.importorskip("diffusers")
@@ -151,17 +154,42 @@ def test_unconditional_pipelines_make_the_same_image(kind: str) -> None:
     assert_same(*map(torch.from_numpy, images))
 
 
-def test_a_pipeline_saved_with_our_scheduler_comes_back_with_it(tmp_path: Path) -> None:
+def test_a_pipeline_saved_with_our_scheduler_is_loaded_by_others_and_with_ours_by_one_line(tmp_path: Path) -> None:
     scheduler = diffusolve.DPMSolverMultistepScheduler(**{k: v for k, v in SD.items() if k != "clip_sample"})
     made = pipeline("StableDiffusionPipeline", scheduler)
     made.save_pretrained(tmp_path)
     absent = {"text_encoder": None, "tokenizer": None}
-    back = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, **absent)
-    assert type(back.scheduler) is diffusolve.DPMSolverMultistepScheduler
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DPMSolverMultistepScheduler"]
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, **absent).scheduler
+    assert type(theirs) is diffusers.DPMSolverMultistepScheduler
+    ours = diffusolve.DPMSolverMultistepScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    back = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, scheduler=ours, **absent)
+    assert back.scheduler is ours
     assert all(back.scheduler.config[key] == value for key, value in scheduler.config.items() if key[0] != "_")
     back.set_progress_bar_config(disable=True)
     images = [p(**prompt(), height=SIZE, width=SIZE, num_inference_steps=3).images for p in (made, back)]
     assert torch.equal(*images)
+
+
+def test_our_classes_are_those_of_diffusers_to_isinstance_and_inherit_nothing_of_them() -> None:
+    wrong = []
+    for name, (_, there) in in_both().items():
+        theirs = getattr(importlib.import_module(there), name, None)
+        ours = getattr(diffusolve, name)
+        if theirs is None or not issubclass(ours, theirs):
+            wrong.append(f"{name} is not {there}.{name}")
+            continue
+        own = {key for base in ours.__mro__ if base.__module__.startswith("diffusolve") for key in vars(base)}
+        wrong += [f"{name} inherits {key}" for key in vars(theirs) if key not in own]
+    assert not wrong, "\n".join(wrong)
+    assert not isinstance(diffusolve.DDIMScheduler(), diffusers.PNDMScheduler)
+
+
+def test_classes_that_diffusers_does_not_have_are_those_listed() -> None:
+    assert {name for name in diffusolve.__all__ if name.endswith("Scheduler") and not hasattr(diffusers, name)} == set(
+        OURS_ALONE
+    )
 
 
 def test_offload_hooks_are_left_alone() -> None:

@@ -261,6 +261,9 @@ class ConfigMixin:
     def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the configuration to the file `config_name` in `save_directory`, which is made if need be.
 
+        Afterwards the configuration says itself what the file says besides it, the class and the version of diffusers:
+        it then equals that of an object made of the file.
+
         Args:
             push_to_hub: also push this file to the Hub.
             kwargs: for :func:`diffusolve.hub.push_files`; `repo_id` is the name of the folder if left out.
@@ -277,6 +280,7 @@ class ConfigMixin:
             raise NotADirectoryError(f"cannot save in {folder}: it is a file, not a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / self.config_name, content)
+        dict.update(self.config, self._written_besides())  # the same object: nothing that follows from it changes
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", None) or folder.resolve()
             push_files({self.config_name: content}, repo_id, **kwargs)
@@ -287,13 +291,12 @@ class ConfigMixin:
         Raises:
             TypeError: a value has no JSON form.
         """
-        import diffusolve
-
         values = {key: plain(value, key) for key, value in self.config.items() if key != DEFAULTED}
-        values["_class_name"] = type(self).__name__
-        values["_diffusers_version"] = DIFFUSERS_VERSION
-        values["_diffusolve_version"] = diffusolve.__version__
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+        return json.dumps({**values, **self._written_besides()}, indent=2, sort_keys=True) + "\n"
+
+    def _written_besides(self) -> dict[str, str]:
+        """What files say besides the configuration."""
+        return {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION}
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the configuration to a file; an old one stays as it was if that fails."""

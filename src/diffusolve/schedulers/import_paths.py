@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MEMBERS", "Members", "watch"]
+__all__ = ["MEMBERS", "OURS_ALONE", "Members", "in_both", "watch"]
 
 Members = Mapping[str, tuple[str, str]]
 """Name -> the module in this package that has it, and its name there."""
@@ -56,6 +56,9 @@ _NAMED_OTHERWISE = {
 }
 """Our module -> what stands in its place after ``scheduling_``."""
 
+OURS_ALONE = frozenset({"DPMSolverFastScheduler", "DPMSolverSinglestepAncestralScheduler"})
+"""The scheduler classes that diffusers does not have."""
+
 _home: dict[str, str] = {}
 """Scheduler class -> the module in this package that defines it."""
 
@@ -76,6 +79,12 @@ def members_of(path: str) -> Members | None:
         return None
     outputs = {f"{name}Output": (home, f"{name}Output") for name, (home, _) in of_classes.items()}
     return {**_IN_EVERY_MODULE, **outputs, **of_classes}
+
+
+def in_both() -> dict[str, tuple[str, str]]:
+    """The scheduler classes that diffusers has too, each with its module here and the one there."""
+    shared = {name: home for name, home in _home.items() if name not in OURS_ALONE}
+    return {name: (f"{_PACKAGE}.{home}", f"diffusers.{path_of(home)}") for name, home in shared.items()}
 
 
 def path_of(home: str) -> str:

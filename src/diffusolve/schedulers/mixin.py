@@ -12,6 +12,7 @@ from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import UnknownNameError
 from diffusolve.hub import PushToHubMixin
 from diffusolve.schedulers import scheduler_class
+from diffusolve.schedulers.import_paths import in_both
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +32,22 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     config_name: ClassVar[str | None] = "scheduler_config.json"
     has_compatibles: ClassVar[bool] = True
     _compatibles: ClassVar[list[str]] = []
+    _module_in_diffusers: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        here, there = in_both().get(cls.__name__, ("", None))
+        cls._module_in_diffusers = there if cls.__module__ == here else None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """A new object, which says that it is of the module where diffusers has the class of the same name.
+
+        Pipelines that are saved write down whose classes their parts are of; others can then load them without us.
+        """
+        made = super().__new__(cls)
+        if cls._module_in_diffusers is not None:
+            vars(made)["__module__"] = cls._module_in_diffusers
+        return made
 
     @overload
     @classmethod
