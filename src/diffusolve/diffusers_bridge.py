@@ -91,16 +91,12 @@ def _join_mixins(ours: Any) -> None:
 
 
 def _join_class(ours: Any, theirs: type) -> None:
+    own = {name for base in ours.__mro__ if base not in theirs.__mro__ for name in vars(base)}
     inherited = [base for base in theirs.__mro__ if base is not object and not issubclass(ours, base)]
-    names = {name for base in inherited for name in vars(base) if not name.startswith("__")}
-    absent = [name for name in names if not _has(ours, name)]
+    absent = {name for base in inherited for name in vars(base) if not name.startswith("__")} - own
     if _set_bases(ours, (*ours.__bases__, theirs)):
         for name in absent:
             setattr(ours, name, _Absent(name))
-
-
-def _has(cls: type, name: str) -> bool:
-    return any(name in vars(base) for base in cls.__mro__)
 
 
 def _set_bases(ours: Any, bases: tuple[type, ...]) -> bool:
