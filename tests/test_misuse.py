@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Clip, Run
+from diffusolve.backends import Clip, Run, backend_of
 from diffusolve.batching import BatchRun, Row, choice
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
@@ -249,17 +249,25 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
+every_backend = pytest.mark.parametrize("backend", ["chosen", "of PyTorch"])
+
+
+def use_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "of PyTorch":
+        monkeypatch.setattr("diffusolve.backends.run.fastest", lambda x, output, simple: backend_of(x))
+
+
+@every_backend
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("solver", [heun, unipc, SOLVERS["dpm_2"]], ids=str)
-def test_a_remembered_sample_that_is_resized_is_an_error(solver: Solver, dtype: torch.dtype, change: Any) -> None:
-    if choice.compiled_rows() is None:
-        pytest.skip("PyTorch checks what it reads")
+def test_a_remembered_sample_that_is_resized_is_an_error(
+    solver: Solver, dtype: torch.dtype, change: Any, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend(backend, monkeypatch)
     act, message = change
     x = start(dtype=dtype)
     run, following = kept_sample(solver, x)
-    if "memory" in message and run._backend.casts:
-        pytest.skip("PyTorch reads it, not the compiled module")
     act(x)
     with pytest.raises(ValueError, match=message):
         walk(run, following)
@@ -274,7 +282,9 @@ def test_a_remembered_sample_in_another_layout_is_read_as_it_is() -> None:
     torch.testing.assert_close(made, wanted)
 
 
-def test_remembered_noise_that_loses_its_memory_is_an_error() -> None:
+@every_backend
+def test_remembered_noise_that_loses_its_memory_is_an_error(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_backend(backend, monkeypatch)
     drawn: list[Tensor] = []
 
     def noise(like: Tensor, s: float, t: float) -> Tensor:

@@ -19,7 +19,7 @@ class ArrayBackend:
         namespace: the array library, for example NumPy.
     """
 
-    casts = True
+    sees_gradients = False
 
     def __init__(self, namespace: Any) -> None:
         self.xp = namespace

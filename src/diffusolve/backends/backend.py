@@ -7,22 +7,23 @@ from math import inf
 from typing import Protocol
 
 from diffusolve.arrays import Array
-from diffusolve.backends.lowered import LoweredStage, Sum
+from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum
 
 __all__ = ["Array", "Backend", "Combine", "Update", "one_by_one"]
 
 Combine = Callable[[list[Array]], Array]
 """A sum with everything but the places' arrays settled."""
 
-Update = Callable[[list[Array]], None]
-"""The sums of a stage with everything but the places' arrays settled: writes to their targets."""
+Update = Callable[[list[Array]], Array]
+"""The sums of a stage with everything but the places' arrays settled: it fills the slots that they lead to, and returns
+the next sample, in the precision of the sample."""
 
 
 class Backend(Protocol):
     """What executes the sums of stages, for arrays that it takes, and what else is done with such arrays."""
 
-    casts: bool
-    """Whether the next sample may come out of :meth:`update` in another precision than the sample."""
+    sees_gradients: bool
+    """Whether it takes tensors that require gradients."""
 
     def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
@@ -40,26 +41,28 @@ class Backend(Protocol):
     def is_floating(self, x: Array) -> bool: ...
 
 
-def one_by_one(backend: Backend, sums: Sequence[Sum]) -> Update:
-    """An update that computes one sum after the other."""
-    bound = [(made.target, _bind(backend, made)) for made in sums]
-    if len(bound) == 1:
-        ((only, combination),) = bound
+def one_by_one(backend: Backend, sums: Sequence[Sum], casts: bool = True) -> Update:
+    """An update that computes one sum after the other; the last one `casts`, unless it has the sample's precision."""
+    *others, last = [(made.target, _bind(backend, made, casts)) for made in sums]
+    following = last[1]
+    if not others:
+        return following
 
-        def update_one(places: list[Array]) -> None:
-            places[only] = combination(places)
-
-        return update_one
-
-    def update(places: list[Array]) -> None:
-        for target, combine in bound:
+    def update(places: list[Array]) -> Array:
+        for target, combine in others:
             places[target] = combine(places)
+        return following(places)
 
     return update
 
 
-def _bind(backend: Backend, made: Sum) -> Combine:
+def _bind(backend: Backend, made: Sum, casts: bool) -> Combine:
+    """The sum `made`, clipped, and cast if it leads to the next sample."""
     combination, limit = backend.bind(made), made.limit
+    if made.target == NEXT and casts:
+        if limit == inf:
+            return lambda places: backend.cast(combination(places), places[SAMPLE])
+        return lambda places: backend.cast(backend.clip(combination(places), limit), places[SAMPLE])
     if limit == inf:
         return combination
     return lambda places: backend.clip(combination(places), limit)

@@ -28,7 +28,7 @@ def fastest(x: Array, output: Array, simple: bool = False) -> Backend:
     """The fastest backend for samples and outputs like these, and a plan whose every stage is one simple sum or not."""
     if is_torch(x):
         for backend in _faster_torch_backends():
-            if backend.takes(x, output) and backend.suits(simple):
+            if backend.suits(simple) and backend.takes(x, output):
                 return backend
     return backend_of(x)
 

@@ -34,11 +34,11 @@ class FusedBackend(TorchBackend):
         if not all(made.sources for made in sums):
             return super().update(stage)
         inputs, sources = numbered(sums)
-        targets = [made.target for made in sums]
+        targets = [made.target for made in sums[:-1]]
         numbers = [number for made in sums for number in (*made.coefficients, *_limits(made))]
         tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-        def update(places: list[Tensor]) -> None:
+        def update(places: list[Tensor]) -> Tensor:
             arrays, sample = [places[place] for place in inputs], places[SAMPLE]
             wide = _widest(arrays)
             form = tuple(
@@ -48,8 +48,10 @@ class FusedBackend(TorchBackend):
             key = sample.device, wide
             if key not in tables:
                 tables[key] = torch.tensor(numbers, dtype=wide).to(sample.device, non_blocking=True)
-            for target, made in zip(targets, _kernel(form, wide)(tables[key], *arrays), strict=True):
-                places[target] = made
+            *results, following = _kernel(form, wide)(tables[key], *arrays)
+            for target, result in zip(targets, results, strict=True):
+                places[target] = result
+            return following
 
         return update
 

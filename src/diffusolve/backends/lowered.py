@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
 __all__ = ["NEXT", "OUTPUT", "SAMPLE", "UNGUIDED", "BoundStage", "Lowered", "LoweredStage", "Sum", "Trait", "numbered"]
 
 SAMPLE, OUTPUT, UNGUIDED, NEXT = -1, -2, -3, -4
-"""The places that are no slots: the current sample, the network's outputs, the sample that the stage leads to. They are
-the last four places of a list that begins with the slots."""
+"""The places that are no slots: the current sample, the network's outputs, and the sample that the stage leads to. The
+first three are the last of a list that begins with the slots; the next sample is in no list but returned."""
 
 
 class Sum(NamedTuple):
@@ -77,6 +78,12 @@ class LoweredStage(NamedTuple):
         return Trait.READS_UNGUIDED in self.traits
 
     @property
+    def remembers(self) -> frozenset[int]:
+        """The slots that hold arrays of the caller's from before this stage."""
+        drawn = {slot for slot, _, _ in self.noises} | ({self.data.target} if self.data else set())
+        return (self.callers - drawn) | (self.samples - {self.keeps})
+
+    @property
     def is_simple(self) -> bool:
         """Whether this is one sum of two terms, one of them an array as it is."""
         if len(self.sums) != 1:
@@ -93,7 +100,7 @@ class Lowered:
     opening: LoweredStage | None
     stages: tuple[LoweredStage, ...]
 
-    @property
+    @cached_property
     def is_simple(self) -> bool:
         """Whether each stage adds a multiple to an array."""
         return all(stage.is_simple for stage in self.stages)
@@ -103,16 +110,18 @@ class BoundStage(NamedTuple):
     """A lowered stage with what one executor runs it by.
 
     In a run these are functions: `show` of the sample (None where the network sees it as it is), `convert` of the
-    places, which answers with the data prediction to transform, and `update` of the places, which computes the sums;
-    `fills` says that there is more to put into slots before. Rows of the compiled module have programs for `show` and
-    `update`.
+    places, which answers with the data prediction to transform, and `update` of the places, which computes the sums.
+    Rows of the compiled module have programs for `show` and `update`. What a run looks at in each step is here as well:
+    the slot that `keeps` the sample, and whether data are transformed or noise drawn (`prepares`).
     """
 
     lowered: LoweredStage
     show: Any = None
     convert: Callable[[list[Any]], Any] | None = None
     update: Any = None
-    fills: bool = False
+    keeps: int | None = None
+    prepares: bool = False
+    frees: tuple[int, ...] = ()
     reads_unguided: bool = False
 
 

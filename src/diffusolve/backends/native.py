@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import increment_version
 
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import Update
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 from diffusolve.backends.programs import (
     LARGE,
+    increment_versions,
     is_dynamo_compiling,
     is_plain,
     is_transformed,
@@ -30,7 +29,7 @@ from diffusolve.backends.programs import (
     threads_for,
     tracer,
 )
-from diffusolve.backends.torch_eager import HALF, TorchBackend, resized
+from diffusolve.backends.torch_eager import HALF, TorchBackend, check_memory
 
 __all__ = ["NativeBackend"]
 
@@ -45,7 +44,7 @@ class NativeBackend(TorchBackend):
         sample, output: the precisions of the samples and of what the network says of them, both float64 or neither.
     """
 
-    casts = False
+    sees_gradients = False
 
     def __init__(self, sample: torch.dtype, output: torch.dtype) -> None:
         self.sample, self.output = sample, output
@@ -101,7 +100,8 @@ class NativeBackend(TorchBackend):
         inputs, sources = numbered(stage.sums, stage.callers)
         callers = [place for place in inputs if place in stage.callers]
         if self.plain and stage.is_simple and not callers:
-            return _memory_checked(stage, inputs, self.sample, eager, eager)
+            return eager
+        sample, kept = self.sample, [place for place in callers if place in stage.remembers]
         held = [self._dtype(place, stage) for place in inputs[: len(inputs) - len(callers)]]
         made = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
 
@@ -110,28 +110,35 @@ class NativeBackend(TorchBackend):
             """For callers' arrays of these precisions; None if the compiled module cannot read them."""
             return program(stage.sums, len(inputs), sources, self.sums, dtypes=(*held, *given, *made))
 
-        def leave(places: list[Tensor]) -> None:
+        def leave(places: list[Tensor]) -> Tensor:
             """Compute the sums with PyTorch, into arrays that later stages can read."""
-            eager(places)
-            for each, dtype in zip(stage.sums, made, strict=True):
+            following: Tensor = eager(places)
+            for each, dtype in zip(stage.sums[:-1], made[:-1], strict=True):
                 if not is_plain(places[each.target], dtype):
                     places[each.target] = places[each.target].to(dtype).contiguous()
+            return following.contiguous()
 
         expected = program_for(*(self.sample for _ in callers))
         if expected is None:
             return leave
         results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *made), self.sample)
-        run = _runner(expected, inputs, results, stage)
+        run = _runner(expected, inputs, results, stage, self.sample, leave)
+        if not callers:
+            return run
 
-        def update(places: list[Tensor]) -> None:
-            given, shape = [places[place] for place in callers], places[SAMPLE].shape
-            found = program_for(*[x.dtype for x in given])
-            for x in given:
+        def update(places: list[Tensor]) -> Tensor:
+            found, shape = expected, places[SAMPLE].shape
+            for place in callers:
+                x = places[place]
+                if x.dtype is not sample:
+                    found = program_for(*[places[each].dtype for each in callers])
                 if found is None or x.shape != shape or not is_plain(x, x.dtype):
                     return leave(places)
+            for place in kept:
+                check_memory(places[place])
             return run(places, found)
 
-        return _memory_checked(stage, inputs, self.sample, update if callers else run, leave)
+        return update
 
     def _dtype(self, place: int, stage: LoweredStage) -> torch.dtype:
         """What a place holds that the caller's functions have not filled: only samples and outputs are half precise."""
@@ -174,75 +181,59 @@ def _results(
 
 
 def _runner(
-    expected: object, inputs: Sequence[int], results: Sequence[_Result], stage: LoweredStage
-) -> Callable[..., None]:
-    """The function of places, and of a program if it is not the `expected` one, that runs it and writes its results."""
-    combine, empty_like, address, threads = _combine.combine, torch.empty_like, Tensor.data_ptr, torch.get_num_threads
-    first, given = inputs[0], {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
-    read = itemgetter(*inputs) if len(inputs) > 1 else lambda places: (places[first],)
-    donated = [result.source for result in results if result.source in given]
+    expected: object,
+    inputs: Sequence[int],
+    results: Sequence[_Result],
+    stage: LoweredStage,
+    sample: torch.dtype,
+    otherwise: Update,
+) -> Callable[..., Tensor]:
+    """The update by the program `expected`, or by another one that it is given after the places.
 
-    def run(places: list[Tensor], found: object = expected) -> None:
-        like, arrays = places[SAMPLE], read(places)  # the arrays live until the module is done with them
-        overwritten = [places[place] for place in donated] if donated else None
-        addresses = [*map(address, arrays)]
+    What is remembered of the caller's is looked at before, and left to `otherwise` unless it is as it was.
+    """
+    combine, empty_like, threads = _combine.combine, torch.empty_like, torch.get_num_threads
+    given, itemsize = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}, sample.itemsize
+    overwrites = any(result.source in given for result in results)
+    samples = [place for place in inputs if place in stage.samples]
+
+    def run(places: list[Tensor], found: object = expected) -> Tensor:
+        like = places[SAMPLE]
+        count = like.numel()
+        for place in samples:
+            array, size = places[place], count * itemsize
+            if (
+                array.nbytes != size
+                or array.untyped_storage().nbytes() < size
+                or array.storage_offset()
+                or array.dtype is not sample
+                or not array.is_contiguous()
+            ):
+                return otherwise(places)
+        call = [found, count, 1 if count < LARGE else threads()]
+        for place in inputs:
+            call.append(places[place].data_ptr())
+        alive = []  # until the module is done with them
         for target, source, dtype in results:
             if target is None:
-                addresses.append(0)
+                call.append(0)
                 continue
             if source is not None:
                 result = places[source]
+            elif dtype is None:
+                result = empty_like(like)
             else:
-                result = empty_like(like) if dtype is None else empty_like(like, dtype=dtype)
-            places[target] = result
-            addresses.append(address(result))
-        count = like.numel()
-        combine(found, count, 1 if count < LARGE else threads(), *addresses)
-        if overwritten:
-            increment_version(overwritten)
+                result = empty_like(like, dtype=dtype)
+            alive.append(result)
+            call.append(result.data_ptr())
+            if target != NEXT:
+                places[target] = result
+        combine(*call)
+        if overwrites:
+            increment_versions(alive)
+        return result
 
     return run
-
-
-def _memory_checked(
-    stage: LoweredStage, inputs: Sequence[int], sample: torch.dtype, update: Update, otherwise: Update
-) -> Update:
-    """`update` where what is remembered of the caller's can be read as it lies in memory, else `otherwise`.
-
-    It raises ValueError if a tensor that others may hold was resized or has lost its memory.
-    """
-    drawn = {slot for slot, _, _ in stage.noises} | ({stage.data.target} if stage.data else set())
-    samples = [place for place in inputs if place in stage.samples]
-    noises = [place for place in inputs if place in stage.callers - drawn]
-    if not samples and not noises:
-        return update
-
-    def checked(places: list[Tensor]) -> None:
-        now = places[SAMPLE]
-        count = now.numel()
-        for place in samples:
-            array = places[place]
-            if array.numel() != count:
-                raise resized(array, now)
-            if array.untyped_storage().nbytes() < array.nbytes or array.storage_offset():
-                _check_memory(array)
-            if array.dtype is not sample or not array.is_contiguous():
-                return otherwise(places)
-        for place in noises:
-            _check_memory(places[place])
-        return update(places)
-
-    return checked
-
-
-def _check_memory(array: Tensor) -> None:
-    """Raise ValueError unless `array`, which others may hold, still has the memory that it says it has."""
-    left, end = array.untyped_storage().nbytes(), array.nbytes + array.storage_offset() * array.itemsize
-    if left < end:
-        raise ValueError(
-            f"a tensor that this run remembers from an earlier step (a sample or noise) has lost its memory since: "
-            f"{left} bytes are left of {end}. Give the run tensors that stay as they are."
-        )
 
 
 def _made(found: object, sources: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ Where the package was installed without a compiler there is no such module, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 
 import torch
@@ -19,6 +20,7 @@ from diffusolve.backends.torch_eager import HALF
 __all__ = [
     "LARGE",
     "MOST_ARRAYS",
+    "increment_versions",
     "is_dynamo_compiling",
     "is_plain",
     "is_transformed",
@@ -45,6 +47,17 @@ modes, tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 def is_watched() -> bool:
     """Whether something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
     return is_transformed() or modes() > 0 or tracer() is not None or is_dynamo_compiling()
+
+
+def increment_versions(tensors: Sequence[Tensor]) -> None:
+    """Tell autograd that `tensors` were written to."""
+    for tensor in tensors:
+        torch._C._increment_version(tensor)
+
+
+with suppress(TypeError):  # PyTorch 2.4 and 2.5 take one tensor at a time
+    torch._C._increment_version(())
+    increment_versions = torch._C._increment_version
 
 
 def is_plain(x: Tensor, dtype: torch.dtype) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from diffusolve.arrays import Array, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
-from diffusolve.backends.lowered import NEXT, SAMPLE, BoundStage, Lowered, LoweredStage
+from diffusolve.backends.lowered import SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
@@ -110,25 +110,26 @@ class Run:
         opening = lowered.opening
         if opening is None:
             return x
-        places = [*self._empty, None, None, None, x]
-        self._fill(opening, None, places)
-        backend = backend_of(x)
-        one_by_one(backend, opening.sums)(places)
-        self._slots[:] = [[None if slot in opening.frees else held for slot, held in enumerate(places[:NEXT])]]
-        return backend.cast(places[NEXT], x)
+        places = [*self._empty, None, None, x]
+        if opening.keeps is not None:
+            places[opening.keeps] = x
+        self._prepare(opening, None, places)
+        following = one_by_one(backend_of(x), opening.sums)(places)
+        self._slots[:] = [[None if slot in opening.frees else held for slot, held in enumerate(places[:UNGUIDED])]]
+        return following
 
     def model_input(self, x: Array) -> Array:
         """What the network sees of sample `x`."""
         stages = self._stages
         if not stages:
-            stages = self._bind(x, begun=self._remembered is not None)
-            if (
-                self._slots is not None
-            ):  # of samples, whose shape an input need not have: it may be doubled for guidance
+            begun = self._remembered is not None
+            stages = self._bind(x, begun=begun)
+            if begun:  # of samples, whose shape an input need not have: it may be doubled for guidance
                 self._backend = self._shape = None
-        if self.position >= len(stages):
-            raise self._is_over()
-        show = stages[self.position].show
+        try:
+            show = stages[self.position].show
+        except IndexError:
+            raise self._is_over() from None
         return x if show is None else show(x)
 
     def data(self, output: Array, x: Array) -> Array:
@@ -159,34 +160,32 @@ class Run:
             raise self._is_busy() from None
         try:
             stages, shape = self._stages, self._shape
-            if not stages or x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
+            if x.shape != shape or output.shape != shape or not self._backend.takes(x, output):
                 stages = self._bind(x, output, begun=slots is not None)
             position = self.position
-            if position >= len(stages):
-                raise self._is_over()
-            stage = stages[position]
-            if self.donate:
+            try:
+                stage = stages[position]
+            except IndexError:
+                raise self._is_over() from None
+            if self.donate and (x is output or self._backend.sees_gradients):
                 _check_donated(x, output)
-            if unguided is not None or stage.reads_unguided:
-                stage = self._with_unguided(stage, x, unguided, slots is not None)
-            lowered, _, convert, update, fills, _ = stage
-            places = [*(self._empty if slots is None else slots), None, unguided, output, x]
-            if fills:
-                self._fill(lowered, convert, places)
-            update(places)
-            following = places[NEXT]
+            lowered, _, convert, update, keeps, prepares, frees, reads_unguided = stage
+            if unguided is not None or reads_unguided:
+                update = self._with_unguided(stage, x, unguided, slots is not None).update
+            places = [*(self._empty if slots is None else slots), unguided, output, x]
+            if keeps is not None:
+                places[keeps] = x
+            if prepares:
+                self._prepare(lowered, convert, places)
+            following = update(places)
             self.position = position = position + 1
             if position == len(stages):
                 slots = None
-            elif lowered.holds:
-                del places[NEXT:]
-                for slot in lowered.frees:
+            else:
+                del places[UNGUIDED:]
+                for slot in frees:
                     places[slot] = None
                 slots = places
-            else:
-                slots = self._empty
-            if self._backend.casts and following.dtype is not x.dtype:
-                return self._backend.cast(following, x)
             return following
         finally:
             held.append(slots)
@@ -259,10 +258,8 @@ class Run:
 
     __copy__ = copied
 
-    def _fill(self, lowered: LoweredStage, convert: Combine | None, places: list[Any]) -> None:
-        """Put into their slots what the sums read besides what is remembered: sample, transformed data, noises."""
-        if lowered.keeps is not None:
-            places[lowered.keeps] = places[SAMPLE]
+    def _prepare(self, lowered: LoweredStage, convert: Combine | None, places: list[Any]) -> None:
+        """Put the transformed data prediction and the noises that the sums read into their slots."""
         if lowered.data is not None and convert is not None and self.transform is not None:
             places[lowered.data.target] = self.transform(convert(places), self.plan.stages[self.position])
         for slot, sigma_from, sigma_to in lowered.noises:
@@ -290,7 +287,7 @@ class Run:
 def _check_donated(x: Array, output: Array) -> None:
     if x is output:
         raise ValueError("the sample and the network's output are the same array, and both are donated: copy one.")
-    if getattr(x, "requires_grad", False) or getattr(output, "requires_grad", False):
+    if x.requires_grad or output.requires_grad:
         raise ValueError("a tensor that requires gradients cannot be overwritten: leave donate=True out.")
 
 
@@ -302,7 +299,9 @@ def _bound_stages(lowered: Lowered, backend: Any) -> tuple[BoundStage, ...]:
             None if stage.scale == 1.0 else backend.scaled(stage.scale),
             None if stage.data is None else backend.bind(stage.data),
             backend.update(stage),
-            stage.keeps is not None or stage.data is not None or bool(stage.noises),
+            stage.keeps,
+            stage.data is not None or bool(stage.noises),
+            stage.frees,
             stage.reads_unguided,
         )
         for stage in lowered.stages

@@ -13,7 +13,7 @@ from diffusolve.arrays import moved
 from diffusolve.backends.backend import Combine, Update, one_by_one
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 
-__all__ = ["HALF", "TorchBackend", "resized"]
+__all__ = ["HALF", "TorchBackend", "check_memory"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -36,8 +36,7 @@ class TorchBackend:
             tensors, which PyTorch multiplies with in little more than half the time that a number takes.
     """
 
-    casts = True
-    """Results may be of another precision than samples."""
+    sees_gradients = True
 
     def __init__(self, plain: torch.dtype | None = None) -> None:
         self.plain = plain
@@ -118,10 +117,11 @@ class TorchBackend:
     def update(self, stage: LoweredStage) -> Update:
         """All sums of `stage`."""
         sums: Sequence[Sum] = stage.sums
+        given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
         if self.plain is None:  # sums may be of another precision than samples and outputs
-            given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
             sums = [made._replace(reusable=tuple(each for each in made.reusable if each not in given)) for made in sums]
-        return _sizes_checked([place for place in numbered(sums)[0] if place in stage.samples], one_by_one(self, sums))
+        exact = self.plain is not None and given.issuperset(numbered(sums)[0])
+        return _memory_checked(stage, one_by_one(self, sums, casts=not exact))
 
     def clip(self, made: Tensor, limit: float) -> Tensor:
         """`made`, which nobody else has, within plus and minus `limit`."""
@@ -185,27 +185,43 @@ def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
     return accumulated
 
 
-def _sizes_checked(samples: Sequence[int], update: Update) -> Update:
-    """`update`, once the earlier samples in the places `samples` are seen to be as large as the current one.
+def _memory_checked(stage: LoweredStage, update: Update) -> Update:
+    """`update`, once what is remembered of the caller's is seen to be as it was.
 
-    Others may hold and resize them, and PyTorch would spread a smaller one over the whole.
+    Others may hold and resize such tensors; PyTorch would spread a smaller one over the whole, and reads without a look
+    at the memory that is left.
     """
-    if not samples:
+    inputs, _ = numbered(stage.sums)
+    remembered = [place for place in inputs if place in stage.remembers]
+    if not remembered:
         return update
 
-    def checked(places: list[Tensor]) -> None:
+    def checked(places: list[Tensor]) -> Tensor:
         now = places[SAMPLE]
-        for place in samples:
-            if places[place].numel() != now.numel():
-                raise resized(places[place], now)
-        update(places)
+        size = now.nbytes
+        for place in remembered:
+            array = places[place]
+            try:
+                if array.untyped_storage().nbytes() < size or array.nbytes != size or array.storage_offset():
+                    check_memory(array, now if place in stage.samples else None)
+            except NotImplementedError:  # nothing that could be resized, as in torch.func
+                continue
+        following: Tensor = update(places)
+        return following
 
     return checked
 
 
-def resized(array: Tensor, now: Tensor) -> ValueError:
-    """The error of a run that remembers `array` as an earlier sample, when the current one is `now`."""
-    return ValueError(
-        f"the sample of shape {tuple(now.shape)} that this run remembers from an earlier step has been resized to "
-        f"{tuple(array.shape)} since: give the run tensors that stay as they are."
-    )
+def check_memory(array: Tensor, now: Tensor | None = None) -> None:
+    """Raise ValueError unless `array`, which others may hold, still has its memory, and as many numbers as `now`."""
+    if now is not None and array.numel() != now.numel():
+        raise ValueError(
+            f"the sample of shape {tuple(now.shape)} that this run remembers from an earlier step has been resized to "
+            f"{tuple(array.shape)} since: give the run tensors that stay as they are."
+        )
+    left, end = array.untyped_storage().nbytes(), array.nbytes + array.storage_offset() * array.itemsize
+    if left < end:
+        raise ValueError(
+            f"a tensor that this run remembers from an earlier step (a sample or noise) has lost its memory since: "
+            f"{left} bytes are left of {end}. Give the run tensors that stay as they are."
+        )
