@@ -112,7 +112,8 @@ class BoundStage(NamedTuple):
     In a run these are functions: `show` of the sample (None where the network sees it as it is), `convert` of the
     places, which answers with the data prediction to transform, and `update` of the places, which computes the sums.
     Rows of the compiled module have programs for `show` and `update`. What a run looks at in each step is here as well:
-    the slot that `keeps` the sample, and whether data are transformed or noise drawn (`prepares`).
+    the slot that `keeps` the sample, and whether data are transformed or noise drawn (`prepares`). Rows look at the
+    `traits` as a number, since flags are slow.
     """
 
     lowered: LoweredStage
@@ -123,6 +124,7 @@ class BoundStage(NamedTuple):
     prepares: bool = False
     frees: tuple[int, ...] = ()
     reads_unguided: bool = False
+    traits: int = 0
 
 
 def numbered(sums: Sequence[Sum], last: frozenset[int] = frozenset()) -> tuple[list[int], list[tuple[int, ...]]]:

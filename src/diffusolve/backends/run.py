@@ -169,7 +169,7 @@ class Run:
                 raise self._is_over() from None
             if self.donate and (x is output or self._backend.sees_gradients):
                 _check_donated(x, output)
-            lowered, _, convert, update, keeps, prepares, frees, reads_unguided = stage
+            lowered, _, convert, update, keeps, prepares, frees, reads_unguided, _ = stage
             if unguided is not None or reads_unguided:
                 update = self._with_unguided(stage, x, unguided, slots is not None).update
             places = [*(self._empty if slots is None else slots), unguided, output, x]

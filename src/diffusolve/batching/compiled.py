@@ -24,11 +24,10 @@ from diffusolve.backends.lowered import (
     Lowered,
     LoweredStage,
     Sum,
-    Trait,
     numbered,
 )
 from diffusolve.backends.programs import is_transformed, is_watched, threads_for
-from diffusolve.batching.row_group import RowGroup, sums_of
+from diffusolve.batching.row_group import ENDS, RowGroup, bound_for_rows, sums_of
 from diffusolve.batching.rows import Row
 
 __all__ = ["CompiledRows"]
@@ -68,16 +67,17 @@ class CompiledRows(RowGroup):
 
     def hold(self, row: Row, x: Tensor, slots: Sequence[Tensor | None]) -> None:
         with torch.inference_mode(False):
-            row._memory = torch.empty((1 + len(slots), *self.shape), dtype=self.wide)
-            for memory, array in zip(row._memory, (x, *slots), strict=True):
+            memory = torch.empty((1 + len(slots), *self.shape), dtype=self.wide)
+            for place, array in zip(memory, (x, *slots), strict=True):
                 if array is not None:
-                    memory.copy_(array[0])
+                    place.copy_(array[0])
+        row._memory = memory, memory.data_ptr()
 
     def sample(self, row: Row) -> Tensor:
-        sample: Tensor = row._memory[0]
+        sample: Tensor = row._memory[0][0]
         return sample
 
-    def show(self, rows: list[Row], stages: list[BoundStage], traits: Trait) -> Tensor:
+    def show(self, rows: list[Row], stages: list[BoundStage], traits: int) -> Tensor:
         if self.ready is not None and self.ready[0] == [row.number for row in rows]:
             shown, self.ready = self.ready[1], None
         else:
@@ -86,7 +86,7 @@ class CompiledRows(RowGroup):
         return shown if shown.dtype is self.dtype else shown.to(self.dtype)
 
     def move(
-        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: Trait, outputs: Tensor, unguided: Tensor
+        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: int, outputs: Tensor, unguided: Tensor
     ) -> None:
         shown = torch.empty((len(rows), *self.shape), dtype=self.wide)
         found = [stage.update for stage in stages]
@@ -95,14 +95,14 @@ class CompiledRows(RowGroup):
                 if row is not None and stage.update is None:
                     self._move_by_hand(row, outputs[index], unguided[index], shown[index])
         self._run(found, rows, outputs, unguided, shown)
-        complete = Trait.ENDS not in traits and None not in rows
+        complete = not traits & ENDS and None not in rows
         self.ready = ([row.number for row in rows if row is not None], shown) if complete else None
 
     def _run(self, found: Sequence[object | None], rows: Sequence[Row | None], *stacks: Tensor) -> None:
         """Run the rows' programs, where there are any."""
         held = [None if row is None else row._memory for row in rows]  # until the module is done, whoever leaves
         calls = [
-            None if memory is None or program is None else (program, memory.data_ptr())
+            None if memory is None or program is None else (program, memory[1])
             for program, memory in zip(found, held, strict=True)
         ]
         threads = threads_for(self.count * len(rows))
@@ -110,7 +110,7 @@ class CompiledRows(RowGroup):
 
     def _move_by_hand(self, row: Row, output: Tensor, unguided: Tensor, shown: Tensor) -> None:
         """Move a row whose stage is no program, with PyTorch."""
-        sample, *slots = row._memory
+        sample, *slots = row._memory[0]
         places = dict(enumerate(slots)) | {SAMPLE: sample, NEXT: sample, SHOWN: shown}
         places |= {OUTPUT: output, UNGUIDED: unguided}
         for made in _sums([stage.lowered for stage in row._stages[row.position : row.position + 2]], self.wide):
@@ -119,7 +119,7 @@ class CompiledRows(RowGroup):
             places[made.target].copy_(result.clamp_(-made.limit, made.limit))
 
     def put(self, row: Row, slot: int, value: Tensor) -> None:
-        row._memory[1 + slot].copy_(value[0])
+        row._memory[0][1 + slot].copy_(value[0])
 
     def _checked(self, inputs: Any, outputs: Any, what: str) -> Tensor:
         if (  # most are, and then nothing else needs a look
@@ -159,7 +159,7 @@ def _bound_stages(lowered: Lowered, wide: torch.dtype) -> tuple[BoundStage, ...]
     for index, stage in enumerate(lowered.stages):
         shows = _program([_shows(SAMPLE, stage, wide)], wide)
         moves = _program(_sums(lowered.stages[index : index + 2], wide), wide)
-        bound.append(BoundStage(stage, shows, update=moves, reads_unguided=stage.reads_unguided))
+        bound.append(bound_for_rows(stage, shows, moves))
     return tuple(bound)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from functools import reduce
-from operator import or_
 from typing import Any
 
 from diffusolve.arrays import Array, is_torch, namespace
@@ -16,7 +14,16 @@ from diffusolve.batching.rows import GONE, USED, Inputs, Row, names_of
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike, noise_source
 
-__all__ = ["RowGroup", "sums_of"]
+__all__ = ["ENDS", "SCALES", "RowGroup", "bound_for_rows", "sums_of"]
+
+PREPARES, READS_UNGUIDED, ENDS, SCALES = (
+    trait.value for trait in (Trait.PREPARES, Trait.READS_UNGUIDED, Trait.ENDS, Trait.SCALES)
+)
+
+
+def bound_for_rows(stage: LoweredStage, show: object = None, update: object = None) -> BoundStage:
+    """`stage` with the programs of a row group that has any."""
+    return BoundStage(stage, show, update=update, reads_unguided=stage.reads_unguided, traits=stage.traits.value)
 
 
 def sums_of(stage: LoweredStage) -> tuple[Sum, ...]:
@@ -53,7 +60,7 @@ class RowGroup(ABC):
         """Give a row its memory, from its first sample `x` and what is in its slots, in the wide precision."""
 
     @abstractmethod
-    def show(self, rows: list[Row], stages: list[BoundStage], traits: Trait) -> Array:
+    def show(self, rows: list[Row], stages: list[BoundStage], traits: int) -> Array:
         """The scaled samples of `rows`, shape (rows, ...), in the precision that the network sees."""
 
     @abstractmethod
@@ -66,7 +73,7 @@ class RowGroup(ABC):
 
     @abstractmethod
     def move(
-        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: Trait, outputs: Array, unguided: Array
+        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: int, outputs: Array, unguided: Array
     ) -> None:
         """Move `rows`, all of them at once; None stands for one that has left."""
 
@@ -113,7 +120,9 @@ class RowGroup(ABC):
     def inputs(self, rows: list[Row]) -> Inputs:
         """What the network is to be asked about `rows`."""
         stages = [row._stages[row.position] for row in rows]
-        traits = _traits_of(stages)
+        traits = 0
+        for stage in stages:
+            traits |= stage.traits
         timesteps = self.array([stage.lowered.timestep for stage in stages])
         return Inputs(self.show(rows, stages, traits), timesteps, rows, self, stages, traits)
 
@@ -144,12 +153,12 @@ class RowGroup(ABC):
         present: Sequence[Row | None] = inputs.rows
         if inputs._changes != self.changes:
             present = _still_there(present)
-        if unguided is None and Trait.READS_UNGUIDED in traits:
+        if unguided is None and traits & READS_UNGUIDED:
             _check_nobody_reads_unguided(present, stages)
         inputs._changes = USED
         self.changes += 1
         over: list[Row] = []
-        if Trait.PREPARES in traits:
+        if traits & PREPARES:
             self._prepare_all(present, stages, outputs, over)
             present = _still_there(present)  # callers' functions may have taken out any
         if any(present):
@@ -157,7 +166,7 @@ class RowGroup(ABC):
             for row in present:
                 if row is not None:
                     row.position += 1
-            if Trait.ENDS in traits:
+            if traits & ENDS:
                 self._end(present, over)
         return sorted(over, key=inputs.rows.index) if len(over) > 1 else over
 
@@ -180,7 +189,7 @@ class RowGroup(ABC):
     ) -> None:
         """Get `rows` ready to be moved; those whose own functions fail are taken out and put into `over`."""
         for index, (row, stage) in enumerate(zip(rows, stages, strict=True)):
-            if row is not None and row.position != GONE and Trait.PREPARES in stage.lowered.traits:
+            if row is not None and row.position != GONE and stage.traits & PREPARES:
                 try:
                     self._prepare(row, stage.lowered, outputs[index : index + 1])
                 except Exception as error:
@@ -245,12 +254,6 @@ class RowGroup(ABC):
         if len(outputs) > len(rows):
             raise ValueError(f"{what} holds {len(outputs)} arrays: expected one for each of {names_of(rows)}.")
         return namespace(outputs[0]).stack(list(outputs))
-
-
-def _traits_of(stages: Sequence[BoundStage]) -> Trait:
-    """The traits of any of `stages`."""
-    found = {id(stage.lowered.traits): stage.lowered.traits for stage in stages}  # few, and it takes long to join two
-    return reduce(or_, found.values())
 
 
 def _check_nobody_reads_unguided(rows: Sequence[Row | None], stages: Sequence[BoundStage]) -> None:

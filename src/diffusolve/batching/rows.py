@@ -10,7 +10,7 @@ from diffusolve.backends import DrawNoise, Transform
 from diffusolve.plan import Plan, Stage
 
 if TYPE_CHECKING:
-    from diffusolve.backends.lowered import BoundStage, Trait
+    from diffusolve.backends.lowered import BoundStage
     from diffusolve.batching.row_group import RowGroup
 
 __all__ = ["GONE", "USED", "Inputs", "Row", "names_of"]
@@ -144,7 +144,7 @@ class Inputs:
     __slots__ = ("_changes", "_group", "_positions", "_stages", "_traits", "rows", "timesteps", "x")
 
     def __init__(
-        self, x: Array, timesteps: Array, rows: list[Row], group: RowGroup, stages: list[BoundStage], traits: Trait
+        self, x: Array, timesteps: Array, rows: list[Row], group: RowGroup, stages: list[BoundStage], traits: int
     ) -> None:
         self.x = x
         self.timesteps = timesteps

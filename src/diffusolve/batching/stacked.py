@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusolve.arrays import Array, namespace
-from diffusolve.backends.lowered import OUTPUT, SAMPLE, UNGUIDED, BoundStage, Lowered, Sum, Trait
-from diffusolve.batching.row_group import RowGroup, sums_of
+from diffusolve.backends.lowered import OUTPUT, SAMPLE, UNGUIDED, BoundStage, Lowered, Sum
+from diffusolve.batching.row_group import SCALES, RowGroup, bound_for_rows, sums_of
 from diffusolve.batching.rows import Row
 
 __all__ = ["StackedRows"]
@@ -56,7 +56,7 @@ class StackedRows(RowGroup):
         self.like = self.xp.zeros_like(x[None, ...][:0])
 
     def stages(self, lowered: Lowered) -> Sequence[BoundStage]:
-        return [BoundStage(stage, reads_unguided=stage.reads_unguided) for stage in lowered.stages]
+        return [bound_for_rows(stage) for stage in lowered.stages]
 
     def hold(self, row: Row, x: Array, slots: Sequence[Array | None]) -> None:
         copies = [None if array is None else self.backend.copied(array)[0, ...] for array in slots]
@@ -65,14 +65,14 @@ class StackedRows(RowGroup):
     def sample(self, row: Row) -> Array:
         return row._memory.block[row._memory.index, ...]
 
-    def show(self, rows: list[Row], stages: list[BoundStage], traits: Trait) -> Array:
+    def show(self, rows: list[Row], stages: list[BoundStage], traits: int) -> Array:
         samples = self._samples(rows)
-        if Trait.SCALES in traits:
+        if traits & SCALES:
             samples = samples * self._table([[stage.lowered.scale for stage in stages]])[0]
         return self.backend.cast(samples, self.like)
 
     def move(
-        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: Trait, outputs: Array, unguided: Array
+        self, rows: Sequence[Row | None], stages: list[BoundStage], traits: int, outputs: Array, unguided: Array
     ) -> None:
         parts = [
             [Part(index, row, made) for made in sums_of(stage.lowered)]
