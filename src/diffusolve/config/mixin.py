@@ -146,6 +146,7 @@ class ConfigMixin:
         known = config_keys(cls)
         defaulted = {DEFAULTED, *(config.get(DEFAULTED) or ())}
         stored = {key: value for key, value in config.items() if key not in defaulted}
+        stored, later = cls._carried(stored, kwargs, config)
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in known or key in cls.ignore_for_config}
         chosen = {key: stored.pop(key) for key in known if key in stored}
         configured = cls(**{**chosen, **given})
@@ -153,12 +154,25 @@ class ConfigMixin:
             cls._report_class(str(stored["_class_name"]))
             stored["_class_name"] = cls.__name__
         cls._report_unknown(stored)
-        configured.register_to_config(**stored)
+        configured.register_to_config(**stored, **later)
         if return_unused_kwargs:
             return configured, {**kwargs, **stored}
         if kwargs:
             report_once(f"{cls.__name__} has no option {listed(kwargs)}: ignored.{nearest(kwargs, known)}")
         return configured
+
+    @classmethod
+    def _carried(
+        cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`config` in this class's words, and keys to store when the object is made, which its constructor is not told.
+
+        Args:
+            config: of this class or another one, without the keys that nobody chose a value for.
+            given: values that replace those of `config`; those that it takes care of are to be taken out.
+            whole: `config` with these keys.
+        """
+        return config, {}
 
     @classmethod
     def _keys_of_compatibles(cls) -> set[str]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan, plan_for
-from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES
 from diffusolve.schedulers.outputs import StepResult
@@ -101,13 +102,44 @@ class DPMSolverFastScheduler(SigmaScheduler):
     def _prepare(self, asked: Asked) -> Prepared:
         """As for others, but for what is shown of a run: what the solver chose for each evaluation, and the end."""
         prepared = super()._prepare(asked)
+        if self._flow is not None:
+            return self._flow.shown(prepared)
         plan = prepared.plan
         prepared.timesteps = np.array(plan.timesteps).astype(self.timestep_dtype)
         prepared.sigmas = np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma], np.float32)
         return prepared
 
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
-        self, num_inference_steps: int, device: Any = None
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
-        """Begin a run of `num_inference_steps` evaluations, whose timesteps and sigmas the solver chooses."""
-        self._begin(asked_for(num_inference_steps), device)
+        """Begin a run of `num_inference_steps` evaluations, whose timesteps and sigmas the solver chooses.
+
+        Args:
+            num_inference_steps: how many evaluations.
+            device: for the timesteps.
+            timesteps, sigmas: of a flow-matching model, whose pipelines give them: their ends and their number count.
+            mu: how far a flow-matching model's sigmas are shifted, with `use_dynamic_shifting`.
+
+        Raises:
+            ValueError: timesteps or sigmas of another model.
+        """
+        if self._flow is None and not (timesteps is None is sigmas):
+            raise ValueError("DPMSolverFastScheduler chooses timesteps and sigmas itself: give num_inference_steps.")
+        self._begin(self._asked_for(num_inference_steps, timesteps, sigmas, mu), device)
+
+    def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
+        """Between the ends of FlowMatchEuler's, but for sigma = 1, whose log-SNR is infinite."""
+        steps = super()._steps_of_flow(flow, asked)
+        sigmas = flow.of_noise(steps).sigmas[:-1]
+        first, last = min(float(sigmas[0]), 1.0 - 1.0 / len(self)), float(sigmas[-1])
+        to_zero = self.config["final_sigmas_type"] == "zero"
+        divided = asked.steps - 1 if to_zero else asked.steps
+        ratios = np.geomspace(first / (1 - first), last / (1 - last), divided + 1)
+        chosen = np.append(ratios / (1 + ratios), [0.0] * to_zero)
+        chosen = 1.0 - chosen if flow.inverted else chosen
+        return Steps(chosen[:-1] * len(self), chosen)

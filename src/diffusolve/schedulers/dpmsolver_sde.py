@@ -74,7 +74,8 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         return self._result(previous, run, model_output, sample, return_dict)
 
     def _noise(self, prepared: Prepared) -> Noise:
-        return PathNoise(prepared.plan, self.config["noise_sampler_seed"])
+        seed = self.config["noise_sampler_seed"]
+        return PathNoise(prepared.plan, seed) if self._flow is None else FlowPathNoise(prepared.plan, seed)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return dpmpp_sde.with_options(noise="path", **options)
@@ -101,6 +102,19 @@ class PathNoise(Noise):
 
     def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
         noise: Tensor = self.path(like, self.asked[sigma_from], self.asked[sigma_to])
+        return noise
+
+
+class FlowPathNoise(Noise):
+    """Noise along a Brownian path over flow matching's sigma."""
+
+    def __init__(self, plan: Plan, seed: int | Sequence[int] | None) -> None:
+        super().__init__(None)
+        sigmas = plan.sigmas[:-1]
+        self.path = BrownianPath(min(sigmas), max(sigmas), seed)
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        noise: Tensor = self.path(like, sigma_from, sigma_to)
         return noise
 
 

@@ -84,6 +84,11 @@ class EulerDiscreteScheduler(SigmaScheduler):
         if s_churn == 0.0:
             previous, run = self._advance(model_output, timestep, sample, generator)
             return self._result(previous, run, model_output, sample, return_dict)
+        if self._flow is not None:
+            raise ValueError(
+                f"s_churn is {s_churn:g}: EulerDiscreteScheduler adds no noise before a step on flow matching. "
+                "Leave it out, or take EulerAncestralDiscreteScheduler."
+            )
         generation = self._generation_of(timestep)
         options = _churn(s_churn, s_tmin, s_tmax, s_noise)
         previous, run = self._advance(model_output, timestep, sample, generator, options)

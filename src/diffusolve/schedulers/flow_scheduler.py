@@ -13,8 +13,10 @@ from torch import Tensor
 from diffusolve.noise import NoiseSchedule
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_sigmas import FlowSigmas, ReversedFlow
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.mixin import keys_of
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.spacing.flow import TIME_SHIFT_TYPES, check_shift, shift_from_mu, stretched
@@ -36,6 +38,7 @@ class FlowScheduler(Scheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ()
     noise_dtype: ClassVar[torch.dtype | None] = torch.float32
     timestep_dtype: ClassVar[type] = np.float32
+    samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
 
     def _configured(self) -> None:
@@ -158,6 +161,14 @@ class FlowScheduler(Scheduler):
         return sigma * len(self)
 
     # Adding noise ----------------------------------------------------------------
+
+    @classmethod
+    def _keys_of_compatibles(cls) -> set[str]:
+        return super()._keys_of_compatibles() | keys_of(COMPATIBLE)
+
+    @classmethod
+    def _names_of_compatibles(cls) -> set[str]:
+        return super()._names_of_compatibles() | set(COMPATIBLE)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """``(1 - sigma) * sample + sigma * noise`` at each sample's timestep, without reading it.

@@ -11,6 +11,7 @@ import numpy as np
 from diffusolve.noise import FlowMatching, Scaling, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named
 from diffusolve.spacing.flow import shift_from_mu, stretched
 
@@ -117,6 +118,17 @@ class FlowSigmas:
     def of_noise(self, steps: Steps) -> Steps:
         """`steps` with the share of the noise for sigma, as solvers have it."""
         return Steps(steps.timesteps, 1.0 - steps.sigmas) if self.inverted else steps
+
+    def shown(self, prepared: Prepared) -> Prepared:
+        """`prepared` with a timestep and a sigma to show for each evaluation of its plan, and the end."""
+        plan = prepared.plan
+        sigmas = np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma])
+        timesteps = np.array(plan.timesteps)
+        if self.inverted:  # the solver takes the points between steps for those of a time that falls
+            sigmas = 1.0 - sigmas
+            timesteps = sigmas[:-1] * self.count
+        prepared.sigmas, prepared.timesteps = sigmas.astype(np.float32), timesteps.astype(np.float32)
+        return prepared
 
     def _check(self, sigmas: Array, asked: Asked) -> None:
         """Raise ValueError unless `sigmas` fall and lie in flow matching's range."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_config import FLOW_STEPS
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
@@ -47,6 +49,7 @@ class LogSNRScheduler(TableScheduler):
 
     signal_floor: ClassVar[float] = NEARLY_ZERO
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction", "flow_prediction")
+    samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
 
     @property
@@ -55,6 +58,14 @@ class LogSNRScheduler(TableScheduler):
         if self.config["use_flow_sigmas"]:
             return FlowMatching(num_train_timesteps=len(self))
         return super().noise_schedule
+
+    @property
+    def _flow(self) -> FlowSigmas | None:
+        config = self.config
+        return FlowSigmas.of(config, float(config["flow_shift"])) if FLOW_STEPS in config else None
+
+    def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
+        return flow.steps(asked, np.linspace(1.0, 1.0 / len(self), asked.steps + 1)[:-1])
 
     @property
     def _prediction(self) -> Prediction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, overload
 
 from diffusolve import diffusers_bridge
@@ -17,7 +17,7 @@ from diffusolve.schedulers.import_paths import in_both
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SchedulerMixin"]
+__all__ = ["SchedulerMixin", "keys_of"]
 
 
 class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
@@ -147,6 +147,11 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     @classmethod
     def _names_of_compatibles(cls) -> set[str]:
         return set(cls._compatibles)
+
+
+def keys_of(names: Iterable[str]) -> set[str]:
+    """The configuration keys of the classes called so, as far as they can be imported."""
+    return {key for cls in map(class_named, names) if cls is not None for key in config_keys(cls)}
 
 
 def class_named(name: str) -> type[ConfigMixin] | None:

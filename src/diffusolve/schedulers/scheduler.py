@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -20,15 +20,17 @@ from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers import CLASSES
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
+from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult, source_of
 from diffusolve.schedulers.registry import Registry
-from diffusolve.schedulers.steps import Steps, check_exclusive
+from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
 from diffusolve.solvers import Solver
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         noise_dtype: of the noise that is drawn; None: of the sample.
         timestep_dtype: of the `timesteps` that users see.
         curves_of_flow: the configuration keys of curves that go together with `use_flow_sigmas`.
+        samples_flow: the class can sample a flow-matching model.
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
     """
@@ -77,6 +80,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
+    samples_flow: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
     # What a class says of itself ----------------------------------------------------------------
@@ -116,9 +120,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _configured(self) -> None:
         """Check the configuration and take note of it; called at the end of each constructor."""
-        check_exclusive(self._own_config, self.curves_of_flow)
+        check_exclusive(self._own_config, CURVES if FLOW_STEPS in self.config else self.curves_of_flow)
         if self.prediction_types:
-            self._check_choice("prediction_type", self.prediction_types)
+            more = ("flow_prediction",) if self.samples_flow and "flow_prediction" not in self.prediction_types else ()
+            self._check_choice("prediction_type", (*self.prediction_types, *more))
         self._transform = self._clipping()
         self._prepared_runs: Cache[Asked, Prepared] = Cache(MOST_PREPARED)
         self._configured_for = self.config
@@ -139,6 +144,34 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """The configuration without the keys that it keeps for other classes."""
         config = self.config
         return {key: config[key] for key in config_keys(type(self))}
+
+    @classmethod
+    def _carried(
+        cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not is_flow(whole):
+            return config, {}
+        if not cls.samples_flow:
+            raise ValueError(
+                f"{cls.__name__} cannot sample a flow-matching model, and this is the configuration of one: use "
+                "EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler, "
+                "KDPM2DiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler or "
+                "FlowMatchEulerDiscreteScheduler, for example."
+            )
+        known = config_keys(cls)
+        made = carried_flow(config, given, known)
+        for key in [key for key in given if key in FLOW_KEYS and key not in known]:
+            made[0][key] = given.pop(key)
+        return made
+
+    @classmethod
+    def _keys_of_compatibles(cls) -> set[str]:
+        return super()._keys_of_compatibles() | set(FLOW_KEYS if cls.samples_flow else ())
+
+    @classmethod
+    def _names_of_compatibles(cls) -> set[str]:
+        flow = {name for name in CLASSES if name.startswith(("FlowMatch", "LTX"))} if cls.samples_flow else set()
+        return super()._names_of_compatibles() | flow
 
     def _follow_configuration(self) -> None:
         """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""

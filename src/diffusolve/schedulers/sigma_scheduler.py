@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
@@ -21,6 +22,9 @@ __all__ = ["SigmaScheduler"]
 class SigmaScheduler(TableScheduler):
     """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + 1)``.
 
+    With ``prediction_type="flow_prediction"`` they are ``(1 - sigma) * x0 + sigma * noise``, which the network sees as
+    they are, on the steps that FlowMatchEuler's keys in the configuration ask for.
+
     Attributes:
         ends_with_last: the last of given sigmas is where the run ends; if not, that is so of a last 0 only.
     """
@@ -31,6 +35,7 @@ class SigmaScheduler(TableScheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")
     output = SchedulerOutputWithData
     ends_with_last: ClassVar[bool] = False
+    samples_flow: ClassVar[bool] = True
 
     def set_timesteps(
         self,
@@ -38,6 +43,7 @@ class SigmaScheduler(TableScheduler):
         device: Any = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
 
@@ -45,14 +51,27 @@ class SigmaScheduler(TableScheduler):
             num_inference_steps: how many steps; may be left out where timesteps or sigmas are given.
             device: for the timesteps.
             timesteps: what the network is told, the noisiest first, shape (steps,).
-            sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0.
+            sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0: of a
+                flow-matching model from 1, before they are shifted.
+            mu: how far a flow-matching model's sigmas are shifted, with `use_dynamic_shifting`; without effect
+                otherwise, since pipelines offer it to every scheduler.
 
         Raises:
-            ValueError: none of them is given, or two that contradict each other.
+            ValueError: none of them is given, or two that contradict each other; `mu` is missing.
         """
+        self._begin(self._asked_for(num_inference_steps, timesteps, sigmas, mu), device)
+
+    def _asked_for(self, num_inference_steps: int | None, timesteps: Any, sigmas: Any, mu: float | None) -> Asked:
+        """The arguments of `set_timesteps`, as they are for the noise schedule, and checked against each other."""
+        if self._flow is not None:
+            return asked_for(num_inference_steps, timesteps, sigmas, mu)
         asked = asked_for(num_inference_steps, timesteps, sigmas, ends_with_last=self.ends_with_last)
         self._check_given(asked)
-        self._begin(asked, device)
+        return asked
+
+    @property
+    def _flow(self) -> FlowSigmas | None:
+        return FlowSigmas.of(self.config) if self.config["prediction_type"] == "flow_prediction" else None
 
     @property
     def sigmas(self) -> Tensor:
@@ -62,7 +81,9 @@ class SigmaScheduler(TableScheduler):
 
     @property
     def init_noise_sigma(self) -> float:
-        """The factor that makes standard normal noise a sample to start from."""
+        """The factor that makes standard normal noise a sample to start from; 1 for flow-matching models."""
+        if self._flow is not None:
+            return 1.0
         largest = float(self.sigmas.max())
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
@@ -71,10 +92,14 @@ class SigmaScheduler(TableScheduler):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``original_samples + sigma * noise`` at each sample's timestep, without reading `timesteps`.
 
+        Of a flow-matching model ``(1 - sigma) * original_samples + sigma * noise``.
+
         Args:
             original_samples, noise: shape (batch, ...).
             timesteps: timesteps of the run, or whole training timesteps before `set_timesteps`, shape (batch,).
         """
+        if self._flow is not None:
+            return super().add_noise(original_samples, noise, timesteps)
         return original_samples + self._sigma_at(original_samples, timesteps) * noise
 
     def _steps(self, asked: Asked) -> Steps:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
-from diffusolve.noise import NoiseSchedule
+from diffusolve.noise import NoiseSchedule, Scaling
+from diffusolve.prediction import Prediction
+from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Array
+from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, tables_of
 
 __all__ = ["TableScheduler"]
@@ -39,8 +44,68 @@ class TableScheduler(Scheduler):
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """The noise schedule that the configuration describes."""
-        return self._tables.noise_schedule
+        """The noise schedule that the configuration describes; flow matching's if it is that of such a model."""
+        flow = self._flow
+        return self._tables.noise_schedule if flow is None else flow.noise_schedule
+
+    # Flow matching -----------------------------------------------------------------
+
+    @property
+    def _flow(self) -> FlowSigmas | None:
+        """The rule of flow matching's sigmas, if the configuration asks for these in place of the betas."""
+        return None
+
+    @property
+    def _prediction(self) -> Prediction:
+        flow = self._flow
+        return super()._prediction if flow is None else flow.prediction
+
+    def _prepare(self, asked: Asked) -> Prepared:
+        flow = self._flow
+        if flow is None:
+            return super()._prepare(asked)
+        steps = self._steps_of_flow(flow, asked)
+        return Prepared(
+            partial(flow.of_noise(steps).grid, flow.noise_schedule, None),
+            self._solver(len(steps.timesteps)),
+            self._prediction,
+            steps.timesteps.astype(np.float32),
+            steps.sigmas.astype(np.float32),
+        )
+
+    def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
+        """Where the steps fall on flow matching: where those of FlowMatchEuler do."""
+        return flow.steps(asked, np.linspace(flow.training[0], flow.training[-1], asked.steps))
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        flow = self._flow if self._registry.current is None else None
+        return super().timesteps if flow is None else torch.from_numpy((flow.training * len(self)).astype(np.float32))
+
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
+        if self._flow is None:
+            return super()._signal_and_noise(like, timesteps)
+        sigma = self._sigma_at(like, timesteps)
+        return 1 - sigma, sigma
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """``(1 - sigma) * sample + sigma * noise`` at each sample's timestep, for flow-matching models.
+
+        Args:
+            sample, noise: shape (batch, ...).
+            timestep: of the run, or training timesteps before `set_timesteps`, shape (batch,) or ().
+
+        Raises:
+            ValueError: the configuration is not that of such a model; :meth:`add_noise` is for others.
+        """
+        if self.noise_schedule.scaling is not Scaling.FLOW:
+            raise ValueError(
+                f"scale_noise is for flow-matching models, and this {type(self).__name__} has betas: use add_noise."
+            )
+        return self.add_noise(sample, noise, timestep)
+
+    # Tables -----------------------------------------------------------------
 
     @property
     def _sigma_table(self) -> Array:
@@ -68,9 +133,13 @@ class TableScheduler(Scheduler):
         return power**0.5, (1 - power) ** 0.5
 
     def _training_sigma(self, timesteps: Tensor) -> Tensor:
+        if self._flow is not None:
+            return timesteps.float() / len(self)
         power: Tensor = moved(self._tables.alphas_cumprod, timesteps.device)[timesteps.long()]
         return ((1 - power) / power) ** 0.5
 
     def _all_sigmas(self) -> Tensor:
-        """sigma / alpha at all training timesteps from the noisiest, and 0: what is shown before `set_timesteps`."""
+        """The field's sigma at all training timesteps from the noisiest, and 0: shown before `set_timesteps`."""
+        if self._flow is not None:
+            return torch.from_numpy(np.append(self._flow.training, 0.0).astype(np.float32))
         return torch.from_numpy(np.append(self._tables.noise_schedule.training_sigmas[::-1], 0.0).astype(np.float32))

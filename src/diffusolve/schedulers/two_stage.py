@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.plan import Plan
-from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
@@ -35,7 +35,7 @@ class TwoEvaluations(Scheduler):
         return run is None or run.is_done or run.stage.stage == 0
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
-        if index % 2:
+        if generation.prepared.plan.stages[index].stage > 0:
             raise ValueError(
                 f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
                 f"{index + 1}, for example with timesteps[t_start * {self.order}:]."
@@ -50,13 +50,20 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
     def timesteps(self) -> Tensor:
         """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         entry = self._registry.current
-        return torch.tensor(self._longest.timesteps) if entry is None else entry.timesteps
+        if entry is not None:
+            return entry.timesteps
+        return torch.tensor(self._longest.timesteps) if self._flow is None else twice(super().timesteps)
 
     @property
     def sigmas(self) -> Tensor:
         """The noise levels that the evaluations lead to and begin from, as many as `timesteps` and the end."""
         generation = self._generation
-        return torch.tensor(self._longest.sigmas) if generation is None else generation.sigmas
+        if generation is not None:
+            return generation.sigmas
+        if self._flow is not None:
+            sigmas = self._all_sigmas()
+            return torch.cat([twice(sigmas[:-1]), sigmas[-1:]])
+        return torch.tensor(self._longest.sigmas)
 
     @property
     def _longest(self) -> Prepared:
@@ -69,6 +76,7 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
         num_train_timesteps: int | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
         """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
 
@@ -78,21 +86,30 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
             num_train_timesteps: space the steps over the first so many training timesteps instead of all.
             timesteps: what the network is told where steps begin, the noisiest first, shape (steps,).
             sigmas: where the steps begin, strictly decreasing, shape (steps,), possibly with a last 0.
+            mu: how far a flow-matching model's sigmas are shifted, with `use_dynamic_shifting`; without effect
+                otherwise.
 
         Raises:
-            ValueError: none of them is given, or two that contradict each other.
+            ValueError: none of them is given, or two that contradict each other; `num_train_timesteps` of a
+                flow-matching model.
         """
+        if num_train_timesteps is not None and self._flow is not None:
+            raise ValueError(
+                f"num_train_timesteps is {num_train_timesteps}, but the steps of a flow-matching model begin at "
+                "sigma 1: leave it out, or give sigmas."
+            )
         if num_train_timesteps is not None and num_inference_steps is not None and timesteps is None is sigmas:
             asked = Asked(num_inference_steps, tuple(self._spaced(num_inference_steps, num_train_timesteps).tolist()))
         else:
-            asked = asked_for(num_inference_steps, timesteps, sigmas)
-            self._check_given(asked)
+            asked = self._asked_for(num_inference_steps, timesteps, sigmas, mu)
         self._begin(asked, device)
 
     def _prepare(self, asked: Asked) -> Prepared:
         """As for others, but for what is shown of a run: an entry for each evaluation instead of each step."""
         prepared = super()._prepare(asked)
         sigmas = prepared.sigmas
+        if self._flow is not None:
+            return self._flow.shown(prepared)
         prepared.timesteps = self._evaluated(prepared).astype(self.timestep_dtype)
         prepared.sigmas = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
         return prepared
@@ -110,6 +127,8 @@ class KDPM2Scheduler(TwoStageScheduler):
 
     def _prepare(self, asked: Asked) -> Prepared:
         prepared = super()._prepare(asked)
+        if self._flow is not None:
+            return prepared
         if curve_asked_for(self._own_config) is None:
             prepared.timesteps = prepared.timesteps.astype(np.float32)
         prepared.sigmas = np.append(prepared.sigmas, np.zeros(2, np.float32))
@@ -118,3 +137,8 @@ class KDPM2Scheduler(TwoStageScheduler):
     def _steps(self, asked: Asked) -> Steps:
         steps = super()._steps(asked)
         return steps._replace(timesteps=np.rint(steps.timesteps)) if self.config["use_karras_sigmas"] else steps
+
+
+def twice(of_steps: Tensor) -> Tensor:
+    """An entry per evaluation, of an entry per step: the end of each step is where the next one begins."""
+    return torch.cat([of_steps[:1], of_steps[1:].repeat_interleave(2)])

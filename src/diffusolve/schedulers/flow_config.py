@@ -1,0 +1,89 @@
+"""Carrying the configuration of a flow-matching scheduler to any class that can sample such a model.
+
+There are three ways to say it: FlowMatchEuler's keys (`shift` and so on); `use_flow_sigmas`, `flow_shift` and
+``prediction_type="flow_prediction"`` in the DPM-Solver family; and, for classes that have no word for it in diffusers,
+``prediction_type="flow_prediction"`` together with FlowMatchEuler's keys, which their configuration keeps. This is the
+one place that translates between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from diffusolve.schedulers.steps import CURVES
+
+__all__ = ["FLOW_KEYS", "FLOW_STEPS", "carried_flow", "is_flow"]
+
+FLOW_STEPS = "_flow_steps"
+"""The configuration key of a class of the DPM-Solver family whose steps are placed as FlowMatchEuler places them, and
+not as `use_flow_sigmas` alone does: exact timesteps, all curves, `shift_terminal`, and an end at the data."""
+
+FLOW_KEYS = (
+    "shift",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "invert_sigmas",
+    "shift_terminal",
+    "time_shift_type",
+    "stochastic_sampling",
+    "scale_factors",
+    "upscale_mode",
+    "eta",
+    "s_noise",
+    *CURVES,
+)
+"""The keys of the classes that are for flow matching alone."""
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether `config` is that of a scheduler for a flow-matching model."""
+    name = str(config.get("_class_name", ""))  # which is in files only
+    return bool(
+        name.startswith("FlowMatch")
+        or name == "LTXEulerAncestralRFScheduler"
+        or config.get(FLOW_STEPS)
+        or config.get("use_flow_sigmas")
+        or config.get("prediction_type") == "flow_prediction"
+        or (not name and ("shift" in config or ("eta" in config and "beta_schedule" not in config)))
+    )
+
+
+def carried_flow(
+    config: Mapping[str, Any], given: Mapping[str, Any], known: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A flow-matching configuration in the words of a class that knows the keys `known`.
+
+    Args:
+        config: of any class.
+        given: what the caller of `from_config` puts in its place.
+        known: the keys of the class, with "shift" if it is for flow matching alone.
+
+    Returns:
+        the configuration, and keys that its constructor is not to see: they count together with :data:`FLOW_STEPS`.
+    """
+    made, later = dict(config), {}
+    if "shift" in known and not made.keys() & {"use_flow_sigmas", "prediction_type"}:
+        return made, later
+    if "use_flow_sigmas" in given or ("use_flow_sigmas" in known and _says_so_itself(made)):
+        return made, later
+    shift = made.pop("flow_shift", None) if made.pop("use_flow_sigmas", None) else None
+    made["shift"] = given.get("flow_shift", given.get("shift", shift if shift is not None else made.get("shift", 1.0)))
+    made.pop("flow_shift", None)
+    made.pop(FLOW_STEPS, None)
+    if "shift" in known:
+        made.pop("prediction_type", None)
+        return made, later
+    made["prediction_type"] = "flow_prediction"
+    if "use_flow_sigmas" in known:
+        made |= {"use_flow_sigmas": True, "flow_shift": made["shift"], FLOW_STEPS: True}
+        later = {curve: made.pop(curve) for curve in CURVES if made.get(curve) and curve in known}
+    return made, later
+
+
+def _says_so_itself(config: Mapping[str, Any]) -> bool:
+    """Whether `config` is one of the DPM-Solver family's, with steps as these classes place them."""
+    return bool(config.get("use_flow_sigmas")) and not config.get(FLOW_STEPS)
