@@ -261,7 +261,7 @@ def test_what_cannot_be_is_refused(name: str) -> None:
     walk(scheduler)
     with pytest.raises(IndexError, match=f"{5 if name in TWO_STAGE else 3} evaluations"):
         scheduler.step(x, scheduler.timesteps[-1], x)
-    wrong = "flow_prediction" if "sample" in PREDICTIONS[name] else "sample"
+    wrong = "flow" if "sample" in PREDICTIONS[name] else "sample"
     with pytest.raises(UnknownNameError, match="prediction_type"):
         ours(name, {"prediction_type": wrong})
     with pytest.raises(UnknownNameError, match="beta_schedule"):

@@ -170,7 +170,7 @@ def test_the_documentation_says_which_row_of_the_table_it_is(name: str) -> None:
         (TWO_S, {"eta": -0.5}, "eta is -0.5"),
         (TWO_S, {"eta": float("nan")}, r"eta .* is not a number"),
         (TWO_S, {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),
-        (FAST, {"prediction_type": "flow_prediction"}, "prediction_type"),
+        (FAST, {"prediction_type": "flow"}, "prediction_type"),
         (FAST, {"final_sigmas_type": "sigma_mn"}, "did you mean 'sigma_min'"),
     ],
     ids=name_of,

@@ -46,7 +46,6 @@ def is_flow(config: Mapping[str, Any]) -> bool:
         name.startswith("FlowMatch")
         or name == "LTXEulerAncestralRFScheduler"
         or config.get(FLOW_STEPS)
-        or config.get("use_flow_sigmas")
         or config.get("prediction_type") == "flow_prediction"
         or (not name and ("shift" in config or ("eta" in config and "beta_schedule" not in config)))
     )
