@@ -20,6 +20,7 @@ from diffusolve.schedulers.as_in_diffusers import (
     ddpm_of_beta,
     ddpm_to_data,
     dpmpp_2m_sde_by_step,
+    edm_with_late_churn,
     euler_with_late_churn,
     ipndm_of_noise,
     lms_after,
@@ -59,6 +60,7 @@ from diffusolve.solvers import (
 )
 from diffusolve.solvers.ddpm import ddpm
 from diffusolve.solvers.dpm_multistep import dpm_multistep
+from diffusolve.solvers.policy_flow import policy_flow
 from diffusolve.solvers.tcd import tcd
 from diffusolve.spacing import UniformLogSNR
 
@@ -216,6 +218,8 @@ CASES = [
     Case("PLMS by calls", _plms_by_calls(), 2, 4),
     Case("LMS with no slopes before it", lms_after, 4, 4),
     Case("Euler with late churn, without churn", euler_with_late_churn, 1),
+    Case("EDM with late churn, without churn", edm_with_late_churn, 1),
+    Case("A policy of one prediction", policy_flow, 1),
     Case("iPNDM of noise predictions", ipndm_of_noise, 2, 4),
     Case("TCD without going too far", tcd.with_options(eta=0.0), 1),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),

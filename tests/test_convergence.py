@@ -70,7 +70,5 @@ def test_every_solver_is_measured() -> None:
         "lcm": "lands where its network says and follows no equation: tests/test_published_solvers.py",
         "euler_ancestral_rf": "for flow matching only, by the numbers of diffusers: tests/schedulers/test_matrix.py",
         "flow_heun_with_late_churn": "likewise; without churn it is Heun's method",
-        "edm_with_late_churn": "for preconditioned networks: tests/schedulers/test_matrix.py",
-        "dpmpp_2m_sde_by_step": "one step, whose memory is the caller's: tests/schedulers/test_matrix.py",
     }
     assert {case.solver.name for case in CASES + SDE_CASES} == set(EVERY_SOLVER) - elsewhere.keys()

@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.minimax_h3 import MiniMaxH3Scheduler as MiniMaxH3Scheduler
     from diffusolve.schedulers.mixin import SchedulerMixin as SchedulerMixin
     from diffusolve.schedulers.outputs import SchedulerOutput as SchedulerOutput
+    from diffusolve.schedulers.piflow import PiflowScheduler as PiflowScheduler
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
@@ -155,6 +156,7 @@ _HOME = {
     "ScoreSdeVeScheduler": "schedulers.score_sde_ve",
     "ScoreSdeVpScheduler": "schedulers.score_sde_vp",
     "KarrasVeScheduler": "schedulers.karras_ve",
+    "PiflowScheduler": "schedulers.piflow",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

@@ -113,6 +113,28 @@ def test_the_steps_of_distilled_helios_are_those_of_multistep_consistency_sampli
         scheduler.step(x)
 
 
+# Policies
+
+
+def test_a_policy_of_one_prediction_is_euler_and_alike_ones_make_no_difference() -> None:
+    runs = []
+    for count in (1, 5):
+        scheduler = diffusolve.PiflowScheduler(n_grid=count)
+        scheduler.set_timesteps(3)
+        x = X
+        for t in scheduler.timesteps:
+            sigma = t / 1000
+            data = X.cos()  # the same for all times
+            x = scheduler.step(((x - data) / sigma).repeat(1, 1, 1, count), t, x).prev_sample
+        runs.append(x)
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(runs[0], X.cos(), rtol=1e-4, atol=1e-4)  # where constant data lead
+    scheduler = diffusolve.PiflowScheduler()
+    scheduler.set_timesteps(2)
+    with pytest.raises(ValueError, match=r"10 velocities .*\(1, 4, 8, 80\)"):
+        scheduler.step(X, scheduler.timesteps[0], X)
+
+
 # Score SDEs and the deprecated ones
 
 
@@ -184,6 +206,10 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("KarrasVeScheduler", {}, {"num_inference_steps": 0}, "at least 1"),
     ("ConsistencyDecoderScheduler", {}, {"num_inference_steps": 3}, "expected 2"),
     ("ConsistencyDecoderScheduler", {"num_train_timesteps": 1000}, {"num_inference_steps": 2}, "more than 1008"),
+    ("PiflowScheduler", {"n_grid": 0}, {"num_inference_steps": 2}, "predictions is 0"),
+    ("PiflowScheduler", {"eps": 0.0}, {}, "eps is 0"),
+    ("PiflowScheduler", {"final_step_size_scale": 0.0}, {}, "above 0"),
+    ("PiflowScheduler", {}, {"num_inference_steps": 2, "mu": 1.0}, "mu is given"),
     ("MiniMaxH3Scheduler", {"shift": -1.0}, {}, "shift is -1"),
     ("MiniMaxH3Scheduler", {}, {"num_inference_steps": 1}, "at least 2"),
     ("MiniMaxH3Scheduler", {}, {"sigmas": [1.0, 0.5]}, "down to 0"),

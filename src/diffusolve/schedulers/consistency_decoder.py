@@ -22,7 +22,7 @@ from diffusolve.solvers import Solver, lcm
 __all__ = ["ConsistencyDecoderScheduler"]
 
 TIMESTEPS = (1008, 512)
-"""Where the two steps begin that the decoder was made for."""
+"""The timesteps of the two steps that the decoder was made for."""
 
 
 class ConsistencyDecoderScheduler(Scheduler):
@@ -73,7 +73,7 @@ class ConsistencyDecoderScheduler(Scheduler):
 
     @property
     def init_noise_sigma(self) -> Tensor:
-        """What standard normal noise is multiplied by to start from."""
+        """The factor of the standard normal noise that sampling starts from."""
         first = min(TIMESTEPS[0], len(self) - 1)
         return torch.tensor(float(self.noise_schedule.alpha_sigma(first)[1]))
 

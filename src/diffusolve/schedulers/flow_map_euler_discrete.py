@@ -103,7 +103,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
 
     @property
     def sigmas(self) -> Tensor:
-        """Where the run's steps begin and where the last one ends; all training sigmas before `set_timesteps`."""
+        """The sigmas of the run's steps and of its end; all training sigmas before `set_timesteps`."""
         return self._current.sigmas
 
     def apply_shift(self, sigmas: Any) -> Any:

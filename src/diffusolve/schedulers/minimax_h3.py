@@ -63,7 +63,7 @@ class MiniMaxH3Scheduler(Scheduler):
 
     @property
     def shift(self) -> float:
-        """How far sigmas are shifted."""
+        """The shift of the sigmas."""
         return self._shift
 
     def set_shift(self, shift: float) -> None:
@@ -114,12 +114,12 @@ class MiniMaxH3Scheduler(Scheduler):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is told, from 0 up; None before `set_timesteps`."""
+        """The times that the network is told, from 0 up; None before `set_timesteps`."""
         return None if self._generation is None else super().timesteps  # type: ignore[return-value]
 
     @property
     def sigmas(self) -> Tensor | None:
-        """Where the run's steps begin and where the last one ends; None before `set_timesteps`."""
+        """The sigmas of the run's steps and of its end; None before `set_timesteps`."""
         generation = self._generation
         return None if generation is None else generation.sigmas
 

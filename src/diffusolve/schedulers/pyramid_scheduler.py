@@ -1,4 +1,4 @@
-"""What the schedulers of pyramidal flow matching have in common (Helios)."""
+"""The base of schedulers of pyramidal flow matching (Helios)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PyramidScheduler(Scheduler):
             self.sigmas_per_stage[k] = tensor_of(np.linspace(0.999, 0.0, count + 1)[:-1])
 
     def _enlarged(self, sigma: float) -> float:
-        """Where on the flow a sample stands that was at `sigma`, enlarged and renoised (appendix A of the paper)."""
+        """The sigma of a sample that was at `sigma`, once it is enlarged and renoised (appendix A of the paper)."""
         data = 1.0 - sigma
         return 1.0 - data / (sqrt(1.0 + 1.0 / self.gamma) * sigma + data)
 
@@ -102,7 +102,7 @@ class PyramidScheduler(Scheduler):
 
     @property
     def sigmas(self) -> Tensor:
-        """Where the stage's steps begin and where the last one ends; the whole's before `set_timesteps`."""
+        """The sigmas of the stage's steps and of its end; the whole's before `set_timesteps`."""
         return self._current.sigmas
 
     def set_timesteps(
