@@ -197,6 +197,15 @@ CASES = [
         )
         for predictor, corrector in ((1, 0), (2, 0), (3, 0), (4, 0), (1, 2), (2, 3), (3, 4))
     ),
+    *(
+        Case(
+            f"SA-Solver {predictor}/{corrector} through noise, eta 0",
+            sa_solver.with_options(predictor_order=predictor, corrector_order=corrector, eta=0.0, form="noise"),
+            max(predictor, corrector),
+            max(predictor, corrector),
+        )
+        for predictor, corrector in ((1, 0), (2, 0), (3, 0), (1, 2), (2, 3))
+    ),
     Case("SA-Solver 3/4 PECE, eta 0", sa_solver.with_options(eta=0.0, use_pece=True), 4, 4),
     Case(
         "SA-Solver 2/0 simple, eta 0",

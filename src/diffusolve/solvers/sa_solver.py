@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
-from math import expm1, inf, isinf
+from math import expm1, inf, isinf, sqrt
+from typing import Any
 
+from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.checks import check_eta
+from diffusolve.solvers.checks import check_choice, check_eta
 from diffusolve.solvers.deis import exponential_weights
-from diffusolve.solvers.exponential import decay, fresh_noise
+from diffusolve.solvers.exponential import decay, fresh_noise, noise_prediction
 from diffusolve.solvers.past import Past, has_no_length
-from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
+from diffusolve.solvers.requests import Evaluate, Keep, Noise, Request, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
 __all__ = ["sa_solver", "stochastic_adams_weights"]
@@ -19,7 +21,7 @@ __all__ = ["sa_solver", "stochastic_adams_weights"]
 
 @solver(
     paper="Xue et al. 2023, SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models, algorithm 1 and "
-    "equations 14 and 17, for data predictions"
+    "equations 14 and 17, for data predictions, and their counterparts for noise predictions"
 )
 def sa_solver(
     grid: Grid,
@@ -35,6 +37,8 @@ def sa_solver(
     simple_order_2: bool = False,
     lower_order_final: bool = False,
     longest_step: float = 1.5,
+    taus: tuple[float, ...] = (),
+    form: str = "data",
 ) -> SolverRun:
     """Exact integrals of polynomials in log-SNR through data predictions, along the reverse SDE or the ODE.
 
@@ -58,48 +62,76 @@ def sa_solver(
             at the ends of the step in the corrector. Spacings over timesteps or sigma often end with a step several
             times as long as the one before, over which a polynomial through the others is worth nothing. Infinity lets
             all steps have their order, as the authors' code does.
+        taus: the paper's tau of each step, in place of `eta` in a part of the noise schedule.
+        form: which predictions the polynomials go through, "data" or "noise". With "noise" a step can neither start at
+            alpha = 0 nor end at sigma = 0.
 
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
-    check_eta(eta)
+    _check_orders(predictor_order, corrector_order, longest_step)
+    _check_taus(grid, eta, (sde_start_percent, sde_end_percent), taus)
+    _check_form(grid, form, simple_order_2)
+    step_through = FORMS[form]
+    window = _log_snr_at(grid, sde_start_percent), _log_snr_at(grid, sde_end_percent)
+    past = Past(max(predictor_order, corrector_order))
+    step_before: tuple[Value, Point, float, Value | None] | None = None
+    for step, (s, t) in enumerate(pairwise(grid)):
+        x, data = yield Evaluate(x, s)
+        predicted = yield from _predicted(form, x, data, s)
+        remaining = grid.steps - step
+        if corrector_order and step_before is not None:
+            start, before, tau, noise = step_before
+            p = min(corrector_order, remaining + 1) if lower_order_final else corrector_order
+            known = _near(past[: p - 1], s, longest_step)
+            x = step_through(start, before, s, tau, [(predicted, s), *known], simple_order_2)
+            x = x if noise is None else x + noise
+            if use_pece:
+                x, data = yield Evaluate(x, s, stage=1)
+                predicted = yield from _predicted(form, x, data, s)
+            else:
+                x = yield Keep(x, s)
+        past.remember(predicted, s)
+        p = past.usable_order(t, predictor_order, remaining if lower_order_final else inf)
+        tau = taus[step] if taus else eta if window[0] <= s.log_snr <= window[1] else 0.0
+        fresh = _fresh_noise(form, s, t, tau)
+        noise = (s_noise * fresh) * (yield Noise(s, t)) if fresh > 0 else None
+        step_before = None if has_no_length(s, t) else (x, s, tau, noise)
+        x = step_through(x, s, t, tau, _near(past[:p], t, longest_step), simple_order_2)
+        x = x if noise is None else x + noise
+        if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there
+            past.clear()
+    return x
+
+
+def _check_orders(predictor_order: int, corrector_order: int, longest_step: float) -> None:
     if predictor_order not in range(1, 7):
         raise ValueError(f"predictor_order is {predictor_order}: expected 1 to 6 (the paper has up to 4).")
     if corrector_order not in range(7):
         raise ValueError(f"corrector_order is {corrector_order}: expected 0 to 6 (0 corrects nothing).")
     if not longest_step > 0.0:
         raise ValueError(f"longest_step is {longest_step:g}: expected a positive number (inf sets no limit).")
-    if not 0.0 <= sde_start_percent <= sde_end_percent <= 1.0:
+
+
+def _check_taus(grid: Grid, eta: float, window: tuple[float, float], taus: tuple[float, ...]) -> None:
+    check_eta(eta)
+    if not 0.0 <= window[0] <= window[1] <= 1.0:
         raise ValueError(
-            f"sde_start_percent is {sde_start_percent:g} and sde_end_percent {sde_end_percent:g}: expected "
+            f"sde_start_percent is {window[0]:g} and sde_end_percent {window[1]:g}: expected "
             "0 <= start <= end <= 1 (the defaults are 0.2 and 0.8)."
         )
-    window = _log_snr_at(grid, sde_start_percent), _log_snr_at(grid, sde_end_percent)
-    past = Past(max(predictor_order, corrector_order))
-    step_before: tuple[Value, Point, float, Value | None] | None = None
-    for step, (s, t) in enumerate(pairwise(grid)):
-        x, data = yield Evaluate(x, s)
-        remaining = grid.steps - step
-        if corrector_order and step_before is not None:
-            start, before, tau, noise = step_before
-            p = min(corrector_order, remaining + 1) if lower_order_final else corrector_order
-            known = _near(past[: p - 1], s, longest_step)
-            x = _adams(start, before, s, tau, [(data, s), *known], simple_order_2)
-            x = x if noise is None else x + noise
-            if use_pece:
-                x, data = yield Evaluate(x, s, stage=1)
-            else:
-                x = yield Keep(x, s)
-        past.remember(data, s)
-        p = past.usable_order(t, predictor_order, remaining if lower_order_final else inf)
-        tau = eta if window[0] <= s.log_snr <= window[1] else 0.0
-        fresh = t.sigma * fresh_noise(t.log_snr - s.log_snr, tau**2)
-        noise = (s_noise * fresh) * (yield Noise(s, t)) if fresh > 0 else None
-        step_before = None if has_no_length(s, t) else (x, s, tau, noise)
-        x = _adams(x, s, t, tau, _near(past[:p], t, longest_step), simple_order_2)
-        x = x if noise is None else x + noise
-        if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there
-            past.clear()
-    return x
+    if taus and (len(taus) != grid.steps or not all(tau >= 0.0 for tau in taus)):
+        raise ValueError(f"taus are {list(taus)}: expected one for each of {grid.steps} steps, at least 0 (the ODE).")
+
+
+def _check_form(grid: Grid, form: str, simple_order_2: bool) -> None:
+    check_choice("form", form, FORMS)
+    if form == "noise" and simple_order_2:
+        raise ValueError("simple_order_2 is for data predictions only: leave it out, or set form='data'.")
+    if form == "noise" and (grid[0].alpha == 0.0 or grid[-1].sigma == 0.0):
+        raise SingularPointError(
+            "form is 'noise', which has no limit where alpha or sigma is 0, and this run starts or ends there: use "
+            "form='data', or end at sigma_min."
+        )
 
 
 def _near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> list[tuple[Value, Point]]:
@@ -122,7 +154,15 @@ def _log_snr_at(grid: Grid, percent: float) -> float:
     return float(schedule.scaling.log_snr(schedule.sigma_at_index(level)))
 
 
-def _adams(
+def _predicted(form: str, x: Value, data: Value, s: Point) -> Generator[Request, Any, Value]:
+    """The prediction that polynomials of this form go through, from that of the `data` for the sample `x` at `s`."""
+    if form == "data":
+        return data
+    kept: Value = yield Keep(noise_prediction(x, data, s))
+    return kept
+
+
+def _through_data(
     x: Value, s: Point, t: Point, tau: float, known: Sequence[tuple[Value, Point]], simple_order_2: bool
 ) -> Value:
     """`x` from `s` to `t`, without noise, through the data predictions `known`, which may include that at `t`."""
@@ -131,6 +171,35 @@ def _adams(
     for weight, (data, _) in zip(weights, known, strict=True):
         result = result + (t.alpha * weight) * data
     return result
+
+
+def _through_noise(
+    x: Value, s: Point, t: Point, tau: float, known: Sequence[tuple[Value, Point]], simple_order_2: bool = False
+) -> Value:
+    """`x` from `s` to `t`, without noise, through the noise predictions `known`, which may include that at `t`."""
+    result: Value = (t.alpha / s.alpha) * x
+    weights = _weights_of_noise([point for _, point in known], s, t)
+    for weight, (noise, _) in zip(weights, known, strict=True):
+        result = result - ((1 + tau**2) * t.sigma * weight) * noise
+    return result
+
+
+def _weights_of_noise(points: Sequence[Point], s: Point, t: Point) -> list[float]:
+    """The integral of ``exp(t.log_snr - log_snr)`` times each Lagrange basis polynomial over the step."""
+    h = t.log_snr - s.log_snr
+    return exponential_weights([t.log_snr - point.log_snr for point in points], h)
+
+
+FORMS: dict[str, Callable[..., Value]] = {"data": _through_data, "noise": _through_noise}
+"""What polynomials go through -> the step."""
+
+
+def _fresh_noise(form: str, s: Point, t: Point, tau: float) -> float:
+    """The standard deviation of the noise that a step adds."""
+    h = t.log_snr - s.log_snr
+    if form == "data":
+        return t.sigma * fresh_noise(h, tau**2)
+    return t.sigma * tau * sqrt(max(expm1(2 * h), 0.0))
 
 
 def stochastic_adams_weights(

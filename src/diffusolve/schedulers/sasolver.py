@@ -1,0 +1,186 @@
+"""SASolverScheduler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusolve.config import register_to_config
+from diffusolve.noise import Grid
+from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.cache import Cache
+from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
+from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.scheduler import MOST_PREPARED
+from diffusolve.schedulers.steps import Array, curve_asked_for
+from diffusolve.solvers import Solver, sa_solver
+
+__all__ = ["SASolverScheduler"]
+
+FORMS = {"data_prediction": "data", "noise_prediction": "noise"}
+"""What diffusers calls it -> what the solver calls it."""
+
+
+class SASolverScheduler(LogSNRScheduler):
+    """Stochastic Adams methods, a multistep predictor and a corrector that shares its noise.
+
+    Xue et al. 2023, SA-Solver. Linear in the sample, unless data predictions are thresholded. The last step leads to
+    the noise level of timestep 0. As in diffusers `add_noise` is that of the training noise schedule, with
+    `use_flow_sigmas` too.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
+        predictor_order, corrector_order: 1 to 4; how many predictions each goes through, the corrector's new one
+            included.
+        prediction_type: what the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        tau_func: how much noise, from 0 (the ODE) to 1 (the reverse SDE), a step has that begins at a timestep; when
+            missing, 1 from timestep 200 to 800 and 0 elsewhere. The attribute of this name can be set before the first
+            step of a run.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the data prediction.
+        algorithm_type: "data_prediction" or "noise_prediction", what the polynomials go through.
+        lower_order_final: the last steps fall back to lower orders.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
+        use_flow_sigmas, flow_shift: flow matching's noise levels, shifted; the last step then has no length.
+        lambda_min_clipped: leave out timesteps with a smaller log(alpha / sigma).
+        variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
+        timestep_spacing: "linspace", "leading" or "trailing".
+        steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
+    """
+
+    plans_follow_from = LogSNRScheduler.plans_follow_from | {"tau_func"}
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        predictor_order: int = 2,
+        corrector_order: int = 2,
+        prediction_type: str = "epsilon",
+        tau_func: Callable[[Any], float] | None = None,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: str = "data_prediction",
+        lower_order_final: bool = True,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        use_flow_sigmas: bool | None = False,
+        flow_shift: float | None = 1.0,
+        lambda_min_clipped: float = -float("inf"),
+        variance_type: str | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+    ) -> None:
+        self.tau_func = between_200_and_800 if tau_func is None else tau_func
+        self._configured()
+
+    def _configured(self) -> None:
+        self._check_choice("algorithm_type", tuple(FORMS))
+        self._check_flow_prediction('algorithm_type="data_prediction"')
+        for key in ("predictor_order", "corrector_order"):
+            if self.config[key] not in range(1, 5):
+                raise ValueError(f"{key} is {self.config[key]}: expected 1 to 4.")
+        super()._configured()
+
+    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
+        self, num_inference_steps: int | None = None, device: Any = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps."""
+        self._begin(asked_for(num_inference_steps), device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> StepResult:
+        """The sample one step on.
+
+        Args:
+            model_output, sample: shape (batch, ...).
+            timestep: one of ``scheduler.timesteps``.
+            generator: of the noise, of which as in diffusers every step draws some, whether it adds any or not.
+        """
+        model_output = self._without_variance(model_output, sample)
+        previous, run = self._advance(model_output, timestep, sample, generator)
+        if not run.last_stage.update.noises:
+            draw_normal_with(generator, model_output)
+        return self._result(previous, run, model_output, sample, return_dict)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps of the run; all training timesteps before `set_timesteps`."""
+        own = super().timesteps
+        return own.to(torch.float32) if self._generation is None else own
+
+    @property
+    def _extrapolates_noise(self) -> bool:
+        return bool(self.config["algorithm_type"] == "noise_prediction")
+
+    def _final_sigma(self, sigmas: Array) -> float:
+        config = self._own_config
+        of_curve = config["use_flow_sigmas"] or curve_asked_for(config) is not None
+        return float(sigmas[-1] if of_curve else self._sigma_table[0])
+
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        return self._trained_signal_and_noise(like, timesteps)
+
+    def _prepare(self, asked: Asked) -> Prepared:
+        return self._with_taus(super()._prepare(asked))
+
+    def _with_taus(self, prepared: Prepared) -> Prepared:
+        """The same with the noise in each step that `tau_func` asks for."""
+        made = copy.copy(prepared)
+        vars(made).pop("plan", None)
+        made.solver = prepared.solver.with_options(taus=self._taus(prepared.values))
+        return made
+
+    def _taus(self, timesteps: Sequence[float]) -> tuple[float, ...]:
+        taus = {int(timestep): float(self.tau_func(int(timestep))) for timestep in timesteps}
+        for timestep, tau in taus.items():
+            if not 0.0 <= tau < inf:
+                raise ValueError(f"tau_func gives {tau:g} at timestep {timestep}: expected 0 (the ODE) or more.")
+        return tuple(taus[int(timestep)] for timestep in timesteps)
+
+    def _solver_from(self, grid: Grid, step: int, options: Any) -> Solver:
+        solver = self._solver(grid.steps)
+        return solver.with_options(taus=self._taus([point.timestep for point in grid[step:-1]]))
+
+    def _follow(self, generation: Generation) -> None:
+        self._prepared_runs = Cache(MOST_PREPARED)
+        taus = dict(generation.prepared.solver.options).get("taus")
+        if taus != self._taus(generation.values):
+            if generation.run is not None:
+                raise ValueError("tau_func was set in the middle of a run: call set_timesteps, or set it before that.")
+            generation.prepared = self._with_taus(generation.prepared)
+        super()._follow(generation)
+
+    def _solver(self, steps: int, **options: Any) -> Solver:
+        config = self.config
+        return sa_solver.with_options(
+            predictor_order=config["predictor_order"],
+            corrector_order=config["corrector_order"],
+            lower_order_final=config["lower_order_final"],
+            form=FORMS[config["algorithm_type"]],
+            simple_order_2=not self._extrapolates_noise,
+            longest_step=inf,
+        )
+
+
+def between_200_and_800(timestep: Any) -> float:
+    """The noise that the authors took for latent diffusion: 1 at timesteps from 200 to 800 and 0 elsewhere."""
+    return 1.0 if 200 <= timestep <= 800 else 0.0
