@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.piflow import PiflowScheduler as PiflowScheduler
     from diffusolve.schedulers.pndm import PNDMScheduler as PNDMScheduler
     from diffusolve.schedulers.repaint import RePaintScheduler as RePaintScheduler
+    from diffusolve.schedulers.rfd4_proteina import RFD4ProteinaScheduler as RFD4ProteinaScheduler
     from diffusolve.schedulers.sasolver import SASolverScheduler as SASolverScheduler
     from diffusolve.schedulers.scm import SCMScheduler as SCMScheduler
     from diffusolve.schedulers.score_sde_ve import ScoreSdeVeScheduler as ScoreSdeVeScheduler
@@ -159,6 +160,7 @@ _HOME = {
     "KarrasVeScheduler": "schedulers.karras_ve",
     "PiflowScheduler": "schedulers.piflow",
     "SASolverScheduler": "schedulers.sasolver",
+    "RFD4ProteinaScheduler": "schedulers.rfd4_proteina",
     "CATALOG": "catalog",
     "ConfigMixin": "config",
     "Cosine": "noise",

@@ -113,6 +113,24 @@ def test_the_steps_of_distilled_helios_are_those_of_multistep_consistency_sampli
         scheduler.step(x)
 
 
+# Proteins
+
+PROTEINA: dict[str, Any] = {"schedule_mode": "log", "noise_mode": "tan"}
+
+
+def test_at_its_own_temperature_and_without_noise_proteina_is_eulers_method() -> None:
+    scheduler = diffusolve.RFD4ProteinaScheduler(**PROTEINA, tsr_k=1.0, tsr_sigma=1.0, t_lim_ode=0.0)
+    scheduler.set_timesteps(20)
+    mask = torch.tensor([[True, False, True, True]])
+    x = X.reshape(1, 4, 64)
+    for t, following in zip(scheduler.timesteps, [*scheduler.timesteps[1:], torch.ones(())], strict=True):
+        made = scheduler.step(x.cos(), t, x, mask).prev_sample
+        torch.testing.assert_close(made, (x + (following - t) * x.cos()) * mask[..., None], rtol=1e-4, atol=1e-4)
+        x = made
+    with pytest.raises(ValueError, match=r"one entry per token, \(1, 4\)"):
+        scheduler.step(x, scheduler.timesteps[0], x, mask[:, :2])
+
+
 # Policies
 
 
@@ -210,6 +228,14 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("PiflowScheduler", {"eps": 0.0}, {}, "eps is 0"),
     ("PiflowScheduler", {"final_step_size_scale": 0.0}, {}, "above 0"),
     ("PiflowScheduler", {}, {"num_inference_steps": 2, "mu": 1.0}, "mu is given"),
+    ("RFD4ProteinaScheduler", {**PROTEINA, "tsr_k": 1.0, "tsr_sigma": 1.0, "noise_mode": "1/x"}, {}, "1/t"),
+    ("RFD4ProteinaScheduler", {**PROTEINA, "tsr_k": 1.0, "tsr_sigma": 1.0}, {"num_inference_steps": 9}, "at least 20"),
+    (
+        "RFD4ProteinaScheduler",
+        {**PROTEINA, "tsr_k": 1.0, "tsr_sigma": 1.0},
+        {"num_inference_steps": 20, "start_time": 1.0},
+        "below 1",
+    ),
     ("MiniMaxH3Scheduler", {"shift": -1.0}, {}, "shift is -1"),
     ("MiniMaxH3Scheduler", {}, {"num_inference_steps": 1}, "at least 2"),
     ("MiniMaxH3Scheduler", {}, {"sigmas": [1.0, 0.5]}, "down to 0"),
