@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from diffusolve.batching import BatchRun as BatchRun
     from diffusolve.catalog import CATALOG as CATALOG
     from diffusolve.catalog import from_diffusers as from_diffusers
+    from diffusolve.catalog import patch as patch
     from diffusolve.catalog import sampler as sampler
+    from diffusolve.catalog import scheduler as scheduler
     from diffusolve.catalog import to_diffusers as to_diffusers
     from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
@@ -184,7 +186,9 @@ _HOME = {
     "sample": "sampling",
     "sample_with_report": "sampling",
     "from_diffusers": "catalog",
+    "patch": "catalog",
     "sampler": "catalog",
+    "scheduler": "catalog",
     "to_diffusers": "catalog",
     "start": "sampling",
 }

@@ -3,6 +3,7 @@
 from diffusolve.catalog.entries import ALIASES, CATALOG, DiffusersClass, Entry
 from diffusolve.catalog.find import AUTOMATIC, find, sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
+from diffusolve.catalog.swap import patch, scheduler
 from diffusolve.catalog.translation import FromDiffusers, ToDiffusers, from_diffusers, to_diffusers
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "ToDiffusers",
     "find",
     "from_diffusers",
+    "patch",
     "sampler",
+    "scheduler",
     "to_diffusers",
 ]

@@ -28,7 +28,7 @@ from diffusolve.files import write_atomically
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.schedulers import scheduler_class
 
-__all__ = ["FromDiffusers", "ToDiffusers", "from_diffusers", "to_diffusers"]
+__all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "to_diffusers"]
 
 CONFIG_FILE = "scheduler_config.json"
 
@@ -61,6 +61,17 @@ OTHER_KEYS = (
 
 OF_THE_CURVE = ("sigma_min", "sigma_max")
 """Configuration keys that a spacing over sigmas takes too."""
+
+FLOW_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "FlowMatchEulerDiscreteScheduler": "Euler",
+        "FlowMatchHeunDiscreteScheduler": "Heun",
+        "FlowMatchLCMScheduler": "LCM",
+    }
+)
+"""Classes for flow matching alone -> the sampler's name."""
+
+FLOW_DIFFERENCE = "it is for flow matching: sample on a FlowMatching noise schedule"
 
 STRIDES = "each of its steps leads num_train_timesteps // steps timesteps down, wherever the next one is"
 
@@ -223,13 +234,15 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
         UnknownNameError: a class that has no name in the catalog, or a value that its class does not know.
         ValueError: a configuration without ``_class_name``.
     """
-    config = _config(scheduler)
+    config = configuration_of(scheduler)
     class_name = str(config.get("_class_name", "")).removeprefix("Flax")
     if not class_name:
         raise ValueError(
             "the configuration has no _class_name, so that nobody knows which scheduler it is of: add it, or give the "
             "scheduler itself."
         )
+    if class_name in FLOW_NAMES:
+        return _from_flow(FLOW_NAMES[class_name], config)
     of_class = [entry for entry in CATALOG.values() if entry.diffusers and entry.diffusers.name == class_name]
     if not of_class:
         known = sorted({entry.diffusers.name for entry in CATALOG.values() if entry.diffusers})
@@ -251,6 +264,20 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
     schedule_type = _schedule_type(class_name, full, options, differences)
     _add_end(schedule_type, _end(class_name, full), options, differences)
     return FromDiffusers(f"{best.name} {schedule_type}", tuple(differences), MappingProxyType(options))
+
+
+def _from_flow(name: str, config: Mapping[str, Any]) -> FromDiffusers:
+    """The name of a class for flow matching alone. Its shift is of the spacing, which no name has."""
+    differences = [FLOW_DIFFERENCE]
+    changed = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None, "invert_sigmas": False}
+    for key, default in changed.items():
+        if config.get(key, default) != default:
+            differences.append(f"{key} is {config[key]!r} there: see diffusolve.spacing.Shifted")
+    if config.get("stochastic_sampling"):
+        name = "LCM"
+    curve = next((key for key in CURVES if config.get(key)), None)
+    kinds = [kind.name for kind in SCHEDULE_TYPES.values() if curve and kind.config == {curve: True}]
+    return FromDiffusers(f"{name} {kinds[0] if kinds else 'Uniform'}", tuple(differences))
 
 
 def _of(entry: Entry) -> DiffusersClass:
@@ -347,7 +374,8 @@ def _add_end(schedule_type: str, end: str, options: dict[str, Any], differences:
         differences.append("its last step leads from sigma_min to sigma_min, which the step of no name does")
 
 
-def _config(scheduler: Any) -> dict[str, Any]:
+def configuration_of(scheduler: Any) -> dict[str, Any]:
+    """The configuration of a scheduler, with ``_class_name``; of a mapping, or of a file or folder, as it is there."""
     if isinstance(scheduler, (str, PathLike)):
         return _config_of_file(Path(scheduler))
     if isinstance(scheduler, Mapping):

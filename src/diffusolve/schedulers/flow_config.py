@@ -52,13 +52,13 @@ def is_flow(config: Mapping[str, Any]) -> bool:
 
 
 def carried_flow(
-    config: Mapping[str, Any], given: Mapping[str, Any], known: Collection[str]
+    config: Mapping[str, Any], given: dict[str, Any], known: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A flow-matching configuration in the words of a class that knows the keys `known`.
 
     Args:
         config: of any class.
-        given: what the caller of `from_config` puts in its place.
+        given: what the caller of `from_config` puts in its place, from which the second result is taken out.
         known: the keys of the class, with "shift" if it is for flow matching alone.
 
     Returns:
@@ -79,7 +79,8 @@ def carried_flow(
     made["prediction_type"] = "flow_prediction"
     if "use_flow_sigmas" in known:
         made |= {"use_flow_sigmas": True, "flow_shift": made["shift"], FLOW_STEPS: True}
-        later = {curve: made.pop(curve) for curve in CURVES if made.get(curve) and curve in known}
+        asked = {curve: given.pop(curve, made.pop(curve, None)) for curve in CURVES if curve in known}
+        later = {curve: value for curve, value in asked.items() if value}
     return made, later
 
 

@@ -1,0 +1,119 @@
+"""A sampler's name in place of the scheduler that a model came with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
+from diffusolve.catalog.find import AUTOMATIC, find
+from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
+from diffusolve.catalog.translation import configuration_of, to_diffusers
+from diffusolve.config.mixin import DEFAULTED
+from diffusolve.schedulers import CLASSES, scheduler_class
+from diffusolve.schedulers.flow_config import is_flow
+
+__all__ = ["patch", "scheduler"]
+
+FLOW_CLASSES = {"EulerDiscreteScheduler": "FlowMatchEulerDiscreteScheduler", "LCMScheduler": "FlowMatchLCMScheduler"}
+"""Classes that have one of their own for flow matching -> that one."""
+
+CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+
+def scheduler(name: str, like: Any) -> Any:
+    """The scheduler that a sampler's name stands for, for the model of an existing scheduler.
+
+    >>> pipe.scheduler = diffusolve.scheduler("DPM++ 2M Karras", like=pipe.scheduler)  # doctest: +SKIP
+
+    Args:
+        name: a sampler with or without a schedule type, as :func:`~diffusolve.sampler` takes it. On flow matching the
+            types that choose among timesteps ("Uniform", "Simple", "SGM Uniform") are all equal steps of sigma.
+        like: a scheduler, ours or diffusers'; its configuration; or the path of its file. What belongs to the model is
+            kept: betas, prediction, shift, terminal sigma. What belongs to the sampler is the name's.
+
+    Raises:
+        UnknownNameError: no such sampler; the nearest names are offered.
+        ValueError: a sampler that no scheduler class is, or none for such a model; those that are are named.
+    """
+    config = configuration_of(like)
+    entry, kind = find(name)
+    if is_flow(config):
+        return _flow_scheduler(name, entry, kind, config)
+    if "beta_schedule" not in config and config.get("trained_betas") is None:
+        raise ValueError(
+            f"{config.get('_class_name') or 'the configuration'} has neither betas nor the shift of flow matching, so "
+            f"that no class for {entry.name!r} samples its model: keep the scheduler, or use diffusolve.sample with "
+            f"{name!r} and the noise schedule of the model."
+        )
+    defaulted = {DEFAULTED, *config.get(DEFAULTED, ())}
+    chosen = {key: value for key, value in config.items() if key not in defaulted}
+    _check_class(entry, entry.diffusers)
+    return to_diffusers(name).scheduler(chosen)
+
+
+def patch(pipe: Any, name: str) -> str:
+    """Put the scheduler that `name` stands for in place of a pipeline's, in place, and say so.
+
+    Args:
+        pipe: any object with a `scheduler`: a pipeline of diffusers.
+        name: as for :func:`scheduler`.
+
+    Returns:
+        one line: the class before, the class now and what it was given.
+
+    Raises:
+        TypeError: `pipe` has no scheduler.
+        UnknownNameError, ValueError: as :func:`scheduler`; the pipeline is as it was then.
+    """
+    old = getattr(pipe, "scheduler", None)
+    if old is None:
+        raise TypeError(f"{type(pipe).__name__} has no scheduler: expected a pipeline of diffusers.")
+    new = scheduler(name, like=old)
+    pipe.scheduler = new
+    before = {"num_train_timesteps": None, **configuration_of(old)}
+    keys = [key for key, value in new.config.items() if key[0] != "_" and before.get(key, value) != value]
+    keys += [key for key in CURVES if new.config.get(key) and key not in keys]
+    said = ", ".join(f"{key}={new.config[key]!r}" for key in keys)
+    return f"{name}: {type(old).__name__} -> {type(new).__name__}({said}), the model's own noise schedule kept"
+
+
+def _flow_scheduler(name: str, entry: Entry, kind: str | None, config: Mapping[str, Any]) -> Any:
+    """The scheduler for a flow-matching model. Solvers' keys of another class that `config` keeps do not count."""
+    there = entry.diffusers
+    if there is not None and there.name in FLOW_CLASSES:
+        there = replace(there, name=FLOW_CLASSES[there.name])
+    there = _check_class(entry, there)
+    cls = scheduler_class(there.name)
+    if not cls.samples_flow:
+        others = [known for known in CATALOG if _samples_flow(CATALOG[known])]
+        raise ValueError(
+            f"{entry.name!r} is {there.name}, which cannot sample a flow-matching model: use {', '.join(others)}."
+        )
+    kind = entry.automatic if kind == AUTOMATIC else kind
+    keys = {} if kind is None else SCHEDULE_TYPES[kind].config
+    if keys is None:
+        raise ValueError(
+            f"no configuration says {kind!r}: leave it out and give the sigmas, set_timesteps(sigmas=...), which "
+            "pipelines take as sigmas=..."
+        )
+    curve = {key: value for key, value in keys.items() if key in CURVES}
+    kept = {key: value for key, value in config.items() if key not in (*CURVES, *there.config)}
+    kept[DEFAULTED] = [key for key in config.get(DEFAULTED, ()) if key in kept]
+    return cls.from_config(kept, **there.config, **curve)
+
+
+def _check_class(entry: Entry, there: DiffusersClass | None) -> DiffusersClass:
+    """`there`, the class of a sampler, which this library must have."""
+    if there is None or there.name not in CLASSES:
+        raise ValueError(
+            f"no scheduler class is {entry.name!r}: use diffusolve.sample with it, or in a pipeline the nearest that "
+            f"has one, {entry.nearest!r}."
+        )
+    return there
+
+
+def _samples_flow(entry: Entry) -> bool:
+    there = entry.diffusers
+    return there is not None and there.name in CLASSES and scheduler_class(there.name).samples_flow
