@@ -13,9 +13,6 @@ PRONOUNS = frozenset(("It", "Its", "They", "Their", "Them", "This", "That", "The
 OPENINGS = QUESTIONS | PRONOUNS
 """First words that leave the noun to be guessed."""
 
-ROOMS_TO_DO = ("backends/", "batching/")
-"""Rooms whose docstrings are still to be rewritten; this list only gets shorter."""
-
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -43,14 +40,8 @@ def offenders() -> Iterator[tuple[str, str]]:
 
 
 def test_docstrings_open_with_a_noun_phrase_or_an_imperative() -> None:
-    found = [f"{place}: {text}" for place, text in offenders() if not place.startswith(ROOMS_TO_DO)]
+    found = [f"{place}: {text}" for place, text in offenders()]
     assert not found, "\n".join(found)
-
-
-def test_rooms_to_do_are_those_that_have_such_docstrings() -> None:
-    places = [place for place, _ in offenders()]
-    done = [room for room in ROOMS_TO_DO if not any(place.startswith(room) for place in places)]
-    assert not done, f"take {done} out of ROOMS_TO_DO: nothing is left to do there"
 
 
 def test_openings_are_found_wherever_a_docstring_can_stand() -> None:

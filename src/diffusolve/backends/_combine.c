@@ -36,7 +36,7 @@ each of its arrays in its row. */
 #define INLINE __attribute__((always_inline)) static inline
 #endif
 
-enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_PASSING = 4 };
+enum { BLOCK = 1024, AT_ONCE = 6, MOST_ARRAYS = 64, MOST_NARROW = 12, MOST_SCRATCH = 4 };
 
 enum { MOST_THREADS = 64, LEAST_PER_THREAD = 1 << 15, ALIGNED = 64 /* begin of a part */, LARGE = 1 << 22 };
 
@@ -217,20 +217,20 @@ INLINE void narrow(uint16_t *r, const float *x, int kind, Py_ssize_t n) {
 
 FOR_EACH_PROCESSOR static void run_double(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
-    double *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
+    double *block[MOST_ARRAYS], scratch[MOST_SCRATCH][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         for (Py_ssize_t i = 0, used = 0; i < program->inputs + program->outputs; i++)
-            block[i] = task->arrays[i] ? (double *)task->arrays[i] + at : passing[used++];
+            block[i] = task->arrays[i] ? (double *)task->arrays[i] + at : scratch[used++];
         combine_double_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
 
 FOR_EACH_PROCESSOR static void run_float(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
-    float *block[MOST_ARRAYS], passing[MOST_PASSING][BLOCK];
+    float *block[MOST_ARRAYS], scratch[MOST_SCRATCH][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         for (Py_ssize_t i = 0, used = 0; i < program->inputs + program->outputs; i++)
-            block[i] = task->arrays[i] ? (float *)task->arrays[i] + at : passing[used++];
+            block[i] = task->arrays[i] ? (float *)task->arrays[i] + at : scratch[used++];
         combine_float_block(program, block, end - at < BLOCK ? end - at : BLOCK);
     }
 }
@@ -239,7 +239,7 @@ FOR_EACH_PROCESSOR static void run_float(const Task *task, Py_ssize_t begin, Py_
 FOR_EACH_PROCESSOR static void run_narrow(const Task *task, Py_ssize_t begin, Py_ssize_t end) {
     const Program *program = task->program;
     Py_ssize_t inputs = program->inputs, arrays = inputs + program->outputs;
-    float *block[MOST_ARRAYS], widened[MOST_NARROW + MOST_PASSING][BLOCK];
+    float *block[MOST_ARRAYS], widened[MOST_NARROW + MOST_SCRATCH][BLOCK];
     for (Py_ssize_t at = begin; at < end; at += BLOCK) {
         Py_ssize_t n = end - at < BLOCK ? end - at : BLOCK, used = 0;
         for (Py_ssize_t i = 0; i < arrays; i++) {
@@ -503,17 +503,17 @@ static PyObject *combine(PyObject *module, PyObject *const *arguments, Py_ssize_
                             program->inputs + program->outputs);
     if (count <= 0) Py_RETURN_NONE;
     char *arrays[MOST_ARRAYS];
-    Py_ssize_t passing = 0;
+    Py_ssize_t scratch = 0;
     for (Py_ssize_t i = 0; i < given - 3; i++) {
         arrays[i] = PyLong_AsVoidPtr(arguments[i + 3]);
         if (!arrays[i]) {
             if (PyErr_Occurred()) return NULL;
             if (i < program->inputs) return PyErr_Format(PyExc_ValueError, "the address of input %zd is 0.", i);
-            passing++;
+            scratch++;
         }
     }
-    if (passing > MOST_PASSING)
-        return PyErr_Format(PyExc_ValueError, "%zd outputs have no address: at most %d may.", passing, MOST_PASSING);
+    if (scratch > MOST_SCRATCH)
+        return PyErr_Format(PyExc_ValueError, "%zd outputs have no address: at most %d may.", scratch, MOST_SCRATCH);
     const Task task = {program, arrays, count};
     if (count < LEAST_PER_THREAD) {
         run_task(&task, 0, count);

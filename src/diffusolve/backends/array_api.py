@@ -25,7 +25,7 @@ class ArrayBackend:
         self.xp = namespace
 
     def takes(self, x: Array, output: Array) -> bool:
-        """Whether what is bound here can be run on these arrays: always."""
+        """True: what is bound here runs on all arrays of the library."""
         return True
 
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array:
@@ -54,7 +54,7 @@ class ArrayBackend:
         return self.xp.clip(made, -limit, limit)
 
     def zeros(self, like: Array) -> Array:
-        """What an empty sum is."""
+        """The sum of no terms."""
         return self.xp.zeros_like(like)
 
     def copied(self, x: Array) -> Array:
@@ -85,5 +85,5 @@ class ArrayBackend:
         return float(xp.sqrt(xp.mean(((low - high) / scale) ** 2)))
 
     def is_floating(self, x: Array) -> bool:
-        """Whether `x` holds floating point numbers."""
+        """True if `x` holds floating point numbers."""
         return bool(self.xp.isdtype(x.dtype, "real floating"))

@@ -20,10 +20,10 @@ the next sample, in the precision of the sample."""
 
 
 class Backend(Protocol):
-    """What executes the sums of stages, for arrays that it takes, and what else is done with such arrays."""
+    """The executor of the sums of stages, and all else that is done with arrays, for those that it takes."""
 
     sees_gradients: bool
-    """Whether it takes tensors that require gradients."""
+    """True if tensors that require gradients are among those that it takes."""
 
     def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...

@@ -1,4 +1,4 @@
-"""Which backend executes a plan: what arrays of a library need, and what is fastest for those at hand."""
+"""The choice of the backend that executes a plan: one for all arrays of a library, or the fastest for those at hand."""
 
 from __future__ import annotations
 

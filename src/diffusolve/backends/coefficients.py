@@ -78,7 +78,7 @@ def coefficients(rows: Sequence[tuple[Plan, int]]) -> Coefficients:
 
 
 def slots_of(plan: Plan) -> int:
-    """How many slots a row with `plan` needs beside its sample."""
+    """The number of slots that a row with `plan` needs beside its sample."""
     return lower(plan).slots
 
 
@@ -92,7 +92,7 @@ def _stage(plan: Plan, position: int, row: int) -> LoweredStage:
 
 
 def _sums(stage: LoweredStage) -> dict[int, dict[int, float]]:
-    """What the stage leaves in each place, as sums over what was there before: ``{target: {source: coefficient}}``."""
+    """The values that the stage leaves, as sums over those before it: ``{target: {source: coefficient}}``."""
     values: dict[int, dict[int, float]] = {} if stage.keeps is None else {stage.keeps: {SAMPLE: 1.0}}
     for made in stage.sums:
         total: dict[int, float] = {}

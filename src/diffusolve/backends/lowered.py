@@ -36,14 +36,14 @@ class Sum(NamedTuple):
 
 
 class Trait(Flag):
-    """What an executor does differently for some stages."""
+    """A difference between stages that executors heed."""
 
     PREPARES = auto()
     """Noise is drawn, or a data prediction is transformed by the caller's function."""
     READS_UNGUIDED = auto()
     """The sums read the network's output without guidance."""
     ENDS = auto()
-    """It is the last stage of its plan."""
+    """The stage is the last of its plan."""
     SCALES = auto()
     """The network sees its sample scaled."""
 
@@ -74,7 +74,7 @@ class LoweredStage(NamedTuple):
 
     @property
     def reads_unguided(self) -> bool:
-        """Whether the sums read the network's output without guidance."""
+        """True if the sums read the network's output without guidance."""
         return Trait.READS_UNGUIDED in self.traits
 
     @property
@@ -85,7 +85,7 @@ class LoweredStage(NamedTuple):
 
     @property
     def is_simple(self) -> bool:
-        """Whether this is one sum of two terms, one of them an array as it is."""
+        """True for one sum of two terms, one of them an array as it is."""
         if len(self.sums) != 1:
             return False
         (only,) = self.sums
@@ -102,7 +102,7 @@ class Lowered:
 
     @cached_property
     def is_simple(self) -> bool:
-        """Whether each stage adds a multiple to an array."""
+        """True if each stage adds a multiple to an array."""
         return all(stage.is_simple for stage in self.stages)
 
 

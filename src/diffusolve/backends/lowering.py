@@ -234,7 +234,7 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]]) -> 
 def _waiting(
     there: Set[int], uses: Mapping[int, Sequence[tuple[int, int]]], at: int
 ) -> dict[tuple[int, int], list[int]]:
-    """What of `there` only one sum after stage `at` reads, by the stage and index of that sum."""
+    """The registers of `there` that only one sum after stage `at` reads, by the stage and index of that sum."""
     waiting: dict[tuple[int, int], list[int]] = {}
     for register in sorted(there):
         later = [use for use in uses.get(register, ()) if use[0] > at]

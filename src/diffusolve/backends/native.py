@@ -56,7 +56,7 @@ class NativeBackend(TorchBackend):
         return not (simple and self.plain)
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
-        """Whether what is bound here can be run on these tensors."""
+        """True if what is bound here can be run on these tensors."""
         return (
             x.dtype is self.sample
             and output.dtype is self.output
@@ -141,14 +141,14 @@ class NativeBackend(TorchBackend):
         return update
 
     def _dtype(self, place: int, stage: LoweredStage) -> torch.dtype:
-        """What a place holds that the caller's functions have not filled: only samples and outputs are half precise."""
+        """The precision in a place that no function of the caller's fills: half only in samples and outputs."""
         if place in (OUTPUT, UNGUIDED):
             return self.output
         return self.sample if place == SAMPLE or place in stage.samples else self.sums
 
 
 class _Result(NamedTuple):
-    """Where the result of a sum goes: the array of the place `source`, or a new one of `dtype` (None: the sample's).
+    """The array that a sum is written to: that of the place `source`, or a new one of `dtype` (None: the sample's).
 
     Scratch has no `target`.
     """
@@ -165,7 +165,7 @@ def _results(
     dtypes: Sequence[torch.dtype | None],
     sample: torch.dtype,
 ) -> list[_Result]:
-    """What the sums of `stage` write to, given the precisions of its inputs and results by their numbers."""
+    """The arrays that the sums of `stage` write to, given the precisions of its inputs and results by their numbers."""
     scratch = {number for number, made in enumerate(stage.sums, inputs) if made.scratch}
     if len(scratch) > MOST_SCRATCH:
         scratch = set()
@@ -237,7 +237,7 @@ def _runner(
 
 
 def _made(found: object, sources: Sequence[Tensor]) -> Tensor:
-    """What a program with one result makes of `sources`, in their precision."""
+    """The one result of the program `found` from `sources`, in their precision."""
     made, count = torch.empty_like(sources[0]), sources[0].numel()
     _combine.combine(found, count, threads_for(count), *map(Tensor.data_ptr, (*sources, made)))
     return made

@@ -83,15 +83,15 @@ class PlanModule(torch.nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def begin(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What is remembered before the first step, for samples like `x`."""
+        """The state before the first step, for samples like `x`."""
         return tuple(torch.zeros_like(x, dtype=self.table.dtype) for _ in range(self.slots))
 
     def timestep(self, index: Tensor) -> Tensor:
-        """What the network is conditioned on at evaluation number `index`, a 0-d tensor."""
+        """The timestep that conditions the network at evaluation number `index`, a 0-d tensor."""
         return _at(self.timesteps, index)
 
     def model_input(self, sample: Tensor, index: Tensor) -> Tensor:
-        """What the network sees of `sample` at evaluation number `index`."""
+        """The `sample` as the network sees it at evaluation number `index`."""
         return (_at(self.scales, index) * sample).to(sample.dtype)
 
     def forward(

@@ -38,14 +38,14 @@ MOST_ARRAYS, MOST_NARROW = 60, 12
 """Stages with more inputs and outputs, or more of half precision, are left to PyTorch."""
 
 KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
-"""What the compiled module calls arrays; those of kind 0 have the precision of the sums."""
+"""The compiled module's name of each precision; arrays of kind 0 have that of the sums."""
 
 is_transformed = torch._C._are_functorch_transforms_active
 modes, tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 
 
 def is_watched() -> bool:
-    """Whether something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
+    """True if something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
     return is_transformed() or modes() > 0 or tracer() is not None or is_dynamo_compiling()
 
 
@@ -61,7 +61,7 @@ with suppress(TypeError):  # PyTorch 2.4 and 2.5 take one tensor at a time
 
 
 def is_plain(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the compiled module can read `x`, of precision `dtype`, as it lies in memory."""
+    """True if the compiled module can read `x`, of precision `dtype`, as it lies in memory."""
     return (
         x.dtype is dtype
         and type(x) is Tensor
@@ -73,7 +73,7 @@ def is_plain(x: Tensor, dtype: torch.dtype) -> bool:
 
 
 def threads_for(count: int) -> int:
-    """How many threads work on `count` numbers."""
+    """The number of threads that work on `count` numbers."""
     return 1 if count < LARGE else torch.get_num_threads()
 
 

@@ -74,12 +74,12 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether all stages have been run."""
+        """True once all stages have been run."""
         return self.position == self.plan.nfe
 
     @property
     def registers(self) -> dict[str, Array]:
-        """What is remembered from earlier stages, by the plan's names. Not to be changed."""
+        """The arrays remembered from earlier stages, by the plan's names. Not to be changed."""
         slots, lowered = self._remembered, self._lowered()
         before = lowered.stages[self.position - 1] if self.position else lowered.opening
         if slots is None or before is None:
@@ -119,7 +119,7 @@ class Run:
         return following
 
     def model_input(self, x: Array) -> Array:
-        """What the network sees of sample `x`."""
+        """The sample `x` as the network sees it."""
         stages = self._stages
         if not stages:
             begun = self._remembered is not None

@@ -43,11 +43,11 @@ class TorchBackend:
         self._wide = _wide if plain is None else _unchanged
 
     def suits(self, simple: bool) -> bool:
-        """Whether no other backend that takes the tensors is faster, for a plan that is `simple` or not."""
+        """True if no other backend that takes the tensors is faster, for a plan that is `simple` or not."""
         return True
 
     def takes(self, x: Tensor, output: Tensor) -> bool:
-        """Whether what is bound here can be run on these tensors."""
+        """True if what is bound here can be run on these tensors."""
         plain = self.plain
         return plain is None or (
             x.dtype is plain and output.dtype is plain and type(x) is Tensor and type(output) is Tensor
@@ -128,7 +128,7 @@ class TorchBackend:
         return made.clamp_(-limit, limit)
 
     def zeros(self, like: Tensor) -> Tensor:
-        """What an empty sum is."""
+        """The sum of no terms."""
         return torch.zeros_like(like)
 
     def copied(self, x: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class TorchBackend:
         return norm / math.sqrt(max(1, low.numel()))
 
     def is_floating(self, x: Tensor) -> bool:
-        """Whether `x` holds floating point numbers."""
+        """True if `x` holds floating point numbers."""
         return x.is_floating_point()
 
 

@@ -10,7 +10,7 @@ __all__ = ["bytes_per_element"]
 
 
 def bytes_per_element(plan: Plan, *, sample: int, output: int, shown: int, kept: int = 4) -> float:
-    """How many bytes an evaluation must read and write for each element of the sample, on average over the plan.
+    """The bytes that an evaluation must read and write for each element of the sample, on average over the plan.
 
     Read are the sample, the network's output where anything depends on it, and what is remembered or drawn and is in a
     term; written are the next sample and what is remembered on, added up where only one later sum reads it. What is

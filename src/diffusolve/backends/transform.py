@@ -1,4 +1,4 @@
-"""What runs do to data predictions before they use them."""
+"""Changes that runs make to data predictions before they use them."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class BatchRun:
         self._forget_empty()
 
     def inputs(self, rows: Iterable[Row] | None = None) -> list[Inputs]:
-        """What the network is to be asked next about all rows, or about some.
+        """The next questions to the network about all rows, or about some.
 
         One :class:`Inputs` for each shape, precision and device among the rows, in the order in which the first of each
         kind comes; inside one the rows stand in the order given, or in that of joining.

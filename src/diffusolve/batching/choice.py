@@ -1,4 +1,4 @@
-"""Which row group moves rows: the fastest that can."""
+"""The choice of the row group that moves rows: the fastest that can."""
 
 from __future__ import annotations
 

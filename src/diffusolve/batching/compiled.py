@@ -36,7 +36,7 @@ SHOWN = NEXT - 1
 """The next sample as the network is to see it."""
 
 STACKS = {OUTPUT: -1, UNGUIDED: -2, SHOWN: -3}
-"""What the compiled module calls the places that are the rows' parts of one array: the first, second, third stack."""
+"""The compiled module's name of the places that are the rows' parts of one array: first, second and third stack."""
 
 WIDE = {
     torch.float16: torch.float32,
@@ -52,7 +52,7 @@ class CompiledRows(RowGroup):
 
     @staticmethod
     def takes(x: Tensor) -> bool:
-        """Whether rows like `x` can be moved here."""
+        """True if rows like `x` can be moved here."""
         return type(x.detach()) is Tensor and x.is_cpu and x.dtype in WIDE and not is_watched()
 
     def __init__(self, x: Tensor) -> None:
@@ -164,7 +164,7 @@ def _bound_stages(lowered: Lowered, wide: torch.dtype) -> tuple[BoundStage, ...]
 
 
 def _sums(stages: Sequence[LoweredStage], wide: torch.dtype) -> list[Sum]:
-    """What a row computes in the first of `stages`, and the next sample as the second one shows it, if there is one."""
+    """The sums of a row in the first of `stages`, and the next sample as the second one shows it, if there is one."""
     return [*sums_of(stages[0]), *(_shows(NEXT, following, wide) for following in stages[1:2])]
 
 

@@ -27,7 +27,7 @@ def bound_for_rows(stage: LoweredStage, show: object = None, update: object = No
 
 
 def sums_of(stage: LoweredStage) -> tuple[Sum, ...]:
-    """What a row computes in a stage: its memory is its own, so that a sample is remembered by copying it."""
+    """The sums of a row in a stage: its memory is its own, so that a sample is remembered by copying it."""
     return stage.sums if stage.keeps is None else (Sum(stage.keeps, (SAMPLE,), (1.0,)), *stage.sums)
 
 
@@ -118,7 +118,7 @@ class RowGroup(ABC):
     # Between evaluations
 
     def inputs(self, rows: list[Row]) -> Inputs:
-        """What the network is to be asked about `rows`."""
+        """The questions to the network about `rows`."""
         stages = [row._stages[row.position] for row in rows]
         traits = 0
         for stage in stages:

@@ -73,12 +73,12 @@ class Row:
 
     @property
     def is_done(self) -> bool:
-        """Whether all evaluations have been made; :attr:`result` is there then."""
+        """True once all evaluations have been made; :attr:`result` is there then."""
         return self._result is not None
 
     @property
     def has_left(self) -> bool:
-        """Whether the row is no longer in its batch: done, failed, or taken out."""
+        """True once the row is no longer in its batch: done, failed, or taken out."""
         return self.position == GONE
 
     @property
@@ -132,7 +132,7 @@ class Row:
 
 
 class Inputs:
-    """What the network is to be asked about some rows of one shape, precision and device. Made by `BatchRun.inputs`.
+    """The question to the network about some rows of one shape, precision and device. Made by `BatchRun.inputs`.
 
     Attributes:
         x: the scaled samples, shape (rows, ...), in the precision that the rows joined with. Not to be written to.
@@ -157,7 +157,7 @@ class Inputs:
 
     @property
     def reads_unguided(self) -> bool:
-        """Whether any of the rows takes the network's output without guidance as well."""
+        """True if any of the rows takes the network's output without guidance as well."""
         return any(stage.reads_unguided for stage in self._stages)
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from diffusolve.batching.rows import Row
 __all__ = ["StackedRows"]
 
 LAST = (UNGUIDED, OUTPUT, SAMPLE)
-"""These columns come after those of the slots: the sample is large as a rule, and added last loses least."""
+"""The columns that come after those of the slots: the sample is large as a rule, and added last loses least."""
 
 
 class Part(NamedTuple):
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Memory:
-    """What a row holds: its slots, and its sample, in a block with those of the rows that were moved with it."""
+    """The memory of a row: its slots, and its sample, in a block with those of the rows that were moved with it."""
 
     __slots__ = ("block", "index", "numbers", "slots")
 
@@ -94,8 +94,7 @@ class StackedRows(RowGroup):
                 memory.slots[slot] = None
 
     def _copied(self, part: Part, outputs: Array, unguided: Array) -> Array:
-        """What a sum that copies makes: nobody writes to these arrays, so that the same one does, but outputs' memory
-        is the network's."""
+        """The result of a sum that copies: the same array, since nobody writes to it, but a copy of the network's."""
         (source,) = part.sum.sources
         value = self._read(part, source, outputs, unguided)
         return self.backend.copied(value) if source in (OUTPUT, UNGUIDED) else value
@@ -185,5 +184,5 @@ class StackedRows(RowGroup):
 
 
 def _copies(made: Sum) -> bool:
-    """Whether the target becomes what a source is."""
+    """True if the target becomes what a source is."""
     return made.coefficients == (1.0,) and made.limit == inf

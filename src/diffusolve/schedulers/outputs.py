@@ -286,9 +286,12 @@ UNKNOWN = -1
 
 def source_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> DataSource:
     """The things that the data prediction of `stage` follows from, as these tensors are now."""
-    if is_dynamo_compiling() or output.is_inference() or sample.is_inference():
-        return stage, transform, output, sample, UNKNOWN, UNKNOWN
-    return stage, transform, output, sample, output._version, sample._version
+    if not is_dynamo_compiling() and not sample.is_inference():
+        try:
+            return stage, transform, output, sample, output._version, sample._version
+        except RuntimeError:  # the output alone comes from inference mode
+            pass
+    return stage, transform, output, sample, UNKNOWN, UNKNOWN
 
 
 def data_of(

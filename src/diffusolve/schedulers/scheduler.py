@@ -502,12 +502,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             stage: what the second field is by its `a` and `b`; the data prediction of the step when missing.
             transform: makes the second field of that; when missing, what the run does to data predictions.
         """
-        output = self.output
-        if not issubclass(output, LazyOutput):
-            return output(previous) if return_dict else (previous,)
+        output: Any = self.output
+        if len(output.fields) == 1:
+            return SchedulerOutput(previous) if return_dict else (previous,)
         stage = None if run.donate else stage or run.last_stage
         source = source_of(stage, transform or self._transform, model_output, sample)
-        return output(previous, None, source) if return_dict else SchedulerTuple((previous, source))
+        result: StepResult = output(previous, None, source) if return_dict else SchedulerTuple((previous, source))
+        return result
 
 
 def index_of(value: float, values: list[float]) -> int:
