@@ -69,7 +69,7 @@ def test_flux_samples_the_same_with_our_euler() -> None:
 def test_other_samplers_are_nearer_to_many_steps_of_euler() -> None:
     """In eight evaluations, on a network of small random weights, which is smooth enough.
 
-    Heun's eight are four steps (seven evaluations), the last of them Euler's from a sigma of 0.5: it is near, not nearer.
+    Heun's four steps take seven, and the last of them is Euler's, from a sigma of 0.5: it is near, not nearer.
     """
     pipe = flux(diffusers.FlowMatchEulerDiscreteScheduler(**FLUX))
     reference, euler = latents(pipe, 200), latents(pipe, 8)
