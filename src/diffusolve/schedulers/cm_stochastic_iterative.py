@@ -105,18 +105,21 @@ class CMStochasticIterativeScheduler(Scheduler):
         """
         if (num_inference_steps is None) is (timesteps is None):
             raise ValueError("expected either num_inference_steps or timesteps: give exactly one of them.")
-        if timesteps is not None:
-            places = tuple(int(place) for place in timesteps)[::-1]
+        if timesteps is None:
+            steps = asked_for(num_inference_steps).steps
+            if steps > len(self):
+                raise ValueError(
+                    f"num_inference_steps is {steps}: expected at most {len(self)}, the training timesteps."
+                )
+            places = [step * (len(self) // steps) for step in range(steps)]
+        else:
+            places = [int(place) for place in timesteps][::-1]
             if not places or places[0] < 0 or places[-1] >= len(self) or any(b <= a for a, b in pairwise(places)):
                 raise ValueError(
                     f"timesteps are {list(timesteps)}: expected whole numbers from {len(self) - 1} down to 0, strictly "
                     "decreasing."
                 )
-            return self._begin(asked_for(None, places), device)
-        steps = asked_for(num_inference_steps).steps
-        if steps > len(self):
-            raise ValueError(f"num_inference_steps is {steps}: expected at most {len(self)}, the training timesteps.")
-        return self._begin(asked_for(None, np.arange(steps) * (len(self) // steps)), device)
+        self._begin(asked_for(None, places), device)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -129,8 +132,8 @@ class CMStochasticIterativeScheduler(Scheduler):
         return self._current.sigmas
 
     def _standing(self) -> Prepared:
-        standing = self._prepare(asked_for(None, np.arange(len(self))))
-        standing.sigmas = self._at(np.arange(len(self)))  # without an end, in double precision
+        standing = self._prepare(asked_for(None, range(len(self))))
+        standing.sigmas = self._at(np.arange(len(self), dtype=np.float64))  # without an end, in double precision
         return standing
 
     def _steps(self, asked: Asked) -> Steps:

@@ -167,5 +167,5 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
 
 
 def _as_double(timestep: float | Tensor, sample: Tensor) -> Tensor:
-    given = moved(torch.as_tensor(timestep), sample.device).double()
+    given: Tensor = moved(torch.as_tensor(timestep), sample.device).double()
     return given.reshape(-1, *[1] * (sample.ndim - 1))

@@ -14,7 +14,7 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.flow_scheduler import ReversedFlow
+from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Steps
@@ -97,13 +97,15 @@ class MiniMaxH3Scheduler(Scheduler):
             values = tuple(float(sigma) for sigma in sigmas)
             if len(values) < 2 or values[-1] != 0.0 or values[0] > 1.0:
                 raise ValueError(f"sigmas are {list(values)}: expected two or more from at most 1 down to 0, the end.")
-            return self._begin(asked_for(None, None, values), device)
-        if num_inference_steps is None or num_inference_steps < 2:
+            asked = asked_for(None, None, values)
+        elif num_inference_steps is None or num_inference_steps < 2:
             raise ValueError(
                 f"num_inference_steps is {num_inference_steps}: expected at least 2, the number of sigmas with the "
                 "last, 0; or give sigmas."
             )
-        return self._begin(Asked(int(num_inference_steps) - 1), device)
+        else:
+            asked = Asked(int(num_inference_steps) - 1)
+        self._begin(asked, device)
 
     def _steps(self, asked: Asked) -> Steps:
         if asked.sigmas is None:

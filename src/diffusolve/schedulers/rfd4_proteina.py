@@ -13,7 +13,7 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import FlowMatching, NoiseSchedule
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.flow_scheduler import ReversedFlow
+from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
@@ -129,7 +129,7 @@ class RFD4ProteinaScheduler(Scheduler):
         return None if generation is None else generation.step_index or 0
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        times = moved(torch.as_tensor(timesteps), like.device).to(like.dtype)
+        times: Tensor = moved(torch.as_tensor(timesteps), like.device).to(like.dtype)
         return (1 - times).reshape(-1, *[1] * (like.ndim - 1))
 
     def step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any, ClassVar
 
 import torch
@@ -86,8 +87,8 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         if self.timesteps is None:
             self.set_timesteps(num_inference_steps, sampling_eps)
         assert self.timesteps is not None
-        ends = torch.tensor([low, high], dtype=torch.float64).log().tolist()
-        self.discrete_sigmas = torch.exp(torch.linspace(*ends, asked_for(num_inference_steps).steps))
+        steps = asked_for(num_inference_steps).steps
+        self.discrete_sigmas = torch.exp(torch.linspace(log(low), log(high), steps))
         self.sigmas = (low * (high / low) ** self.timesteps.cpu().double()).float()
 
     def get_adjacent_sigma(self, timesteps: Tensor, t: Tensor) -> Tensor:
@@ -151,10 +152,11 @@ class ScoreSdeVeScheduler(SchedulerMixin):
             noise: likewise; drawn when missing.
             timesteps: places among ``scheduler.discrete_sigmas``, shape (batch,).
         """
-        sigma = moved(self.discrete_sigmas, original_samples.device)[moved(timesteps, original_samples.device)]
+        sigma: Tensor = moved(self.discrete_sigmas, original_samples.device)[moved(timesteps, original_samples.device)]
         noise = torch.randn_like(original_samples) if noise is None else noise
         return original_samples + sigma.reshape(-1, *[1] * (original_samples.ndim - 1)) * noise
 
 
 def _mean_norm(batch: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(batch.reshape(len(batch), -1), dim=-1).mean()
+    norms: Tensor = torch.linalg.vector_norm(batch.reshape(len(batch), -1), dim=-1)
+    return norms.mean()
