@@ -184,6 +184,15 @@ def test_a_step_and_its_correction_in_karras_ve_are_heun() -> None:
         diffusolve.ScoreSdeVpScheduler().step_pred(X, X, torch.ones(1))
 
 
+# Configurations
+
+
+def test_classes_for_one_family_of_flow_models_take_their_own_configuration() -> None:
+    for name in ("FlowMapEulerDiscrete", "Helios", "HeliosDMD", "MiniMaxH3", "Piflow"):
+        cls = getattr(diffusolve, f"{name}Scheduler")
+        assert cls.from_config(cls(shift=2.0).config).config["shift"] == 2.0
+
+
 # Errors
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [

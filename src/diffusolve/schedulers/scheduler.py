@@ -149,8 +149,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def _carried(
         cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        if not is_flow(whole):
-            return config, {}
+        if not is_flow(whole) or (not cls.samples_flow and "shift" in config_keys(cls)):
+            return config, {}  # of no flow, or of a class that is for one family of flow models and knows its own keys
         if not cls.samples_flow:
             raise ValueError(
                 f"{cls.__name__} cannot sample a flow-matching model, and this is the configuration of one: use "
