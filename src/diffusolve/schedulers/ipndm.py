@@ -51,9 +51,7 @@ class IPNDMScheduler(Scheduler):
         """The noise schedule that the configuration describes."""
         return Cosine(num_train_timesteps=len(self))
 
-    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
-        self, num_inference_steps: int, device: Any = None
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Begin a run of `num_inference_steps` steps."""
         self._begin(asked_for(num_inference_steps), device)
 

@@ -102,7 +102,8 @@ class OneStepScheduler(TimestepScheduler):
             raise ValueError(f"{len(timesteps)} timesteps are given for {len(sample)} samples: expected one for each.")
         noise = Noise(None).drawn_from(None, torch.zeros_like(sample[:1]))
         rows = []
-        for output, timestep, x in zip(model_output.split(1), timesteps, sample.split(1), strict=True):
+        for row, timestep in enumerate(timesteps):
+            output, x = model_output[row : row + 1], sample[row : row + 1]
             rows.append(self._stepped(*self._run_at(timestep, noise, **options), output, x))
         return torch.cat(rows)
 

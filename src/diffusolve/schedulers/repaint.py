@@ -118,7 +118,7 @@ class RePaintScheduler(OneStepScheduler):
             generator: of the noise, which is drawn once for each training timestep.
         """
         generation, at, _ = self._asked(timestep)
-        stride = len(self) // (generation or self._current).steps
+        stride = self._stride(generation)
         if at + stride > len(self):
             raise ValueError(f"timestep is {at}: expected at most {len(self) - stride}, a step below the last.")
         for beta in self._tables.betas[at : at + stride].tolist():
@@ -138,7 +138,13 @@ class RePaintScheduler(OneStepScheduler):
         )
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        return timestep - len(self) // (generation or self._current).steps
+        return timestep - self._stride(generation)
+
+    def _stride(self, generation: Generation | None) -> int:
+        """How many training timesteps a step of the run leads down, or a jump of one step up."""
+        steps = (generation or self._current).steps
+        assert steps is not None  # it was begun by set_timesteps
+        return len(self) // steps
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(**options)

@@ -73,7 +73,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             there, under the name that the field has.
     """
 
-    _compatibles: ClassVar[list[str]] = list(COMPATIBLE)
+    _compatibles: ClassVar[list[str]] = [*COMPATIBLE, "EDMEulerScheduler"]
     order: ClassVar[int] = 1
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     scaling: ClassVar[Scaling | None] = None
