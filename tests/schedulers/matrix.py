@@ -747,12 +747,17 @@ def early(scheduler: Any, setting: Setting) -> Seen:
     yield ("step", fields(scheduler.step(setting.network(setting.noise, t), t, setting.noise, **options)))
 
 
+def offers(scheduler: Any, method: str) -> bool:
+    """Whether the class of diffusers of this name has a method, which ours may have only to say what to call."""
+    return hasattr(in_library(diffusers, type(scheduler).__name__), method)
+
+
 def noised(scheduler: Any, setting: Setting) -> Seen:
     """The forward process, at several of the timesteps that the scheduler has at the time."""
     count = len(scheduler.timesteps)
     for place in sorted({0, count // 2, count - 1}):
         times = scheduler.timesteps[place : place + 1]
-        if hasattr(scheduler, "scale_noise"):
+        if offers(scheduler, "scale_noise"):
             yield (f"scale_noise {place}", scheduler.scale_noise(setting.data, times, setting.noise))
         if hasattr(scheduler, "add_noise"):
             yield (f"add_noise {place}", scheduler.add_noise(setting.data, setting.noise, times))
@@ -763,9 +768,8 @@ def noised(scheduler: Any, setting: Setting) -> Seen:
 def noised_apart(scheduler: Any, setting: Setting) -> Seen:
     """The forward process, each sample of a batch at a timestep of its own."""
     times = scheduler.timesteps[torch.tensor([len(scheduler.timesteps) - 1, len(scheduler.timesteps) // 3])]
-    method = getattr(scheduler, "scale_noise", None)
-    if method is not None:
-        yield "scale_noise", method(setting.data, times, setting.noise)
+    if offers(scheduler, "scale_noise"):
+        yield "scale_noise", scheduler.scale_noise(setting.data, times, setting.noise)
     else:
         yield "add_noise", scheduler.add_noise(setting.data, setting.noise, times)
 
@@ -803,7 +807,7 @@ def middle(scheduler: Any, setting: Setting, begin: bool) -> Seen:
     times = scheduler.timesteps[first : first + 1]
     if begin:
         scheduler.set_begin_index(first)
-    if hasattr(scheduler, "scale_noise"):
+    if offers(scheduler, "scale_noise"):
         x = scheduler.scale_noise(setting.data, times, setting.noise)
     else:
         x = scheduler.add_noise(setting.data, setting.noise, times)

@@ -14,14 +14,7 @@ TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffus
 
 EARLY = "timesteps, step and add_noise before set_timesteps"
 PENDING: dict[str, str] = {
-    "CogVideoXDDIMScheduler": "compatible classes that are not here",
-    "CogVideoXDPMScheduler": "compatible classes that are not here",
-    "DDIMParallelScheduler": "compatible classes that are not here",
-    "DDIMScheduler": "compatible classes that are not here",
-    "DDPMParallelScheduler": "compatible classes that are not here",
-    "DDPMScheduler": "compatible classes that are not here",
     "DEISMultistepScheduler": EARLY,
-    "DPMSolverMultistepInverseScheduler": "compatible classes that are not here",
     "DPMSolverMultistepScheduler": f"{EARLY}; zero terminal SNR",
     "DPMSolverSDEScheduler": EARLY,
     "DPMSolverSinglestepScheduler": EARLY,
@@ -35,7 +28,7 @@ PENDING: dict[str, str] = {
     "LMSDiscreteScheduler": EARLY,
     "PNDMScheduler": EARLY,
     "TCDScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
-    "SASolverScheduler": "compatible classes that are not here; third order, of which the reference's weights are off",
+    "SASolverScheduler": "third order, of which the reference's weights are off",
     "UniPCMultistepScheduler": f"{EARLY}; zero terminal SNR",
 }
 """Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""
