@@ -24,14 +24,30 @@ HALF_WITHIN = 0.01
 """The same in half precision, where a sum made in another order is rounded otherwise."""
 
 READ_LATE = "a prediction that is read late raises where the tensors it follows from were written to since"
+BY_VIEW = "a view of timesteps counts at every step, not at the first one only"
+
+HALF_INSIDE = ("half_output_and_full_sample", "autocast_loop_with_latents_kept_in_float32")
+"""Programs whose float32 results diffusers rounds to half precision on the way, which ours do not."""
+
+HALF_INSIDE_WITHIN = 0.02
+"""The largest relative error of these."""
 
 DIFFERENCES: dict[str, str] = {
-    f"static_buffers_are_written_after_a_step[{name}]": READ_LATE for name in ("DDIM", "EulerDiscrete", "DDPM")
+    **{f"static_buffers_are_written_after_a_step[{name}]": READ_LATE for name in ("DDIM", "EulerDiscrete", "DDPM")},
+    **{
+        f"fastai_course_steps_twice_for_one_image[{name}]": BY_VIEW
+        for name in ("EulerDiscrete", "EulerAncestralDiscrete", "LMSDiscrete")
+    },
 }
 """Programs whose results differ on purpose, each with the reason; documented for users too."""
 
 
-def difference(mine: Any, reference: Any) -> str | None:
+def allowed(name: str) -> float:
+    """The largest relative error of a program's float32 results."""
+    return HALF_INSIDE_WITHIN if name.split("[")[0] in HALF_INSIDE else WITHIN
+
+
+def difference(mine: Any, reference: Any, largest_error: float = WITHIN) -> str | None:
     """What differs in one value of a program's results."""
     if isinstance(reference, Tensor):
         if not isinstance(mine, Tensor) or mine.shape != reference.shape or mine.dtype != reference.dtype:
@@ -39,7 +55,7 @@ def difference(mine: Any, reference: Any) -> str | None:
             return f"{form}, not {(reference.dtype, tuple(reference.shape))}"
         largest = reference.double().abs().max().clamp(min=1e-12) if reference.numel() else torch.ones(())
         error = float((mine.double() - reference.double()).abs().max() / largest) if reference.numel() else 0.0
-        within = HALF_WITHIN if reference.dtype in (torch.half, torch.bfloat16) else WITHIN
+        within = HALF_WITHIN if reference.dtype in (torch.half, torch.bfloat16) else largest_error
         return None if error <= within else f"off by {error:.1e}"
     if isinstance(reference, float) and isinstance(mine, float):
         return None if math.isclose(mine, reference, rel_tol=WITHIN) else f"{mine}, not {reference}"
@@ -47,7 +63,7 @@ def difference(mine: Any, reference: Any) -> str | None:
     return None if same else f"{mine!r}"[:90] + ", not " + f"{reference!r}"[:90]
 
 
-def outcome(program: Program, reference: list[Any]) -> str | None:
+def outcome(program: Program, reference: list[Any], largest_error: float = WITHIN) -> str | None:
     """What is wrong with a program's results with our classes; nothing is None."""
     try:
         mine = program(diffusolve)
@@ -55,7 +71,7 @@ def outcome(program: Program, reference: list[Any]) -> str | None:
         return f"{type(error).__name__}: {error}".splitlines()[0][:160]
     if len(mine) != len(reference):
         return f"{len(mine)} results, not {len(reference)}"
-    found = ((place, difference(a, b)) for place, (a, b) in enumerate(zip(mine, reference, strict=True)))
+    found = ((place, difference(a, b, largest_error)) for place, (a, b) in enumerate(zip(mine, reference, strict=True)))
     return next((f"result {place} is {text}" for place, text in found if text), None)
 
 
@@ -67,7 +83,7 @@ def outcomes() -> dict[str, str | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {name: outcome(program, program(diffusers)) for name, program in PROGRAMS.items()}
+            return {name: outcome(program, program(diffusers), allowed(name)) for name, program in PROGRAMS.items()}
     finally:
         diffusers.logging.set_verbosity(verbosity)
 

@@ -39,12 +39,13 @@ class SignalTable(NoiseSchedule):
 
     @cached_property
     def _log_sigmas(self) -> Array:
-        return np.log(self.training_sigmas)
+        with np.errstate(divide="ignore"):
+            return np.log(self.training_sigmas)
 
     @cached_property
     def _finite(self) -> tuple[Array, Array]:
-        """The logarithms of the sigmas, without an infinite last one, and their timesteps."""
-        logs = self._log_sigmas if np.isfinite(self._log_sigmas[-1]) else self._log_sigmas[:-1]
+        """The logarithms of the sigmas, without infinite last ones, and their timesteps."""
+        logs = self._log_sigmas[~np.isposinf(self._log_sigmas)]
         return logs, np.arange(len(logs), dtype=np.float64)
 
     def sigma(self, timestep: npt.ArrayLike) -> Array:
@@ -142,20 +143,28 @@ class TabulatedSignal(SignalTable):
     """A variance preserving schedule from its table of alpha^2, as a framework computed it.
 
     Args:
-        signal: alpha^2 at each training timestep, strictly decreasing, in (0, 1), the last one possibly 0.
+        signal: alpha^2 at each training timestep, from 0 to 1, never rising but for the last one: neighbours may be
+            equal where single precision does not tell them apart, and frameworks that put a small number in the place
+            of a last 0 (2^-24 in diffusers) may thereby lift it above the one before.
     """
 
     signal: tuple[float, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_train_timesteps", len(self.signal))
-        check_train_timesteps(self.num_train_timesteps)
-        falls = np.diff(self.signal) < 0.0
-        if not (np.all(falls) and self.signal[0] < 1.0 and self.signal[-1] >= 0.0):
-            index = int(np.argmin(falls))
+        if not self.signal:
+            raise ValueError("alpha^2 has no entries: expected one for each training timestep.")
+        table = np.array(self.signal)
+        inside = (table >= 0.0) & (table <= 1.0)
+        if not np.all(inside):
+            index = int(np.argmin(inside))
+            raise ValueError(f"alpha^2 is {table[index]:g} at timestep {index}: expected numbers from 0 to 1.")
+        falls = np.diff(table[:-1]) <= 0.0
+        if not np.all(falls) or (len(table) > 1 and table[-1] >= table[0]):
+            index = int(np.argmin(falls)) if not np.all(falls) else len(table) - 2
             raise ValueError(
-                f"alpha^2 must fall from below 1 to at least 0; at timesteps {index} and {index + 1} it is "
-                f"{self.signal[index]:g} and {self.signal[index + 1]:g}."
+                f"alpha^2 must fall from timestep to timestep; at {index} and {index + 1} it is {table[index]:g} and "
+                f"{table[index + 1]:g}."
             )
 
     @cached_property

@@ -43,7 +43,8 @@ def asked_for(
         num_inference_steps: how many; may be left out where timesteps or sigmas are given.
         timesteps, sigmas: numbers, shape (steps,), the noisiest first; arrays and tensors too.
         mu: how far flow matching's sigmas are shifted.
-        ends_with_last: the last of the sigmas is where the last step leads. If not, that is so of a last 0 only.
+        ends_with_last: the last of the sigmas is where the last step leads. If not, that is so of a last 0 only, or of
+            one that repeats the one before, as schedulers with a `final_sigmas_type` of "sigma_min" show theirs.
 
     Raises:
         ValueError: nothing says how many steps there are, or two arguments say so differently; sigmas that do not
@@ -55,7 +56,7 @@ def asked_for(
     at, chosen, end = _numbers(timesteps), _numbers(sigmas), None
     if chosen is not None:
         _check_falling(chosen, 2 if ends_with_last else 1)
-        if ends_with_last or (chosen[-1] == 0.0 and len(chosen) > 1):
+        if ends_with_last or (len(chosen) > 1 and chosen[-1] in (0.0, chosen[-2])):
             chosen, end = chosen[:-1], chosen[-1]
     counts = {name: len(values) for name, values in (("timesteps", at), ("sigmas", chosen)) if values is not None}
     for name, count in counts.items():
@@ -85,7 +86,8 @@ def _numbers(given: Any) -> tuple[float, ...] | None:
 
 
 def _check_falling(sigmas: tuple[float, ...], least: int) -> None:
-    falls = all(following < sigma for sigma, following in pairwise(sigmas))
+    falls = all(following < sigma for sigma, following in pairwise(sigmas[:-1]))
+    falls = falls and (len(sigmas) < 2 or sigmas[-1] <= sigmas[-2])
     if len(sigmas) < least or not falls or not sigmas[-1] >= 0.0 or sigmas[0] == 0.0:
         expected = "two or more, the last of which is where the run ends" if least > 1 else "one or more, above 0"
         raise ValueError(f"sigmas are {list(sigmas)}: expected {expected}, strictly decreasing.")

@@ -34,12 +34,12 @@ def dynamic_threshold(data: Tensor, ratio: float, most: float) -> Tensor:
     Args:
         data: predictions of x0, shape (batch, ...).
         ratio: which quantile of each sample's absolute values is the limit, at least 1 and at most `most`.
-        most: the largest limit.
+        most: the largest limit; one below 1 is the limit.
 
     Returns:
         Each sample clipped to plus and minus its limit and divided by it.
     """
     flat = data.reshape(data.shape[0], -1)
     flat = flat if flat.dtype == torch.float64 else flat.float()
-    limit = torch.quantile(flat.abs(), ratio, dim=1).clamp(1.0, max(1.0, most)).unsqueeze(1)
+    limit = torch.quantile(flat.abs(), ratio, dim=1).clamp(1.0, most).unsqueeze(1)
     return (flat.clamp(-limit, limit) / limit).reshape(data.shape).to(data.dtype)

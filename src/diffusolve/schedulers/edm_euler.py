@@ -49,6 +49,7 @@ class EDMEulerScheduler(EDMScheduler):
 
     output = SchedulerOutputWithData
     more_to_show: ClassVar[int] = 1
+    precision = "output"
 
     @register_to_config
     def __init__(

@@ -29,6 +29,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
     """
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    precision = "output"
 
     @register_to_config
     def __init__(

@@ -38,6 +38,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
     """
 
     ends_with_last: ClassVar[bool] = True
+    precision = "output"
 
     @register_to_config
     def __init__(

@@ -40,6 +40,7 @@ class FlowScheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float32
     samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
+    precision = "output"
 
     def _configured(self) -> None:
         config = self.config

@@ -140,15 +140,16 @@ class LogSNRScheduler(TableScheduler):
             UnknownNameError: DPM-Solver has no such algorithm or solver.
             ValueError: the last step leads to sigma = 0 with an algorithm that extrapolates noise.
         """
-        given, final = self.config["algorithm_type"], self._own_config.get("final_sigmas_type", "sigma_min")
+        final = self._own_config.get("final_sigmas_type", "sigma_min")
         self._translate("algorithm_type", algorithm_types, {"deis": "dpmsolver++"})
         self._translate("solver_type", ("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"))
         if "final_sigmas_type" in self._own_config:
             self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
-        if not given.endswith("++") and final == "zero":
+        algorithm_type = self.config["algorithm_type"]
+        if not algorithm_type.endswith("++") and final == "zero":
             raise ValueError(
-                f'algorithm_type {given!r} cannot lead to final_sigmas_type "zero", where the noise says nothing of '
-                'the sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
+                f'algorithm_type {algorithm_type!r} cannot lead to final_sigmas_type "zero", where the noise says '
+                'nothing of the sample: set final_sigmas_type="sigma_min", or algorithm_type="dpmsolver++".'
             )
         self._check_flow_prediction('algorithm_type="dpmsolver++"')
 

@@ -92,9 +92,11 @@ class OneStepScheduler(TimestepScheduler):
 
     def _stepped(self, key: StepKey, run: Run, model_output: Tensor, sample: Tensor) -> Tensor:
         """The sample after the step that `run` is of."""
+        if sample.dtype is not model_output.dtype:
+            sample = self._promoted(sample, model_output)
         previous: Tensor = run.step(model_output, sample)
         self._steps_made[key] = run  # for others like it: done, it changes no more
-        return previous if previous.dtype is model_output.dtype else previous.to(model_output.dtype)
+        return previous
 
     def _rows_stepped(self, model_output: Tensor, timesteps: Tensor, sample: Tensor, **options: Any) -> Tensor:
         """The rows of a batch one step on, each by the plan of the step from its own timestep, without noise."""

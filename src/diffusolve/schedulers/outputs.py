@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, promote_types
 from torch.compiler import is_dynamo_compiling
 from torch.utils import _pytree
 
@@ -318,4 +318,5 @@ def data_of(
         )
     data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
     data = data if transform is None else transform(data, stage)
-    return data if data.dtype == sample.dtype else data.to(sample.dtype)
+    dtype = promote_types(sample.dtype, output.dtype)
+    return data if data.dtype == dtype else data.to(dtype)

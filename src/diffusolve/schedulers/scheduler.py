@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -69,6 +69,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         timestep_dtype: of the `timesteps` that users see.
         curves_of_flow: the configuration keys of curves that go together with `use_flow_sigmas`.
         samples_flow: the class can sample a flow-matching model.
+        precision: of a step's result where output and sample differ in it: "promoted", as PyTorch promotes the two,
+            that of the "output" or that of the "sample".
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
     """
@@ -81,6 +83,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     timestep_dtype: ClassVar[type] = np.int64
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
     samples_flow: ClassVar[bool] = False
+    precision: ClassVar[Literal["promoted", "output", "sample"]] = "promoted"
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
     # What a class says of itself ----------------------------------------------------------------
@@ -239,15 +242,24 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         run = generation.run
         if run is None or (place is not None and place != generation.step_index) or generation.options != options:
             run = self._started(generation, place, timestep, options)
+        is_mixed = sample.dtype is not model_output.dtype
+        if is_mixed:
+            sample = self._promoted(sample, model_output)
         if generator is None and variance_noise is None:
             previous = run.step(model_output, sample)
         else:
             with generation.noise.drawn_from(generator, variance_noise):
                 previous = run.step(model_output, sample)
         generation.step_index += 1  # type: ignore[operator]
-        if previous.dtype is not model_output.dtype:
+        if is_mixed and self.precision == "output":
             previous = previous.to(model_output.dtype)
         return previous, run
+
+    def _promoted(self, sample: Tensor, model_output: Tensor) -> Tensor:
+        """The sample in the precision that a step with an output of another one is computed in: a run keeps to it."""
+        if self.precision == "sample":
+            return sample
+        return sample.to(torch.promote_types(sample.dtype, model_output.dtype))
 
     def _follow(self, generation: Generation) -> None:
         """Let `generation` go on after something was written that its plan followed from.

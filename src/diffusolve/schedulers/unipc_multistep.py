@@ -52,6 +52,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
     """
 
     curves_of_flow: ClassVar[tuple[str, ...]] = ("use_karras_sigmas",)
+    precision = "sample"
 
     @register_to_config
     def __init__(

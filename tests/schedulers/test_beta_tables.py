@@ -1,0 +1,69 @@
+"""Every beta schedule with every class, rescaled or not: the numbers of diffusers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import diffusolve
+
+diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
+
+CLASSES = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp")
+WITHIN = 5e-4
+"""The relative error: cosine betas leave alpha^2 = 4e-9, whose last bits decide about the first step."""
+
+
+def walked(library: Any, name: str, config: dict[str, Any]) -> Tensor | str:
+    """The last sample of a run of six steps, or the kind of error."""
+    try:
+        scheduler = getattr(library, name)(**config)
+        scheduler.set_timesteps(6)
+    except (ValueError, NotImplementedError):
+        return "refused"
+    options = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = torch.Generator().manual_seed(0)
+    x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.tanh(scheduler.scale_model_input(x, t)), t, x, **options).prev_sample
+    return x
+
+
+def test_every_beta_schedule_with_every_class_has_the_numbers_of_diffusers() -> None:
+    failures = []
+    for name in CLASSES:
+        keys = inspect.signature(getattr(diffusers, name)).parameters
+        for beta_schedule in BETA_SCHEDULES:
+            for rescaled in (False, True) if "rescale_betas_zero_snr" in keys else (False,):
+                config: dict[str, Any] = {"beta_schedule": beta_schedule, "timestep_spacing": "trailing"}
+                if rescaled:
+                    config |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+                reference, mine = walked(diffusers, name, config), walked(diffusolve, name, config)
+                if isinstance(reference, str) or isinstance(mine, str):
+                    if type(reference) is not type(mine):
+                        failures.append(f"{name} {config}: {reference!s:.40} there, {mine!s:.40} here")
+                    continue
+                error = float((mine - reference).abs().max() / reference.abs().max())
+                if not error <= WITHIN:
+                    failures.append(f"{name} {config}: off by {error:.1e}")
+    assert not failures, "\n".join(failures)
