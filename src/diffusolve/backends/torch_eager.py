@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,10 @@ def _wide(x: Tensor) -> Tensor:
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+_IN_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+"""Precision -> the same in NumPy. Traces have to be the same whether what is bound was remembered or not."""
 
 
 class TorchBackend:
@@ -97,6 +102,8 @@ class TorchBackend:
 
     def _constant(self, factor: float) -> Tensor:
         with torch.inference_mode(False):
+            if torch.jit.is_tracing() and self.plain in _IN_NUMPY:  # a trace does not see from_numpy
+                return torch.from_numpy(np.array(factor, _IN_NUMPY[self.plain]))
             return torch.tensor(factor, dtype=self.plain)
 
     def _added(self, source: int, other: Combine, factor: float) -> Combine:

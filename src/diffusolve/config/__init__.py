@@ -2,7 +2,15 @@
 
 from diffusolve.config.files import ConfigFileError
 from diffusolve.config.frozen import FrozenConfig, FrozenConfigError
-from diffusolve.config.mixin import ConfigMixin, config_keys
+from diffusolve.config.mixin import ConfigMixin, config_keys, registered_keys
 from diffusolve.config.registration import register_to_config
 
-__all__ = ["ConfigFileError", "ConfigMixin", "FrozenConfig", "FrozenConfigError", "config_keys", "register_to_config"]
+__all__ = [
+    "ConfigFileError",
+    "ConfigMixin",
+    "FrozenConfig",
+    "FrozenConfigError",
+    "config_keys",
+    "register_to_config",
+    "registered_keys",
+]

@@ -21,7 +21,10 @@ from diffusolve.hub import commit_of, download, push_files
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DEFAULTED", "ConfigMixin", "config_keys"]
+__all__ = ["DEFAULTED", "REGISTERS", "ConfigMixin", "config_keys", "outermost", "registered_keys"]
+
+REGISTERS = "_registers_to_config"
+"""The attribute that marks a constructor whose arguments become the configuration."""
 
 DIFFUSERS_VERSION = "0.42.1"
 """The version of diffusers whose names of classes and keys our files use; written into them."""
@@ -73,7 +76,7 @@ class ConfigMixin:
         Raises:
             ValueError: a value is not a number (NaN).
         """
-        chosen = [key for key in self.config.get(DEFAULTED, ()) if key not in kwargs]
+        chosen = [key for key in self.config.get(DEFAULTED, ()) if key not in kwargs] + [*kwargs.get(DEFAULTED, ())]
         self._internal_dict = {**self.config, **kwargs, DEFAULTED: chosen}
 
     def __getattr__(self, name: str) -> Any:
@@ -325,7 +328,34 @@ def config_keys(cls: type[ConfigMixin]) -> list[str]:
     """
     if cls.__init__ is object.__init__:
         raise TypeError(f"{cls.__name__} has no constructor with a configuration: use a class derived from it.")
-    return [name for name in _named(cls.__init__) if not name.startswith("_") and name not in cls.ignore_for_config]
+    names: list[str] = []
+    for constructor in _constructors(cls):
+        names += _named(constructor)
+        if hasattr(constructor, REGISTERS) or not _takes_any(constructor):
+            break
+    return [name for name in dict.fromkeys(names) if not name.startswith("_") and name not in cls.ignore_for_config]
+
+
+@lru_cache(maxsize=256)
+def registered_keys(cls: type[ConfigMixin]) -> list[str]:
+    """The configuration keys of `cls` and of all classes that it is derived from."""
+    registering = [constructor for constructor in _constructors(cls) if hasattr(constructor, REGISTERS)]
+    names = dict.fromkeys(name for constructor in registering for name in _named(constructor))
+    return [name for name in names if not name.startswith("_") and name not in cls.ignore_for_config]
+
+
+def outermost(cls: type) -> Callable[..., None] | None:
+    """The first constructor that makes its arguments a configuration, ours or of diffusers, from `cls` upwards."""
+    return next((found for found in _constructors(cls) if hasattr(found, "__wrapped__")), None)
+
+
+def _constructors(cls: type) -> list[Callable[..., None]]:
+    return [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
+
+
+def _takes_any(constructor: Callable[..., None]) -> bool:
+    kinds = [parameter.kind for parameter in inspect.signature(constructor).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from diffusolve.config.mixin import DEFAULTED, ConfigMixin
+from diffusolve.config.mixin import DEFAULTED, REGISTERS, ConfigMixin, outermost
 from diffusolve.errors import unknown_name
 
 __all__ = ["register_to_config"]
@@ -37,7 +37,7 @@ def register_to_config(init: Init) -> Init:
         values, defaulted = arguments(signature, self, args, kwargs)
         kept = {key: value for key, value in values.items() if key[0] != "_" and key not in cls.ignore_for_config}
         defaulted = [key for key in defaulted if key in kept]
-        if cls.__init__ is registering_init:
+        if outermost(cls) is registering_init:
             self.__dict__.pop("_config", None)
         else:
             # Called by the constructor of a subclass, whose own arguments stand.
@@ -47,6 +47,7 @@ def register_to_config(init: Init) -> Init:
         self._internal_dict = {**kept, DEFAULTED: defaulted}
         init(self, *args, **kwargs)
 
+    setattr(registering_init, REGISTERS, True)
     return registering_init  # type: ignore[return-value]
 
 

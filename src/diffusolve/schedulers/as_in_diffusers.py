@@ -23,6 +23,7 @@ from diffusolve.solvers.pndm import ADAMS_BASHFORTH, STARTS, Call, pseudo_numeri
 __all__ = [
     "churned",
     "data_after_churn",
+    "ddim_with_deviation",
     "ddpm_of_beta",
     "ddpm_to_data",
     "dpmpp_2m_sde_by_step",
@@ -33,6 +34,23 @@ __all__ = [
     "lms_after",
     "pndm_by_calls",
 ]
+
+
+@solver(paper="Song et al. 2021, Denoising Diffusion Implicit Models, equation 12, with any standard deviation")
+def ddim_with_deviation(grid: Grid, x: Value, *, deviation: float = 0.0, unclipped_noise: bool = False) -> SolverRun:
+    """DDIM where the noise of a step has the standard deviation that a subclass wants.
+
+    Args:
+        deviation: of the noise, at most the sigma that the step leads to.
+        unclipped_noise: the noise that is left is the one that the network predicted, before data were clipped.
+    """
+    for s, t in pairwise(grid):
+        x, data, *others = yield Evaluate(x, s, unclipped=unclipped_noise)
+        left = sqrt(t.sigma**2 - deviation**2)
+        x = t.alpha * data + left / s.sigma * (x - s.alpha * (others[0] if others else data))
+        if deviation > 0:
+            x = x + deviation * (yield Noise(s, t))
+    return x
 
 
 @solver(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.as_in_diffusers import ddim_with_deviation
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
 from diffusolve.schedulers.outputs import StepResult
@@ -84,16 +85,43 @@ class DDIMScheduler(OneStepScheduler):
             return self._result(previous, run, model_output, sample, return_dict)
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
+        if "_get_variance" in self._replaced:
+            options = {"deviation": self._deviation_replaced(timestep, eta)}
+        else:
+            options = {"eta": float(eta)}
         noise = Noise(model_output.dtype)
-        key, run = self._run_at(timestep, noise, eta=float(eta), unclipped_noise=raw)
+        key, run = self._run_at(timestep, noise, **options, unclipped_noise=raw)
         with noise.drawn_from(generator, variance_noise):
             previous = self._stepped(key, run, model_output, sample)
         if variance_noise is None:
             self._draw_last(run, model_output, generator)
         return self._result(previous, run, model_output, sample, return_dict)
 
+    def _get_variance(self, timestep: int | Tensor, prev_timestep: int | Tensor) -> Tensor:
+        """The variance of the noise in a step between two timesteps with ``eta=1`` (Song et al. 2021, equation 16)."""
+        table = self.alphas_cumprod
+        power, before = table[timestep], table[prev_timestep] if prev_timestep >= 0 else self.final_alpha_cumprod
+        return (1 - before) / (1 - power) * (1 - power / before)
+
+    def _deviation_replaced(self, timestep: int | Tensor, eta: float) -> float:
+        """The standard deviation of a step's noise by a subclass's own variance.
+
+        Raises:
+            ValueError: there is not as much noise where the step leads.
+        """
+        generation, at, place = self._asked(timestep)
+        before = self._previous(generation, at, place)
+        deviation, most = eta * float(self._get_variance(at, before)) ** 0.5, self._point(before).sigma
+        if deviation > most:
+            raise ValueError(
+                f"_get_variance makes a standard deviation of {deviation:g} for the step from {at} to {before}, where "
+                f"there is noise of {most:g} only: return at most the square of that"
+                + (", or set set_alpha_to_one=False." if most == 0.0 else ".")
+            )
+        return deviation
+
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
         return strided_timestep(generation or self._current, timestep, place, len(self))
 
     def _solver(self, steps: int, **options: Any) -> Solver:
-        return euler.with_options(**options)
+        return (ddim_with_deviation if "deviation" in options else euler).with_options(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -100,7 +100,11 @@ class DDPMScheduler(OneStepScheduler):
         """
         noise = Noise(model_output.dtype)
         key, run = self._run_at(timestep, noise)
+        whole = model_output
         model_output, deviation = self._split(model_output, sample, run.plan)
+        if "_get_variance" in self._replaced:
+            predicted = None if whole is model_output else whole[:, sample.shape[1] :]
+            deviation = self._deviation_replaced(int(run.plan.start.timestep), predicted)
         with noise.drawn_from(generator, deviation=deviation):
             previous = self._stepped(key, run, model_output, sample)
         if run.plan.start.timestep > 0:
@@ -113,15 +117,60 @@ class DDPMScheduler(OneStepScheduler):
         generation = self._generation
         return generation is not None and generation.custom
 
-    def previous_timestep(self, timestep: int | Tensor) -> int:
-        """The timestep that a step from `timestep` leads to; -1 from the last one."""
-        return self._previous(*self._asked(timestep))
+    replaceable: ClassVar[frozenset[str]] = OneStepScheduler.replaceable | {"previous_timestep"}
+
+    def previous_timestep(self, timestep: int | Tensor) -> Any:
+        """The timestep that a step from `timestep` leads to, a tensor if `timestep` is one; -1 from the last one."""
+        before = self._following(*self._asked(timestep))
+        return torch.tensor(before, device=timestep.device) if isinstance(timestep, Tensor) else before
+
+    def _get_variance(
+        self, t: int | Tensor, predicted_variance: Tensor | None = None, variance_type: str | None = None
+    ) -> Tensor:
+        """The variance of the noise in the step from `t`, in the form that the variance type has.
+
+        That is the standard deviation for "fixed_small_log", and the logarithm of the variance for "fixed_large_log"
+        and "learned_range".
+
+        Args:
+            t: a timestep.
+            predicted_variance: the network's, for the learned types.
+            variance_type: in place of that of the configuration.
+        """
+        kind = variance_type or self.config["variance_type"] or "fixed_small"
+        before = self.previous_timestep(t)
+        power = self.alphas_cumprod[t]
+        power_before = self.alphas_cumprod[before] if before >= 0 else self.one
+        beta = 1 - power / power_before
+        posterior = ((1 - power_before) / (1 - power) * beta).clamp(min=LEAST_VARIANCE)
+        if kind.startswith("learned"):
+            if predicted_variance is None:
+                raise ValueError(f"variance_type is {kind!r}: give the network's predicted_variance.")
+            if kind == "learned":
+                return predicted_variance
+            share = (predicted_variance + 1) / 2
+            return share * torch.log(beta) + (1 - share) * torch.log(posterior)
+        named = {"fixed_small_log": posterior.sqrt(), "fixed_large": beta, "fixed_large_log": torch.log(beta)}
+        return named.get(kind, posterior)
+
+    def _deviation_replaced(self, t: int, predicted: Tensor | None) -> Tensor:
+        """The standard deviation of a step's noise by a subclass's own variance."""
+        variance = torch.as_tensor(self._get_variance(t, predicted_variance=predicted))
+        if self.config["variance_type"] == "fixed_small_log":
+            return variance
+        return torch.exp(0.5 * variance) if self.config["variance_type"] == "learned_range" else variance**0.5
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
+        if "previous_timestep" in self._replaced:
+            return int(self.previous_timestep(timestep))
+        return self._following(generation, timestep, place)
+
+    def _following(self, generation: Generation | None, timestep: int, place: int | None) -> int:
         return timestep - 1 if generation is None else following_timestep(generation, timestep, place)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         variance = VARIANCES.get(self.config["variance_type"], "posterior")
+        variance = "given" if "_get_variance" in self._replaced else variance
         return ddpm.with_options(variance=variance, noisy_end=True)
 
     def _split(self, model_output: Tensor, sample: Tensor, plan: Plan) -> tuple[Tensor, Tensor | None]:

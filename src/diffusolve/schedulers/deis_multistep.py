@@ -85,6 +85,8 @@ class DEISMultistepScheduler(LogSNRScheduler):
             order=min(config["solver_order"], 3), lower_order_final=config["lower_order_final"] and steps < 15
         )
 
+    _converts_to_noise = True
+
     def _final_sigma(self, sigmas: Array) -> float:
         ends_itself = self.config["use_flow_sigmas"] or curve_asked_for(self.config)
         return float(sigmas[-1] if ends_itself else self._sigma_table[0])

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_config import FLOW_STEPS
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.reaching import ReachesIntoSigmas
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
@@ -44,7 +46,7 @@ class VelocityOnFlowSigmas(Prediction):
         return (1.0 - sigma * sigma) / alpha if self.noise else alpha, -sigma
 
 
-class LogSNRScheduler(TableScheduler):
+class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     """Samples are as the network takes them; steps are measured in log(alpha / sigma)."""
 
     signal_floor: ClassVar[float] = NEARLY_ZERO
@@ -59,6 +61,69 @@ class LogSNRScheduler(TableScheduler):
             return FlowMatching(num_train_timesteps=len(self))
         return super().noise_schedule
 
+    replaceable: ClassVar[frozenset[str]] = ReachesIntoSigmas.replaceable | {
+        "convert_model_output",
+        "_threshold_sample",
+    }
+    fixed: ClassVar[frozenset[str]] = ReachesIntoSigmas.fixed | {
+        f"{kind}_update"
+        for kind in (
+            "dpm_solver_first_order",
+            "multistep_dpm_solver_second_order",
+            "multistep_dpm_solver_third_order",
+            "singlestep_dpm_solver_second_order",
+            "singlestep_dpm_solver_third_order",
+            "singlestep_dpm_solver",
+            "deis_first_order",
+            "multistep_deis_second_order",
+            "multistep_deis_third_order",
+            "multistep_uni_p_bh",
+            "multistep_uni_c_bh",
+        )
+    }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "convert_model_output" in cls._replaced:
+            cls._advance = LogSNRScheduler._advance_converted  # type: ignore[method-assign]
+
+    def _advance_converted(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *others: Any
+    ) -> tuple[Tensor, Run]:
+        """As :meth:`_advance`, where a subclass makes predictions out of the network's outputs in its own way."""
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        return super()._advance(self.convert_model_output(model_output, sample=sample), timestep, sample, *others)
+
+    def convert_model_output(self, model_output: Tensor, *args: Any, sample: Tensor | None = None) -> Tensor:
+        """What the solver extrapolates, data or noise, of the network's output at the evaluation that comes next.
+
+        Args:
+            model_output: shape (batch, ...).
+            args: the timestep, which is ignored, and the sample, as it was called before diffusers 0.20.
+            sample: what the network was asked about, shape (batch, ...).
+        """
+        x = args[1] if len(args) > 1 else sample
+        if x is None:
+            raise ValueError("sample is missing: a prediction of the data follows from it and the network's output.")
+        generation = self._current
+        point = generation.prepared.grid[generation.prepared.plan.stages[generation.step_index or 0].step]
+        a, b = self._networks_prediction.data(point.alpha, point.sigma)
+        data = a * x + b * self._without_variance(model_output, x)
+        transform = self._clipping()
+        data = data if transform is None else transform(data, generation.prepared.plan.stages[0])
+        return (x - point.alpha * data) / point.sigma if self._converts_to_noise else data
+
+    @property
+    def _converts_to_noise(self) -> bool:
+        """True where predictions of the noise are what the class of diffusers extrapolates."""
+        return self._extrapolates_noise
+
+    def _configured(self) -> None:
+        super()._configured()
+        if "convert_model_output" in self._replaced:
+            self._transform = None  # it has clipped already
+
     @property
     def _flow(self) -> FlowSigmas | None:
         config = self.config
@@ -69,6 +134,19 @@ class LogSNRScheduler(TableScheduler):
 
     @property
     def _prediction(self) -> Prediction:
+        if "convert_model_output" in self._replaced:
+            return prediction("epsilon" if self._converts_to_noise else "sample")
+        return self._networks_prediction
+
+    def _sigma_to_alpha_sigma_t(self, sigma: Any) -> tuple[Any, Any]:
+        """(alpha, sigma) of the samples, where `sigma` is one of those shown."""
+        if self.config["use_flow_sigmas"]:
+            return 1 - sigma, sigma
+        alpha = 1 / (sigma**2 + 1) ** 0.5
+        return alpha, sigma * alpha
+
+    @property
+    def _networks_prediction(self) -> Prediction:
         if self.config["use_flow_sigmas"] and self.config["prediction_type"] == "v_prediction":
             return VelocityOnFlowSigmas(self._extrapolates_noise)
         return super()._prediction
@@ -192,6 +270,9 @@ class LogSNRScheduler(TableScheduler):
         elif curve is not None:
             sigmas = self._along(curve, asked.steps)
             at = timesteps_along(curve, sigmas, table)
+            if "_sigma_to_t" in self._replaced:
+                at = self._timesteps_replaced(sigmas)
+                at = np.rint(at) if curve in ("use_karras_sigmas", "use_lu_lambdas") else np.floor(at)
         else:
             at = np.array(asked.timesteps, np.float64) if asked.timesteps is not None else self._spaced(asked.steps)
             sigmas = np.interp(at, np.arange(len(table)), table)

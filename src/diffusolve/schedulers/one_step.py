@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class OneStepScheduler(TimestepScheduler):
     """Each step is a plan of its own, found by its timestep: steps may be made in any order, and repeated."""
 
     output = SchedulerOutputWithData
+    replaceable: ClassVar[frozenset[str]] = frozenset({"_get_variance", "_threshold_sample"})
 
     @abstractmethod
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:

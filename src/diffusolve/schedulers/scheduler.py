@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
-from diffusolve.config import ConfigMixin, config_keys
+from diffusolve.config import ConfigMixin, registered_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
@@ -29,6 +29,7 @@ from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flo
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult, source_of
+from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Registry
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
 from diffusolve.solvers import Solver
@@ -46,7 +47,7 @@ MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
-class Scheduler(SchedulerMixin, ConfigMixin):
+class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
@@ -85,6 +86,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     samples_flow: ClassVar[bool] = False
     precision: ClassVar[Literal["promoted", "output", "sample"]] = "promoted"
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_overridden(cls)
 
     # What a class says of itself ----------------------------------------------------------------
 
@@ -140,13 +145,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _clipping(self) -> Transform | None:
         """The change made to data predictions before they are used."""
-        return clip_asked_for(self._own_config)
+        config = self._own_config
+        if "_threshold_sample" in self._replaced and config.get("thresholding"):
+            return lambda data, _: self._threshold_sample(data)
+        return clip_asked_for(config)
 
     @property
     def _own_config(self) -> dict[str, Any]:
         """The configuration without the keys that it keeps for other classes."""
         config = self.config
-        return {key: config[key] for key in config_keys(type(self))}
+        return {key: config[key] for key in registered_keys(type(self))}
 
     @classmethod
     def _carried(

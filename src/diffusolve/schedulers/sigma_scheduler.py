@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.reaching import ReachesIntoSigmas
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
@@ -19,7 +21,7 @@ from diffusolve.schedulers.tables import NEARLY_ZERO
 __all__ = ["SigmaScheduler"]
 
 
-class SigmaScheduler(TableScheduler):
+class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
     """Samples are ``x0 + sigma * noise``; the network sees them divided by ``sqrt(sigma^2 + 1)``.
 
     With ``prediction_type="flow_prediction"`` they are ``(1 - sigma) * x0 + sigma * noise``, which the network sees as
@@ -80,12 +82,22 @@ class SigmaScheduler(TableScheduler):
         return self._all_sigmas() if generation is None else generation.sigmas
 
     @property
-    def init_noise_sigma(self) -> float:
-        """The factor that makes standard normal noise a sample to start from; 1 for flow-matching models."""
+    def init_noise_sigma(self) -> Tensor:
+        """The factor that makes standard normal noise a sample to start from, shape (); 1 for flow-matching models."""
         if self._flow is not None:
-            return 1.0
-        largest = float(self.sigmas.max())
+            return torch.tensor(1.0)
+        largest = self.sigmas.max()
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
+
+    @property
+    def is_scale_input_called(self) -> bool:
+        """True once the run was begun, by `scale_model_input` or a step."""
+        generation = self._generation
+        return generation is not None and generation.run is not None
+
+    @is_scale_input_called.setter
+    def is_scale_input_called(self, value: bool) -> None:
+        """Nothing: in diffusers it turns a warning off that there is none of here."""
 
     scale_model_input = TableScheduler._model_input
 
@@ -117,6 +129,8 @@ class SigmaScheduler(TableScheduler):
             if curve is not None:
                 chosen = self._along(curve, chosen, asked.steps)
                 at = np.interp(np.log(np.maximum(chosen, table[0])), np.log(table), np.arange(len(table)))
+        if "_sigma_to_t" in self._replaced and (curve is not None or asked.sigmas is not None):
+            at = self._timesteps_replaced(chosen)
         if self._is_continuous:
             at = 0.25 * np.log(chosen)
         end = asked.end

@@ -1,0 +1,148 @@
+"""Members that programs reach for although diffusers' names for them begin with an underscore.
+
+All are worked out of the run when they are asked for, so that runs which nobody looks into pay nothing for them. What
+writing has an effect on in diffusers can be written here, with the same effect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from diffusolve.noise import Scaling
+from diffusolve.schedulers.clipping import dynamic_threshold
+from diffusolve.schedulers.steps import curve_named
+
+if TYPE_CHECKING:
+    from diffusolve.schedulers.generation import Generation
+
+__all__ = ["ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
+
+
+class ReachesIntoRuns:
+    """Where a run stands, and how its data predictions are limited.
+
+    Attributes:
+        replaceable: methods that a subclass may override because steps then call them, as those of diffusers do.
+        fixed: methods that diffusers' steps call, and ours have no use for: overriding them would have no effect.
+        _replaced: those of `replaceable` that a subclass overrides.
+    """
+
+    replaceable: ClassVar[frozenset[str]] = frozenset()
+    fixed: ClassVar[frozenset[str]] = frozenset({"_init_step_index", "index_for_timestep"})
+    _replaced: ClassVar[frozenset[str]] = frozenset()
+
+    if TYPE_CHECKING:
+
+        @property
+        def _generation(self) -> Generation | None: ...
+
+        @property
+        def _current(self) -> Generation: ...
+
+        @property
+        def config(self) -> Any: ...
+
+        def index_for_timestep(self, timestep: Any) -> int: ...
+
+    @property
+    def _step_index(self) -> int | None:
+        """Which evaluation comes next; None before the first. Written to, the run goes on from there."""
+        generation = self._generation
+        return None if generation is None else generation.step_index
+
+    @_step_index.setter
+    def _step_index(self, index: int | None) -> None:
+        generation = self._current
+        if index is not None and not 0 <= index <= len(generation.values):
+            raise IndexError(f"_step_index is {index}: expected None, or 0 to {len(generation.values)}.")
+        generation.step_index, generation.run = index, None
+
+    @property
+    def _begin_index(self) -> int | None:
+        """Where `set_begin_index` said that the run begins."""
+        generation = self._generation
+        return None if generation is None else generation.begin_index
+
+    @_begin_index.setter
+    def _begin_index(self, index: int | None) -> None:
+        self._current.begin_index = index
+
+    def _init_step_index(self, timestep: Any) -> None:
+        """Let the run begin at `timestep`, or where `set_begin_index` said."""
+        generation = self._current
+        begin = generation.begin_index
+        self._step_index = self.index_for_timestep(timestep) if begin is None else begin
+
+    def _threshold_sample(self, sample: Tensor) -> Tensor:
+        """`sample`, a prediction of the data, limited as `thresholding` of the configuration does it."""
+        config = self.config
+        return dynamic_threshold(sample, config["dynamic_thresholding_ratio"], config["sample_max_value"])
+
+
+def check_overridden(cls: type[ReachesIntoRuns]) -> None:
+    """Take note of the methods that a class outside of this package overrides, or refuse them.
+
+    Raises:
+        TypeError: it overrides one that is not called.
+    """
+    if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+        return
+    own = set(vars(cls))
+    for name in sorted(own & cls.fixed):
+        raise TypeError(
+            f"{cls.__name__} overrides {name}, which steps here do not call: their coefficients are worked out once "
+            "for the whole run. Override set_timesteps or step"
+            + (f", or {', '.join(sorted(cls.replaceable))}, which are called" if cls.replaceable else "")
+            + "; or derive the class from that of diffusers."
+        )
+    cls._replaced = cls._replaced | (own & cls.replaceable)
+
+
+class ReachesIntoSigmas(ReachesIntoRuns):
+    """The sigmas of training, and the curves that a run's can follow."""
+
+    replaceable: ClassVar[frozenset[str]] = frozenset({"_sigma_to_t"})
+    fixed: ClassVar[frozenset[str]] = ReachesIntoRuns.fixed | {
+        "_convert_to_beta",
+        "_convert_to_exponential",
+        "_convert_to_karras",
+        "_sigma_to_alpha_sigma_t",
+    }
+
+    if TYPE_CHECKING:
+
+        @property
+        def _sigma_table(self) -> np.ndarray[Any, Any]: ...
+
+    def _sigma_to_t(self, sigma: Any, log_sigmas: Any) -> np.ndarray[Any, Any]:
+        """Training timesteps between whole ones, linear in log sigma; `log_sigmas` are those of the whole ones."""
+        logs = np.asarray(log_sigmas, np.float64)
+        return np.asarray(np.interp(np.log(np.maximum(np.asarray(sigma), 1e-10)), logs, np.arange(len(logs))))
+
+    def _timesteps_replaced(self, sigmas: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Timesteps of `sigmas` by a subclass's own ``_sigma_to_t``."""
+        log_sigmas = np.log(self._sigma_table.astype(np.float32))
+        return np.array([float(self._sigma_to_t(sigma, log_sigmas)) for sigma in sigmas])
+
+    def _convert_to_karras(self, in_sigmas: Any, num_inference_steps: int) -> np.ndarray[Any, Any]:
+        """Sigmas along the curve of Karras et al. 2022, equation 5, between the ends configured or of `in_sigmas`."""
+        return self._converted("use_karras_sigmas", in_sigmas, num_inference_steps)
+
+    def _convert_to_exponential(self, in_sigmas: Any, num_inference_steps: int) -> np.ndarray[Any, Any]:
+        """Sigmas with equal ratios, between the ends configured or of `in_sigmas`."""
+        return self._converted("use_exponential_sigmas", in_sigmas, num_inference_steps)
+
+    def _convert_to_beta(self, in_sigmas: Any, num_inference_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Any:
+        """Sigmas at quantiles of a beta distribution, between the ends configured or of `in_sigmas`."""
+        if (alpha, beta) != (0.6, 0.6):
+            raise ValueError(f"alpha and beta are {alpha} and {beta}: only 0.6 and 0.6 are known here.")
+        return self._converted("use_beta_sigmas", in_sigmas, num_inference_steps)
+
+    def _converted(self, curve: str, in_sigmas: Any, steps: int) -> np.ndarray[Any, Any]:
+        low, high = self.config.get("sigma_min"), self.config.get("sigma_max")
+        ends = float(in_sigmas[0] if high is None else high), float(in_sigmas[-1] if low is None else low)
+        sigmas = curve_named(curve).between(*ends, steps, Scaling.VARIANCE_EXPLODING)
+        return np.asarray(sigmas, np.float64)
