@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
-from diffusolve.config import ConfigMixin, registered_keys
+from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
