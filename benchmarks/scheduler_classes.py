@@ -1,4 +1,4 @@
-"""The table of scheduler classes in docs/schedulers.md, made from the classes: python -m benchmarks.scheduler_classes."""
+"""The table of scheduler classes in docs/schedulers.md, made from them: python -m benchmarks.scheduler_classes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffus
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "AmusedScheduler": {"mask_token_id": 9},
+    "RFD4ProteinaScheduler": {"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.5, "tsr_sigma": 0.5},
     "VQDiffusionScheduler": {"num_vec_classes": 9},
 }
 """Of classes whose constructor cannot do without."""
+
+CALLS: dict[str, dict[str, Any]] = {
+    "ConsistencyDecoderScheduler": {"num_inference_steps": 2},
+    "HeliosDMDScheduler": {"num_inference_steps": 4, "stage_index": 0},
+    "HeliosScheduler": {"num_inference_steps": 4, "stage_index": 0},
+    "SCMScheduler": {"num_inference_steps": 2},
+}
+"""Arguments of `set_timesteps` for classes that do not take any number of steps alone."""
 
 
 def names() -> list[str]:
@@ -34,7 +43,7 @@ def names() -> list[str]:
 def solver_of(scheduler: Any) -> str | None:
     """The name of the solver whose plan the scheduler walks; None if its steps are no plan's."""
     try:
-        scheduler.set_timesteps(num_inference_steps=4)
+        scheduler.set_timesteps(**CALLS.get(type(scheduler).__name__, {"num_inference_steps": 4}))
         plan = scheduler.plan
     except (AttributeError, NotPlannableError, TypeError, ValueError):
         return None
@@ -66,16 +75,16 @@ def a1111_name(scheduler: Any) -> str:
 def rows() -> Iterator[str]:
     """The lines of the table."""
     used = pipelines_with()
-    yield "| class | what it is | A1111's name | solver | linear in the sample | pipelines |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| class | what it is | A1111's name | solver, where steps are linear | pipelines |"
+    yield "| --- | --- | --- | --- | --- |"
     for name in names():
         scheduler = getattr(diffusolve, name)(**ARGUMENTS.get(name, {}))
         solver = solver_of(scheduler)
         summary = re.sub(r" \(A1111: [^)]*\)", "", (scheduler.__doc__ or "").split("\n")[0]).rstrip(".")
         where = used.get(name, [])
         shown = ", ".join(where[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "") or "-"
-        linear = "yes" if solver else "no"
-        yield f"| `{name}` | {summary} | {a1111_name(scheduler)} | {f'`{solver}`' if solver else '-'} | {linear} | {shown} |"
+        cells = (f"`{name}`", summary, a1111_name(scheduler), f"`{solver}`" if solver else "-", shown)
+        yield f"| {' | '.join(cells)} |"
 
 
 def page() -> str:
