@@ -312,7 +312,7 @@ class ConfigMixin:
         return json.dumps({**values, **self._written_besides()}, indent=2, sort_keys=True) + "\n"
 
     def _written_besides(self) -> dict[str, str]:
-        """What files say besides the configuration."""
+        """The entries of files besides the configuration."""
         return {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION}
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:

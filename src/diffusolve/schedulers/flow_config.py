@@ -40,7 +40,7 @@ FLOW_KEYS = (
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether `config` is that of a scheduler for a flow-matching model."""
+    """True if `config` is that of a scheduler for a flow-matching model."""
     name = str(config.get("_class_name", ""))  # which is in files only
     return bool(
         name.startswith("FlowMatch")
@@ -85,5 +85,5 @@ def carried_flow(
 
 
 def _says_so_itself(config: Mapping[str, Any]) -> bool:
-    """Whether `config` is one of the DPM-Solver family's, with steps as these classes place them."""
+    """True if `config` is one of the DPM-Solver family's, with steps as these classes place them."""
     return bool(config.get("use_flow_sigmas")) and not config.get(FLOW_STEPS)

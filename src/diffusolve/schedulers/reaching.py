@@ -22,7 +22,7 @@ __all__ = ["ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
 
 
 class ReachesIntoRuns:
-    """Where a run stands, and how its data predictions are limited.
+    """The state of a run, and the limits of its data predictions.
 
     Attributes:
         replaceable: methods that a subclass may override because steps then call them, as those of diffusers do.
@@ -49,7 +49,7 @@ class ReachesIntoRuns:
 
     @property
     def _step_index(self) -> int | None:
-        """Which evaluation comes next; None before the first. Written to, the run goes on from there."""
+        """The number of the next evaluation; None before the first. Written to, the run goes on from there."""
         generation = self._generation
         return None if generation is None else generation.step_index
 
@@ -62,7 +62,7 @@ class ReachesIntoRuns:
 
     @property
     def _begin_index(self) -> int | None:
-        """Where `set_begin_index` said that the run begins."""
+        """The evaluation that the run begins with, as `set_begin_index` said."""
         generation = self._generation
         return None if generation is None else generation.begin_index
 

@@ -141,7 +141,7 @@ class RePaintScheduler(OneStepScheduler):
         return timestep - self._stride(generation)
 
     def _stride(self, generation: Generation | None) -> int:
-        """How many training timesteps a step of the run leads down, or a jump of one step up."""
+        """The number of training timesteps that a step of the run leads down, or a jump of one step up."""
         steps = (generation or self._current).steps
         assert steps is not None  # it was begun by set_timesteps
         return len(self) // steps

@@ -25,7 +25,7 @@ from diffusolve.solvers import Solver, sa_solver
 __all__ = ["SASolverScheduler"]
 
 FORMS = {"data_prediction": "data", "noise_prediction": "noise"}
-"""What diffusers calls it -> what the solver calls it."""
+"""The name in diffusers -> the solver's."""
 
 
 class SASolverScheduler(LogSNRScheduler):

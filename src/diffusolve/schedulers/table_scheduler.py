@@ -74,12 +74,12 @@ class TableScheduler(Scheduler):
         )
 
     def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
-        """Where the steps fall on flow matching: where those of FlowMatchEuler do."""
+        """The steps on flow matching, those of FlowMatchEuler."""
         return flow.steps(asked, np.linspace(flow.training[0], flow.training[-1], asked.steps))
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         flow = self._flow if self._registry.current is None else None
         return super().timesteps if flow is None else torch.from_numpy((flow.training * len(self)).astype(np.float32))
 

@@ -191,7 +191,7 @@ def _weights_of_noise(points: Sequence[Point], s: Point, t: Point) -> list[float
 
 
 FORMS: dict[str, Callable[..., Value]] = {"data": _through_data, "noise": _through_noise}
-"""What polynomials go through -> the step."""
+"""The values that polynomials go through -> the step."""
 
 
 def _fresh_noise(form: str, s: Point, t: Point, tau: float) -> float:
