@@ -338,9 +338,14 @@ def config_keys(cls: type[ConfigMixin]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def registered_keys(cls: type[ConfigMixin]) -> list[str]:
-    """The configuration keys of `cls` and of all classes that it is derived from."""
-    registering = [constructor for constructor in _constructors(cls) if hasattr(constructor, REGISTERS)]
-    names = dict.fromkeys(name for constructor in registering for name in _named(constructor))
+    """The configuration keys of `cls`, and of the classes that it is derived from, up to the first one of the package."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__[:-1]:
+        constructor = vars(base).get("__init__")
+        if hasattr(constructor, REGISTERS):
+            names |= dict.fromkeys(_named(constructor))
+            if base.__module__.startswith("diffusolve."):
+                break
     return [name for name in names if not name.startswith("_") and name not in cls.ignore_for_config]
 
 
