@@ -338,7 +338,7 @@ def config_keys(cls: type[ConfigMixin]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def registered_keys(cls: type[ConfigMixin]) -> list[str]:
-    """The configuration keys of `cls`, and of the classes that it is derived from, up to the first one of the package."""
+    """The configuration keys of `cls` and of the classes that it comes from, up to the first one of the package."""
     names: dict[str, None] = {}
     for base in cls.__mro__[:-1]:
         constructor = vars(base).get("__init__")
