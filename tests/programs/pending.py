@@ -9,22 +9,8 @@ __all__ = ["PENDING"]
 
 _BY_REASON: dict[str, dict[str, tuple[str, ...]]] = {
     "before set_timesteps the class has no timesteps, or others": {
-        "scales_input_before_timesteps_are_set": (
-            "EulerDiscrete",
-            "EulerAncestralDiscrete",
-            "HeunDiscrete",
-            "LMSDiscrete",
-            "KDPM2Discrete",
-        ),
-        "steps_before_timesteps_are_set": (
-            "EulerDiscrete",
-            "EulerAncestralDiscrete",
-            "HeunDiscrete",
-            "LMSDiscrete",
-            "KDPM2Discrete",
-        ),
-        "svd_reads_continuous_timesteps_early": ("EulerDiscrete",),
-        "reads_timesteps_early": ("DPMSolverMultistep", "UniPCMultistep", "DEISMultistep", "PNDM"),
+        "scales_input_before_timesteps_are_set": ("KDPM2Discrete",),
+        "steps_before_timesteps_are_set": ("KDPM2Discrete",),
     },
     "a step out of turn is refused or does not count": {
         "steps_again_at_the_last_timestep": ("PNDM",),

@@ -164,8 +164,12 @@ def test_one_step_too_many_says_how_many_there_were(name: str) -> None:
 
 
 @for_each("name", [name for name in CLASSES if name != "DDPMScheduler"])
-def test_a_step_before_set_timesteps_says_to_call_it(name: str) -> None:
+def test_a_step_before_set_timesteps_is_one_of_all_training_timesteps_or_says_to_call_it(name: str) -> None:
     scheduler, x = made(name, None), noise()
+    if hasattr(scheduler, "sigmas") and scheduler.init_noise_sigma != 1.0:
+        assert scheduler.step(x, scheduler.timesteps[0], x).prev_sample.shape == x.shape
+        assert scheduler.num_inference_steps is None
+        return
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x)
 

@@ -181,6 +181,12 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
     @property
+    def timesteps(self) -> Tensor:
+        """What the network is conditioned on; all training timesteps, in single precision, before `set_timesteps`."""
+        own = super().timesteps
+        return own.to(torch.float32) if self._registry.current is None else own
+
+    @property
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
         generation = self._generation

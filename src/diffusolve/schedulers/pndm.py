@@ -61,6 +61,11 @@ class PNDMScheduler(TimestepScheduler):
     ) -> None:
         self._configured()
 
+    @property
+    def timesteps(self) -> Tensor | None:  # type: ignore[override]
+        """What the network is conditioned on, one per evaluation; None before `set_timesteps`."""
+        return None if self._registry.current is None else super().timesteps
+
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
         self, num_inference_steps: int, device: Any = None
     ) -> None:

@@ -108,7 +108,10 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
     def _prepare(self, asked: Asked) -> Prepared:
         """All that a generation needs, and all that users see of it, from its steps and the solver."""
-        steps = self._steps(asked)
+        return self._prepared_over(self._steps(asked))
+
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        """The same, where it is known where the steps fall."""
         solver = self._solver(len(steps.timesteps))
         if solver.options:
             check_options_of(solver, len(steps.timesteps))
@@ -244,7 +247,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         """The next sample, and the run that made it."""
         generation, place = self._registry.of(timestep)
         if generation is None:
-            self._none_begun()
+            generation = self._early()
         if generation.edition is not self._edition:
             self._follow(generation)
         run = generation.run
@@ -347,7 +350,26 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
     def _generation_of(self, timestep: Any) -> Generation:
         """The generation that `timestep` belongs to."""
-        return self._registry.of(timestep)[0] or self._none_begun()
+        return self._registry.of(timestep)[0] or self._early()
+
+    def _early(self) -> Generation:
+        """The generation of a call that comes before `set_timesteps`: over all training timesteps.
+
+        Raises:
+            ValueError: the class has none.
+        """
+        prepared = self._over_training()
+        if prepared is None:
+            self._none_begun()
+        with self._registry.lock:
+            self._follow_configuration()
+            generation = Generation(prepared, None, self._noise(prepared), self._edition)
+            self._registry.stand_on(generation, torch.from_numpy(prepared.timesteps.copy()))
+        return generation
+
+    def _over_training(self) -> Prepared | None:
+        """The run over all training timesteps, worked out when a call comes before `set_timesteps`; None: no such."""
+        return None
 
     def _none_begun(self) -> NoReturn:
         raise ValueError(f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first.")
@@ -438,7 +460,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         generation, place = self._registry.of(timestep)
         if place is not None:
             return place
-        return index_of(float(timestep), (generation or self._none_begun()).values)
+        return index_of(float(timestep), (generation or self._early()).values)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""
@@ -452,7 +474,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         """
         generation, place = self._registry.of(timestep)
         if generation is None:
-            self._none_begun()
+            generation = self._early()
         run = generation.run or self._started(generation, place, timestep, generation.options)
         if place is None or place == generation.step_index:
             scaled: Tensor = run.model_input(sample)
@@ -496,8 +518,16 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             else:
                 places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
                 sigma = sigmas[places]
+                if self._fills_in_from_training:  # for what is none of the run's timesteps, as trainers pass it
+                    is_own = (own[None, :] == timesteps.to(own.dtype)[:, None]).any(dim=1)
+                    sigma = torch.where(is_own, sigma, self._training_sigma(timesteps))
         of_each: Tensor = sigma.to(like.dtype)
         return of_each.reshape(-1, *[1] * (like.ndim - 1))
+
+    @property
+    def _fills_in_from_training(self) -> bool:
+        """True where `add_noise` takes training timesteps in the middle of a run too."""
+        return False
 
     def _training_sigma(self, timesteps: Tensor) -> Tensor:
         """The field's sigma at training `timesteps`, where nothing is begun."""

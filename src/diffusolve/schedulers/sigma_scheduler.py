@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.reaching import ReachesIntoSigmas
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
@@ -80,6 +81,32 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
         generation = self._generation
         return self._all_sigmas() if generation is None else generation.sigmas
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        if self._registry.current is None and self._flow is None and self._is_continuous:
+            return torch.from_numpy(self._training_steps.timesteps.astype(np.float32))
+        return super().timesteps
+
+    @property
+    def _training_steps(self) -> Steps:
+        """The steps over all training timesteps."""
+        sigmas = self._sigma_table[::-1]
+        at = 0.25 * np.log(sigmas) if self._is_continuous else np.arange(len(sigmas) - 1.0, -1.0, -1.0)
+        return Steps(at, np.append(sigmas, 0.0))
+
+    @property
+    def _fills_in_from_training(self) -> bool:
+        return self._flow is None
+
+    def _training_sigma(self, timesteps: Tensor) -> Tensor:
+        if self._is_continuous:
+            return torch.exp(4 * timesteps)
+        return super()._training_sigma(timesteps.clamp(0, len(self) - 1))
+
+    def _over_training(self) -> Prepared | None:
+        return None if self._flow is not None else self._prepared_over(self._training_steps)
 
     @property
     def init_noise_sigma(self) -> Tensor:

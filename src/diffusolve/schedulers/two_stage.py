@@ -65,6 +65,9 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
             return torch.cat([twice(sigmas[:-1]), sigmas[-1:]])
         return torch.tensor(self._longest.sigmas)
 
+    def _over_training(self) -> Prepared | None:
+        return None if self._flow is not None else self._longest
+
     @property
     def _longest(self) -> Prepared:
         return self._prepared(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
