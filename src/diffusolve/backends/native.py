@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -209,11 +209,12 @@ def _runner(
                 or array.dtype is not sample
                 or not array.is_contiguous()
             ):
-                return otherwise(places)
-        call = [found, count, 1 if count < LARGE else threads()]
+                unusual: Tensor = otherwise(places)
+                return unusual
+        call: list[Any] = [found, count, 1 if count < LARGE else threads()]
         for place in inputs:
             call.append(places[place].data_ptr())
-        alive = []  # until the module is done with them
+        alive: list[Tensor] = []  # until the module is done with them
         for target, source, dtype in results:
             if target is None:
                 call.append(0)

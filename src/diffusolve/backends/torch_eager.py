@@ -102,7 +102,7 @@ class TorchBackend:
 
     def _constant(self, factor: float) -> Tensor:
         with torch.inference_mode(False):
-            if torch.jit.is_tracing() and self.plain in _IN_NUMPY:  # a trace does not see from_numpy
+            if torch._C._get_tracing_state() is not None and self.plain in _IN_NUMPY:  # a trace does not see from_numpy
                 return torch.from_numpy(np.array(factor, _IN_NUMPY[self.plain]))
             return torch.tensor(factor, dtype=self.plain)
 

@@ -86,7 +86,7 @@ class DDIMScheduler(OneStepScheduler):
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise are given: give one of them.")
         if "_get_variance" in self._replaced:
-            options = {"deviation": self._deviation_replaced(timestep, eta)}
+            options: dict[str, Any] = {"deviation": self._deviation_replaced(timestep, eta)}
         else:
             options = {"eta": float(eta)}
         noise = Noise(model_output.dtype)
@@ -111,7 +111,8 @@ class DDIMScheduler(OneStepScheduler):
         """
         generation, at, place = self._asked(timestep)
         before = self._previous(generation, at, place)
-        deviation, most = eta * float(self._get_variance(at, before)) ** 0.5, self._point(before).sigma
+        deviation: float = eta * float(self._get_variance(at, before)) ** 0.5
+        most = self._point(before).sigma
         if deviation > most:
             raise ValueError(
                 f"_get_variance makes a standard deviation of {deviation:g} for the step from {at} to {before}, where "

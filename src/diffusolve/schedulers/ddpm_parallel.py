@@ -38,7 +38,7 @@ class DDPMParallelScheduler(DDPMScheduler):
             model_output = model_output[:, : sample.shape[1]]
         return self._rows_stepped(model_output, timesteps, sample)
 
-    def _get_variance(self, timestep: Any) -> Tensor:
+    def _get_variance(self, timestep: Any) -> Tensor:  # type: ignore[override]  # as parallel sampling asks
         """The variance that a step from `timestep` adds; pipelines draw their noise and measure their errors by it."""
         at = int(timestep)
         s, t = self._point(at), self._point(self.previous_timestep(at))

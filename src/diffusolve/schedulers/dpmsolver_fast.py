@@ -109,7 +109,7 @@ class DPMSolverFastScheduler(SigmaScheduler):
         prepared.sigmas = np.array([*(stage.point.sigma for stage in plan.stages), plan.end.sigma], np.float32)
         return prepared
 
-    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
+    def set_timesteps(  # nothing else can be chosen
         self,
         num_inference_steps: int | None = None,
         device: Any = None,

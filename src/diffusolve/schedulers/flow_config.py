@@ -64,7 +64,8 @@ def carried_flow(
     Returns:
         the configuration, and keys that its constructor is not to see: they count together with :data:`FLOW_STEPS`.
     """
-    made, later = dict(config), {}
+    made = dict(config)
+    later: dict[str, Any] = {}
     if "shift" in known and not made.keys() & {"use_flow_sigmas", "prediction_type"}:
         return made, later
     if "use_flow_sigmas" in given or ("use_flow_sigmas" in known and _says_so_itself(made)):

@@ -126,4 +126,5 @@ class FlowMatchLCMScheduler(FlowScheduler):
             data = torch.nn.functional.interpolate(data, size=size, mode=self._upscale_mode)
         generation.step_index = index + 1
         noise: Tensor = draw_normal_with(generator, data)
-        return ((1.0 - following) * data + following * noise).to(output.dtype)
+        previous: Tensor = (1.0 - following) * data + following * noise
+        return previous.to(output.dtype)

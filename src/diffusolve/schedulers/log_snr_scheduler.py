@@ -85,7 +85,7 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "convert_model_output" in cls._replaced:
-            cls._advance = LogSNRScheduler._advance_converted  # type: ignore[method-assign]
+            cls._advance = LogSNRScheduler._advance_converted  # type: ignore[method-assign,assignment]
 
     def _advance_converted(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *others: Any

@@ -68,11 +68,12 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         Raises:
             ValueError: none of them is given, or sigmas that do not fall from 1 to 0.
         """
-        chosen = None if sigmas is None else np.asarray(sigmas, np.float64)
-        if chosen is not None:
+        if sigmas is not None:
+            chosen = np.asarray(sigmas, np.float64).tolist()
             self._begin(asked_for(None, None, chosen, ends_with_last=True), device)
         else:
-            self._begin(asked_for(num_inference_steps, timesteps), device)
+            at = None if timesteps is None else np.asarray(timesteps, np.float64).tolist()
+            self._begin(asked_for(num_inference_steps, at), device)
 
     def step(
         self,

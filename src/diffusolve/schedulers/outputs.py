@@ -109,7 +109,7 @@ class SchedulerOutput(dict[str, Any]):
     def _refuse(self, *args: Any) -> NoReturn:
         raise TypeError(f"no field can be removed from {type(self).__name__}: change a copy(), a plain dictionary.")
 
-    __delitem__ = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]
+    __delitem__ = pop = popitem = clear = setdefault = _refuse
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
@@ -135,11 +135,11 @@ class SchedulerOutput(dict[str, Any]):
     def __ror__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
         return dict(other) | self.copy()
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         self.update(other)
         return self
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.to_tuple(), vars(self) or None

@@ -168,15 +168,15 @@ class PyramidScheduler(Scheduler):
         return Steps(np.array(asked.timesteps), np.append(np.array(asked.sigmas), 0.0))
 
     def _prepare(self, asked: Asked) -> Prepared:
-        return self._prepared_over(self._steps(asked), np.float32 if self.config["stages"] == 1 else np.float64)
+        return self._prepared_as(self._steps(asked), np.float32 if self.config["stages"] == 1 else np.float64)
 
     def _standing(self) -> Prepared:
         sigmas = self._training_sigmas
-        standing = self._prepared_over(Steps(sigmas * len(self), np.append(sigmas, 0.0)), np.float64)
+        standing = self._prepared_as(Steps(sigmas * len(self), np.append(sigmas, 0.0)), np.float64)
         standing.sigmas = standing.sigmas[:-1]  # a run over all of them leads to 0, which is not shown
         return standing
 
-    def _prepared_over(self, steps: Steps, dtype: type) -> Prepared:
+    def _prepared_as(self, steps: Steps, dtype: type) -> Prepared:
         walked, solver = steps._replace(sigmas=np.append(steps.sigmas[:-1], self._end)), self._solver(len(steps[0]))
         check_options_of(solver, len(steps.timesteps))
         return Prepared(
