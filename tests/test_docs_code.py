@@ -97,7 +97,7 @@ def recipes() -> dict[str, Any]:
 
 
 def check_recipes(names: Mapping[str, Any]) -> None:
-    """The solver is the library's DPM++ 2M in its form "heun", the spacing and the prediction type what their formulas say."""
+    """The solver is DPM++ 2M in its form "heun", the spacing and the prediction type what their formulas say."""
     timesteps = names["Quadratic"]().grid(diffusolve.SD15, 3).timesteps
     np.testing.assert_allclose(timesteps, [999.0, 999.0 * 4 / 9, 999.0 / 9])
     alpha, sigma, x0, noise = 0.8, 0.6, 1.25, -0.5
