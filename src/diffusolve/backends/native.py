@@ -204,8 +204,7 @@ def _runner(
             array, size = places[place], count * itemsize
             if (
                 array.nbytes != size
-                or array.untyped_storage().nbytes() < size
-                or array.storage_offset()
+                or array.untyped_storage().nbytes() < size + array.storage_offset() * itemsize
                 or array.dtype is not sample
                 or not array.is_contiguous()
             ):
