@@ -71,5 +71,6 @@ def test_every_solver_is_measured() -> None:
         "rescaled_flow": "for flow matching only; without noise and rescaling it is Euler: tests/schedulers",
         "euler_ancestral_rf": "for flow matching only, by the numbers of diffusers: tests/schedulers/test_matrix.py",
         "flow_heun_with_late_churn": "likewise; without churn it is Heun's method",
+        "ddim_with_deviation": "a step of DDIM with a deviation that a subclass chooses: tests/programs",
     }
     assert {case.solver.name for case in CASES + SDE_CASES} == set(EVERY_SOLVER) - elsewhere.keys()

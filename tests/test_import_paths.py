@@ -17,7 +17,7 @@ def test_every_class_and_its_output_is_where_diffusers_has_it() -> None:
     wrong = []
     for name in NAMES:
         theirs = getattr(diffusers, name, None)
-        if theirs is None:
+        if theirs is None or ".deprecated." in theirs.__module__:
             continue
         path = theirs.__module__.replace("diffusers", "diffusolve", 1)
         try:
@@ -48,7 +48,7 @@ def test_a_star_import_brings_the_class_and_what_goes_with_it() -> None:
 def test_what_is_not_there_is_an_import_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="scheduling_nothing"):
         importlib.import_module("diffusolve.schedulers.scheduling_nothing")
-    with pytest.raises(ImportError, match="KarrasVe"):
-        exec("from diffusolve.schedulers import KarrasVeScheduler")
+    with pytest.raises(ImportError, match="NoScheduler"):
+        exec("from diffusolve.schedulers import NoScheduler")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = importlib.import_module("diffusolve.schedulers.scheduling_ddim").Nothing

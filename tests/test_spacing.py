@@ -387,11 +387,11 @@ def test_impossible_shifts_are_refused() -> None:
 
 
 def test_options_of_diffusers_timestep_spacings() -> None:
-    assert Linspace(from_first=True).levels(1, 100).tolist() == [0.0]
-    assert Linspace(from_first=True, whole=True).levels(3, 100).tolist() == [99.0, 50.0, 0.0]
-    assert Leading(to_first=False).levels(4, 100).tolist() == [80.0, 60.0, 40.0, 20.0]
-    assert Trailing(stride=10.0).levels(10, 35).tolist() == [34.0, 24.0, 14.0, 4.0]
-    assert Trailing(stride=10.0).levels(2, 35).tolist() == [34.0, 24.0]
+    assert Linspace(from_first=True).indices(1, 100).tolist() == [0.0]
+    assert Linspace(from_first=True, whole=True).indices(3, 100).tolist() == [99.0, 50.0, 0.0]
+    assert Leading(to_first=False).indices(4, 100).tolist() == [80.0, 60.0, 40.0, 20.0]
+    assert Trailing(stride=10.0).indices(10, 35).tolist() == [34.0, 24.0, 14.0, 4.0]
+    assert Trailing(stride=10.0).indices(2, 35).tolist() == [34.0, 24.0]
 
 
 def test_unknown_names_are_unknown_name_errors() -> None:

@@ -27,7 +27,9 @@ QWEN_IMAGE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9,
 MOCHI = {"invert_sigmas": True}
 
 EACH = sorted(
-    name for name in CLASSES if scheduler_class(name).samples_flow and not name.startswith(("FlowMatch", "LTX"))
+    name
+    for name in CLASSES
+    if getattr(scheduler_class(name), "samples_flow", False) and not name.startswith(("FlowMatch", "LTX"))
 )
 DETERMINISTIC = [
     "DEISMultistepScheduler",

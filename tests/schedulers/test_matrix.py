@@ -14,12 +14,9 @@ TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffus
 
 EARLY = "timesteps, step and add_noise before set_timesteps"
 PENDING: dict[str, str] = {
-    "DEISMultistepScheduler": EARLY,
-    "DPMSolverMultistepScheduler": f"{EARLY}; zero terminal SNR",
     "DPMSolverSDEScheduler": EARLY,
     "DPMSolverSinglestepScheduler": EARLY,
     "EulerAncestralDiscreteScheduler": f"{EARLY}; zero terminal SNR",
-    "EulerDiscreteScheduler": f"{EARLY}; zero terminal SNR",
     "FlowMatchEulerDiscreteScheduler": "a step before set_timesteps with inverted sigmas; scale_noise without noise",
     "HeunDiscreteScheduler": EARLY,
     "KDPM2AncestralDiscreteScheduler": EARLY,
@@ -29,7 +26,6 @@ PENDING: dict[str, str] = {
     "PNDMScheduler": EARLY,
     "TCDScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
     "SASolverScheduler": "third order, of which the reference's weights are off",
-    "UniPCMultistepScheduler": f"{EARLY}; zero terminal SNR",
 }
 """Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""
 

@@ -34,6 +34,7 @@ SAMPLES_FLOWS = (
     "FlowMatchLCMScheduler",
     "HeunDiscreteScheduler",
     "IPNDMScheduler",
+    "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
@@ -42,21 +43,7 @@ SAMPLES_FLOWS = (
 )
 """Classes that can sample a flow model."""
 
-PENDING: tuple[str, ...] = (
-    "DEISMultistepScheduler",
-    "DPMSolverFastScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepAncestralScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "UniPCMultistepScheduler",
-)
+PENDING: tuple[str, ...] = ("IPNDMScheduler", "SASolverScheduler")
 """Those that do not accept every call yet; one that does may not stay here."""
 
 OF_ONE_CLASS = {

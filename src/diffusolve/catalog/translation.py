@@ -26,7 +26,7 @@ from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
 from diffusolve.sampling.sampler import Sampler
-from diffusolve.schedulers import scheduler_class
+from diffusolve.schedulers import CLASSES, scheduler_class
 
 __all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "to_diffusers"]
 
@@ -115,11 +115,13 @@ class ToDiffusers:
         Raises:
             ValueError: only diffusers has the class.
         """
-        if not _of(find(self.name)[0]).here:
+        if self.class_name not in CLASSES:
             raise ValueError(
                 f"{self.class_name} is a class of diffusers that this library does not have: use diffusolve.sample "
                 f"with {self.name!r}, or {self.class_name}.from_config of diffusers."
             )
+        if not _of(find(self.name)[0]).here:  # it chooses its own timesteps: no key of another class's changes them
+            return scheduler_class(self.class_name).from_config({**(config or {}), **self.config})
         return scheduler_class(self.class_name).from_config(self.joined(config or {}))
 
     def save(self, directory: str | PathLike[str], config: Mapping[str, Any] | None = None) -> Path:

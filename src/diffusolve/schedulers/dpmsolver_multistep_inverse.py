@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
+
+    samples_flow: ClassVar[bool] = False
 
     @register_to_config
     def __init__(

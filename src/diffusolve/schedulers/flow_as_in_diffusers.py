@@ -36,7 +36,7 @@ def flow_heun_with_late_churn(
     """
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
-        hat = churned(s.sigma, evaluations, s_churn, s_tmin, s_tmax)
+        hat = churned(s.sigma, evaluations, s_churn, s_tmin, s_tmax) if s_churn else s.sigma
         d = (x - data) / hat
         if hat > s.sigma:
             x = x + s_noise * sqrt(hat**2 - s.sigma**2) * (yield Noise(s, t))

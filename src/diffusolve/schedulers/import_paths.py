@@ -50,11 +50,14 @@ MEMBERS: dict[str, Members] = {
 """Module -> its members, but for those that are named after a scheduler class."""
 
 _NAMED_OTHERWISE = {
-    "cm_stochastic_iterative": "consistency_models",
-    "cogvideox_ddim": "ddim_cogvideox",
-    "cogvideox_dpm": "dpm_cogvideox",
+    "cm_stochastic_iterative": "scheduling_consistency_models",
+    "cogvideox_ddim": "scheduling_ddim_cogvideox",
+    "cogvideox_dpm": "scheduling_dpm_cogvideox",
+    "karras_ve": "deprecated.scheduling_karras_ve",
+    "score_sde_ve": "scheduling_sde_ve",
+    "score_sde_vp": "deprecated.scheduling_sde_vp",
 }
-"""Our module -> what stands in its place after ``scheduling_``."""
+"""Our module -> the module of diffusers that stands in its place, where that is named otherwise."""
 
 OURS_ALONE = frozenset({"DPMSolverFastScheduler", "DPMSolverSinglestepAncestralScheduler"})
 """The scheduler classes that diffusers does not have."""
@@ -90,7 +93,8 @@ def in_both() -> dict[str, tuple[str, str]]:
 def path_of(home: str) -> str:
     """The path that the module at `home` has in diffusers."""
     module = home.rpartition(".")[2]
-    return f"schedulers.scheduling_{_NAMED_OTHERWISE.get(module, module)}"
+    named = _NAMED_OTHERWISE.get(module, f"scheduling_{module}")
+    return f"schedulers.{named}"
 
 
 def member(home: str, name: str) -> Any:

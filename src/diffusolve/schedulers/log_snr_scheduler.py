@@ -182,7 +182,7 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on; all training timesteps, in single precision, before `set_timesteps`."""
+        """The timesteps that the network is told; before `set_timesteps` all of training, in single precision."""
         own = super().timesteps
         return own.to(torch.float32) if self._registry.current is None else own
 

@@ -63,7 +63,7 @@ class PNDMScheduler(TimestepScheduler):
 
     @property
     def timesteps(self) -> Tensor | None:  # type: ignore[override]
-        """What the network is conditioned on, one per evaluation; None before `set_timesteps`."""
+        """The timesteps that the network is told, one per evaluation; None before `set_timesteps`."""
         return None if self._registry.current is None else super().timesteps
 
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen

@@ -84,7 +84,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is conditioned on, one per evaluation; all training timesteps before `set_timesteps`."""
+        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         if self._registry.current is None and self._flow is None and self._is_continuous:
             return torch.from_numpy(self._training_steps.timesteps.astype(np.float32))
         return super().timesteps
