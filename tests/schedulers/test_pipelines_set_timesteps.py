@@ -43,7 +43,7 @@ SAMPLES_FLOWS = (
 )
 """Classes that can sample a flow model."""
 
-PENDING: tuple[str, ...] = ("IPNDMScheduler", "SASolverScheduler")
+PENDING: tuple[str, ...] = ("IPNDMScheduler",)
 """Those that do not accept every call yet; one that does may not stay here."""
 
 OF_ONE_CLASS = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.randomness import draw_normal_with
-from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
@@ -93,12 +93,6 @@ class SASolverScheduler(LogSNRScheduler):
             if self.config[key] not in range(1, 5):
                 raise ValueError(f"{key} is {self.config[key]}: expected 1 to 4.")
         super()._configured()
-
-    def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
-        self, num_inference_steps: int | None = None, device: Any = None
-    ) -> None:
-        """Begin a run of `num_inference_steps` steps."""
-        self._begin(asked_for(num_inference_steps), device)
 
     def step(
         self,

@@ -103,7 +103,9 @@ class TableScheduler(Scheduler):
             raise ValueError(
                 f"scale_noise is for flow-matching models, and this {type(self).__name__} has betas: use add_noise."
             )
-        return self.add_noise(sample, noise, timestep)
+        alpha, sigma = TableScheduler._signal_and_noise(self, sample, timestep)  # whatever add_noise of a class does
+        noised: Tensor = alpha * sample + sigma * noise
+        return noised
 
     # Tables -----------------------------------------------------------------
 
