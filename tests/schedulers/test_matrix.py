@@ -18,7 +18,7 @@ PENDING: dict[str, str] = {
     "DPMSolverSinglestepScheduler": EARLY,
     "EulerAncestralDiscreteScheduler": f"{EARLY}; zero terminal SNR",
     "FlowMatchEulerDiscreteScheduler": "a step before set_timesteps with inverted sigmas; scale_noise without noise",
-    "FlowMatchHeunDiscreteScheduler": "the reference's scale_noise keeps the timestep of its first call; churn in two steps",
+    "FlowMatchHeunDiscreteScheduler": "the reference's scale_noise keeps its first timestep; churn",
     "FlowMatchLCMScheduler": "scale_noise without noise",
     "HeunDiscreteScheduler": EARLY,
     "KDPM2AncestralDiscreteScheduler": EARLY,
