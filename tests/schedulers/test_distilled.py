@@ -76,6 +76,8 @@ def test_what_is_wrong_is_said() -> None:
         lcm.set_timesteps(10, strength=0.1)
     with pytest.raises(ValueError, match=r"strength is 1\.5"):
         lcm.set_timesteps(10, strength=1.5)
+    with pytest.raises(ValueError, match=r"strength is 1\.5"):
+        lcm.set_timesteps(timesteps=[999, 600, 300], strength=1.5)
     with pytest.raises(ValueError, match="1 to 1000"):
         lcm.set_timesteps(10, original_inference_steps=1200)
     with pytest.raises(ValueError, match="both given"):

@@ -51,12 +51,12 @@ class DistilledScheduler(TimestepScheduler):
         """
         if num_inference_steps is not None and timesteps is not None:
             raise ValueError("num_inference_steps and timesteps are both given: leave one of them out.")
+        rule = Distilled(original_steps=self._distilled_on(original_inference_steps), strength=strength)
         if timesteps is not None:
             check_timesteps(timesteps, len(self))
             chosen = np.asarray(timesteps)[int(len(timesteps) * (1.0 - strength)) :]
         else:
             asked = asked_for(num_inference_steps)
-            rule = Distilled(original_steps=self._distilled_on(original_inference_steps), strength=strength)
             chosen = rule.indices(asked.steps, len(self))
         self._begin(asked_for(None, chosen.tolist()), device)
 

@@ -125,11 +125,13 @@ class Distilled(IndexSpacing):
     original_steps: int = 50
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.strength <= 1.0:
+            raise ValueError(f"strength is {self.strength:g}: expected a share of the timesteps, above 0 and up to 1.")
+
     def indices(self, steps: int, count: int) -> Array:
         if not 0 < self.original_steps <= count:
             raise ValueError(f"original_steps is {self.original_steps}: expected 1 to {count}, the training timesteps.")
-        if not 0.0 < self.strength <= 1.0:
-            raise ValueError(f"strength is {self.strength:g}: expected a share of the timesteps, above 0 and up to 1.")
         walked = int(self.original_steps * self.strength)
         if steps > walked:
             raise ValueError(
