@@ -265,8 +265,8 @@ class Training:
     def _backward(self, share: tuple[Tensor, ...]) -> float:
         """Add a share of the batch to the gradients, and return its loss."""
         noisy, timestep, label, target = share
-        # Matrix multiplications in bfloat16 take half the time on processors that have them.
-        with torch.autocast("cpu", torch.bfloat16):
+        # Tiles of bfloat16 (AMX) halve the time of matrix multiplications; other processors are faster in float32.
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported()):
             output = self.network(noisy.to(memory_format=torch.channels_last), timestep, label)
         loss = functional.mse_loss(output.float(), target)
         (loss / WORKERS).backward()
