@@ -10,9 +10,16 @@ from torch import Tensor
 
 import diffusolve
 from diffusolve.denoisers.digits_network import NO_CLASS, load_digits_network
+from diffusolve.errors import shown
 from diffusolve.serving import ContinuousBatcher, Request
 
 SHAPE = (1, 8, 8)
+
+MOST_GUIDANCE = 100.0
+"""The largest guidance scale: beyond some 20 digits are noise, and far beyond the network's outputs overflow."""
+
+LONGEST_NAME = 100
+"""The most characters of a sampler's name that anybody looks for."""
 
 
 class Digits:
@@ -57,17 +64,25 @@ def digit_request(
     """The request for a picture of `digit`.
 
     Raises:
-        ValueError: there is no such digit.
+        TypeError, ValueError: a value of the wrong type, or out of its range.
     """
+    if isinstance(digit, bool) or not isinstance(digit, int):
+        raise TypeError(f"digit is {shown(digit)}: expected a whole number from 0 to 9.")
     if digit not in range(10):
-        raise ValueError(f"digit is {digit}: expected 0 to 9.")
+        raise ValueError(f"digit is {shown(digit)}: expected 0 to 9.")
+    if not isinstance(sampler, str) or len(sampler) > LONGEST_NAME:
+        raise ValueError(f"sampler is {shown(sampler)}: expected a name of at most {LONGEST_NAME} characters.")
+    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= MOST_GUIDANCE:
+        raise ValueError(f"guidance is {shown(guidance)}: expected a number from 0 to {MOST_GUIDANCE:g}.")
+    if steps is None:
+        raise TypeError("steps is None: expected a whole number, at least 1.")
     return Request(
         sampler=sampler,
         steps=steps,
         shape=SHAPE,
         seed=seed,
         condition=digit,
-        guidance_scale=guidance,
+        guidance_scale=float(guidance),
         priority=priority,
         timeout=timeout,
     )

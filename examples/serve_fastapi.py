@@ -6,7 +6,8 @@
 
 ``POST /generate`` with ``{"digit": 3, "sampler": "UniPC", "steps": 12, "seed": 1, "guidance": 2}`` answers a PNG;
 ``POST /stream`` a line of JSON after each step, ``{"step": 0, "steps": 12, "png": base64}``; ``GET /metrics`` text for
-Prometheus. A client that hangs up frees its place in the batch.
+Prometheus. A client that hangs up frees its place in the batch. With ``--token WORD`` (or the environment variable
+DIGITS_TOKEN, which no list of processes shows) clients have to send ``Authorization: Bearer WORD``.
 """
 
 import argparse
@@ -14,32 +15,21 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import random
 import statistics
 import sys
 import time
 from typing import Any
 
-from diffusolve.serving import BatcherClosed, QueueFull, RequestFailed, RequestTimeout
-from examples.digits_model import digit_request, digits_batcher, png
-
-STATUS = {QueueFull: 503, BatcherClosed: 503, RequestTimeout: 504, RequestFailed: 500, ValueError: 422, TypeError: 422}
-"""What a client is answered when its request ends without a sample."""
+from examples.asking import STATUS, Refused, asked_request, check_token, headers_of, status_of
+from examples.digits_model import digits_batcher, png
 
 
-def make_app(max_batch_size: int = 16, max_queue: int = 256) -> Any:
-    """The FastAPI application."""
+def make_app(max_batch_size: int = 16, max_queue: int = 256, token: str | None = None) -> Any:
+    """The FastAPI application; with a `token` it serves only those who send it."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-    from pydantic import BaseModel
-
-    class Asked(BaseModel):
-        digit: int
-        sampler: str = "DPM++ 2M Karras"
-        steps: int = 20
-        seed: int | None = None
-        guidance: float = 2.0
-        priority: int = 0
 
     batcher = digits_batcher(max_batch_size, max_queue)
 
@@ -51,16 +41,15 @@ def make_app(max_batch_size: int = 16, max_queue: int = 256) -> Any:
     app = FastAPI(title="digits", lifespan=lifespan)
 
     def refused(_: Request, error: Exception) -> Response:
-        status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-        headers = {"Retry-After": "1"} if status == 503 else None
-        return JSONResponse({"error": str(error)}, status, headers)
+        status = status_of(error)
+        return JSONResponse({"error": str(error)}, status, headers_of(status))
 
-    for kind in STATUS:
+    for kind in (Refused, *STATUS):
         app.add_exception_handler(kind, refused)
 
     @app.post("/generate")
-    async def generate(asked: Asked, request: Request) -> Response:
-        made = asyncio.ensure_future(batcher.generate(digit_request(**asked.model_dump())))
+    async def generate(request: Request) -> Response:
+        made = asyncio.ensure_future(batcher.generate(await asked_request(request, batcher, token)))
         gone = asyncio.ensure_future(hung_up(request))
         try:
             await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,8 +59,8 @@ def make_app(max_batch_size: int = 16, max_queue: int = 256) -> Any:
             gone.cancel()
 
     @app.post("/stream")
-    async def stream(asked: Asked) -> StreamingResponse:
-        previews = batcher.stream(digit_request(**asked.model_dump()))
+    async def stream(request: Request) -> StreamingResponse:
+        previews = batcher.stream(await asked_request(request, batcher, token))
         first = await anext(previews)  # what is wrong with the request is still answered by a status
 
         async def lines() -> Any:
@@ -83,7 +72,8 @@ def make_app(max_batch_size: int = 16, max_queue: int = 256) -> Any:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     @app.get("/metrics")
-    async def metrics() -> PlainTextResponse:
+    async def metrics(request: Request) -> PlainTextResponse:
+        check_token(request.headers, token)
         return PlainTextResponse(batcher.metrics(), media_type="text/plain; version=0.0.4")
 
     return app
@@ -144,6 +134,7 @@ def main() -> None:
     server.add_argument("--port", type=int, default=8000)
     server.add_argument("--max-batch-size", type=int, default=16)
     server.add_argument("--max-queue", type=int, default=256)
+    server.add_argument("--token", default=os.environ.get("DIGITS_TOKEN"), help="serve only those who send it")
     loading = programs.add_parser("load", help="put a server under load")
     loading.add_argument("--url", default="http://127.0.0.1:8000")
     loading.add_argument("--count", type=int, default=200)
@@ -153,7 +144,9 @@ def main() -> None:
         if given.program == "serve":
             import uvicorn
 
-            uvicorn.run(make_app(given.max_batch_size, given.max_queue), host=given.host, port=given.port)
+            connections = 2 * (given.max_batch_size + given.max_queue) + 100
+            app = make_app(given.max_batch_size, given.max_queue, given.token)
+            uvicorn.run(app, host=given.host, port=given.port, limit_concurrency=connections)
         else:
             for name, value in asyncio.run(load_url(given.url, given.count, given.rate)).items():
                 print(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")

@@ -10,13 +10,16 @@ between steps: Ray routes and scales, the batch is mixed. `max_ongoing_requests`
 under way and waiting; more requests wait with Ray.
 """
 
-import json
+import os
 from typing import Any
 
-from diffusolve.serving import QueueFull, RequestFailed, RequestTimeout
-from examples.digits_model import digit_request, digits_batcher, png
+from examples.asking import STATUS, Refused, asked_request, check_token, headers_of, status_of
+from examples.digits_model import digits_batcher, png
 
 MAX_BATCH_SIZE, MAX_QUEUE = 16, 64
+
+TOKEN = os.environ.get("DIGITS_TOKEN")
+"""The token that clients have to send, if there is one."""
 
 
 def make_app(replicas: int = 1) -> Any:
@@ -32,17 +35,15 @@ def make_app(replicas: int = 1) -> Any:
             self.batcher = await digits_batcher(MAX_BATCH_SIZE, MAX_QUEUE).__aenter__()
 
         async def __call__(self, request: Request) -> Response:
-            if request.url.path.endswith("/metrics"):
-                return PlainTextResponse(self.batcher.metrics())
             try:
-                asked = json.loads(await request.body())
-                sample = await self.batcher.generate(digit_request(**asked))  # cancelled if the client hangs up
-            except (ValueError, TypeError) as error:
-                return JSONResponse({"error": str(error)}, 422)
-            except QueueFull as error:
-                return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
-            except (RequestFailed, RequestTimeout) as error:
-                return JSONResponse({"error": str(error)}, 500)
+                if request.url.path.endswith("/metrics"):
+                    check_token(request.headers, TOKEN)
+                    return PlainTextResponse(self.batcher.metrics())
+                asked = await asked_request(request, self.batcher, TOKEN)
+                sample = await self.batcher.generate(asked)  # cancelled if the client hangs up
+            except (Refused, *STATUS) as error:
+                status = status_of(error)
+                return JSONResponse({"error": str(error)}, status, headers_of(status))
             return Response(png(sample), media_type="image/png")
 
     return Digits.bind()

@@ -11,8 +11,12 @@ __all__ = [
     "SingularPointError",
     "UnknownNameError",
     "check_options",
+    "shown",
     "unknown_name",
 ]
+
+LONGEST = 80
+"""The most characters of a value that an error shows; no name that anything has is longer."""
 
 
 class UnknownNameError(ValueError):
@@ -31,16 +35,28 @@ class PlanFormatError(ValueError):
     """Text that is not a plan."""
 
 
+def shown(value: object) -> str:
+    """The representation of `value`, with the middle left out where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # of the user's own, or an integer of more digits than Python writes out
+        return f"a value of {type(value).__name__} that cannot be shown"
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]}...{text[-half:]} ({len(text)} characters)"
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is none of `choices`, offering the three that look most like it, or the first 20."""
     choices = list(choices)
     if not choices:
         return UnknownNameError(f"unknown {kind} {name!r}: there are none.")
     by_folded = {choice.casefold(): choice for choice in choices}
-    close = get_close_matches(str(name).casefold(), by_folded, n=3, cutoff=0.4)
+    close = get_close_matches(str(name)[:LONGEST].casefold(), by_folded, n=3, cutoff=0.4)
     nearest = ", ".join(repr(by_folded[match]) for match in close)
     hint = f"did you mean {nearest}?" if nearest else "choose one of " + ", ".join(map(repr, choices[:20])) + "."
-    return UnknownNameError(f"unknown {kind} {name!r}: {hint}")
+    return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}")
 
 
 def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusolve.catalog.entries import ALIASES, CATALOG, Entry
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
-from diffusolve.errors import check_options, unknown_name
+from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Solver
 from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Linspace, Spacing, spacing
@@ -44,7 +44,9 @@ def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> 
     """
     entry, schedule_type = find(name)
     if schedule_type is not None and spacing is not None:
-        raise ValueError(f"{name!r} names the schedule type {schedule_type!r} already: leave spacing={spacing!r} out.")
+        raise ValueError(
+            f"{name!r} names the schedule type {schedule_type!r} already: leave spacing={shown(spacing)} out."
+        )
     discards = options.pop("discard_next_to_last_sigma", entry.discards and not isinstance(spacing, Spacing))
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
     chosen = _spacing(entry, spacing or schedule_type, options)

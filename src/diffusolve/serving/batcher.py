@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Collection
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from diffusolve.arrays import Array, namespace
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
 from diffusolve.prediction import Prediction
@@ -110,7 +112,7 @@ class ContinuousBatcher:
         self._queue = Queue(self.max_active, max_queue, patience)
         self._stepper = Stepper(model, self.like, check_finite)
         self._planning = 0
-        self._in_order = asyncio.Lock()
+        self._being_planned: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._taken = 0
         self._plans: OrderedDict[Any, tuple[Plan, Sampler]] = OrderedDict()
         self._state = "not entered"
@@ -163,6 +165,11 @@ class ContinuousBatcher:
             yield Preview(request, steps, steps, job.plan.end, job.future.result())
         finally:
             self._end(job, "cancelled")
+
+    @property
+    def is_full(self) -> bool:
+        """True if one more request would get :class:`QueueFull <diffusolve.serving.QueueFull>`."""
+        return not self._queue.has_room(self._planning)
 
     def metrics(self) -> str:
         """Counts and times of requests and steps so far, in the text format of Prometheus."""
@@ -227,17 +234,16 @@ class ContinuousBatcher:
         if not isinstance(request, Request):
             raise TypeError(f"request is a {type(request).__name__}: expected a Request.")
         begun = time.monotonic()
-        if not self._queue.has_room(self._planning):
+        if self.is_full:
             self._outcomes["queue_full"] += 1
             raise QueueFull(f"{self.max_queue} requests wait already, which is all that this batcher lets wait.")
         number = self._taken
-        name = f"request {number}" + (f" ({request.tag!r})" if request.tag is not None else "")
+        name = f"request {number}" + (f" ({shown(request.tag)})" if request.tag is not None else "")
         self._taken += 1
         self._planning += 1
         self._idle.clear()
         try:
-            async with self._in_order:
-                plan, noise = await self._planned(request)
+            plan, noise = await self._planned(request)
         except BaseException as error:
             self._outcomes["rejected" if isinstance(error, Exception) else "cancelled"] += 1
             raise
@@ -282,17 +288,23 @@ class ContinuousBatcher:
         noise = request.seed if request.noise is None else request.noise
         if isinstance(request.sampler, Plan):
             return request.sampler, noise
-        key = (request.sampler, request.steps)
-        if key not in self._plans:
-            planned = await asyncio.to_thread(self._plan, *key)
-            self._plans[key] = planned
-            if len(self._plans) > MOST_PLANS:
-                self._plans.popitem(last=False)
-        plan, sampler = self._plans[key]
-        self._plans.move_to_end(key)
+        plan, sampler = await self._plan_of(request.sampler, request.steps)
         if plan.is_stochastic and (sampler.seed_offset or sampler.brownian):
             noise = noise_between_steps(sampler, sampler.grid(self.noise_schedule, request.steps), noise)
         return plan, noise
+
+    async def _plan_of(self, wanted: str | Sampler, steps: int | None) -> tuple[Plan, Sampler]:
+        """The plan, made in another thread unless it is there. Only requests of the same plan wait for each other."""
+        key = (wanted, steps)
+        if key not in self._plans:
+            async with self._being_planned.setdefault(key, asyncio.Lock()):
+                if key not in self._plans:
+                    self._plans[key] = await asyncio.to_thread(self._plan, wanted, steps)
+        made = self._plans[key]
+        self._plans.move_to_end(key)
+        if len(self._plans) > MOST_PLANS:
+            self._plans.popitem(last=False)
+        return made
 
     def _plan(self, wanted: str | Sampler, steps: int | None) -> tuple[Plan, Sampler]:
         sampler = sampler_called(wanted) if isinstance(wanted, str) else wanted

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
 from diffusolve.backends import Transform
+from diffusolve.errors import shown
 from diffusolve.plan import Plan, PlanPoint
 from diffusolve.randomness import NoiseLike
 from diffusolve.sampling import Sampler
@@ -86,19 +87,22 @@ class Request:
     def check(self, max_steps: int, max_priority: int) -> None:
         """Raise ValueError or TypeError if something about the request can never be right."""
         if not isinstance(self.sampler, str | Sampler | Plan):
-            raise TypeError(f"sampler is {self.sampler!r}: expected a name, a Sampler or a Plan.")
+            raise TypeError(f"sampler is {shown(self.sampler)}: expected a name, a Sampler or a Plan.")
         if isinstance(self.sampler, Plan) and self.steps is not None:
-            raise ValueError(f"steps is {self.steps}, but the sampler is a plan, which has {self.sampler.steps} steps.")
+            own = self.sampler.steps
+            raise ValueError(f"steps is {shown(self.steps)}, but the sampler is a plan, which has {own} steps.")
         if self.steps is not None:
             _check_whole("steps", self.steps, 1)
         steps = self.sampler.steps if isinstance(self.sampler, Plan) else self.steps
         if steps is not None and steps > max_steps:
-            raise ValueError(f"steps is {steps}: expected at most {max_steps}, which is what this batcher takes.")
+            raise ValueError(
+                f"steps is {shown(steps)}: expected at most {max_steps}, which is what this batcher takes."
+            )
         if (self.shape is None) == (self.x is None):
             given = "both are given" if self.x is not None else "neither is given"
             raise ValueError(f"expected the shape of the sample or x, a sample to start from; {given}.")
         if not isinstance(self.shape or (), tuple | list):
-            raise TypeError(f"shape is {self.shape!r}: expected a tuple of whole numbers.")
+            raise TypeError(f"shape is {shown(self.shape)}: expected a tuple of whole numbers.")
         for size in self.shape or ():
             _check_whole("each number of shape", size, 1)
         if self.seed is not None:
@@ -107,13 +111,13 @@ class Request:
         if abs(self.priority) > max_priority:
             nearest = max_priority if self.priority > 0 else -max_priority
             raise ValueError(
-                f"priority is {self.priority}: expected {-max_priority} to {max_priority}, which is what this batcher "
-                f"takes; the nearest is {nearest}."
+                f"priority is {shown(self.priority)}: expected {-max_priority} to {max_priority}, which is what this "
+                f"batcher takes; the nearest is {nearest}."
             )
-        if not isinstance(self.guidance_scale, Real) or not isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale is {self.guidance_scale!r}: expected a finite number.")
-        if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
-            raise ValueError(f"timeout is {self.timeout!r}: expected seconds, more than 0.")
+        if not _is_finite(self.guidance_scale):
+            raise ValueError(f"guidance_scale is {shown(self.guidance_scale)}: expected a finite number.")
+        if self.timeout is not None and not (_is_finite(self.timeout) and self.timeout > 0):
+            raise ValueError(f"timeout is {shown(self.timeout)}: expected seconds, more than 0; None for no end.")
         for name in ("on_step", "transform"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}: expected a function.")
@@ -122,7 +126,15 @@ class Request:
 def _check_whole(name: str, value: object, least: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
-            f"{name} is {value!r}: expected a whole number{'' if least is None else f', at least {least}'}."
+            f"{name} is {shown(value)}: expected a whole number{'' if least is None else f', at least {least}'}."
         )
     if least is not None and value < least:
-        raise ValueError(f"{name} is {value}: expected at least {least}.")
+        raise ValueError(f"{name} is {shown(value)}: expected at least {least}.")
+
+
+def _is_finite(value: object) -> bool:
+    """True if `value` is a number that a float can be."""
+    try:
+        return isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
