@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusolve.files import replacing
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -45,8 +47,7 @@ def save_weights(
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / add_variant(f"{WEIGHTS}.{'safetensors' if safe_serialization else 'bin'}", variant)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         if safe_serialization:
             from safetensors.torch import save_model
 
@@ -55,7 +56,4 @@ def save_weights(
             import torch
 
             torch.save(network.state_dict(), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
