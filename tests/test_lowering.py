@@ -55,12 +55,12 @@ def test_registers_that_wait_for_one_later_sum_are_added_up_where_the_last_of_th
         [total(1, {OUTPUT: 2.0}), total(NEXT, {SAMPLE: 1.0, 1: 0.2})],
         [total(NEXT, {SAMPLE: 1.0, 0: 0.3, 1: 0.4})],
     ]
-    assert tables(add_up_early(stages, [set(), set(), set()])) == [
+    assert tables(add_up_early(stages, [set(), set(), set()], 2)) == [
         {0: {OUTPUT: 1.0}, NEXT: {SAMPLE: 1.0, OUTPUT: 0.1}},
         {1: {OUTPUT: 2.0}, 2: {0: 0.3, 1: 0.4}, NEXT: {SAMPLE: 1.0, 1: 0.2}},
         {NEXT: {2: 1.0, SAMPLE: 1.0}},
     ]
-    assert [made.target for made in add_up_early(stages, [set(), set(), set()])[1]] == [1, 2, NEXT]
+    assert [made.target for made in add_up_early(stages, [set(), set(), set()], 2)[1]] == [1, 2, NEXT]
 
 
 WAITS_AS_IT_IS = {
@@ -79,7 +79,7 @@ WAITS_AS_IT_IS = {
 
 @pytest.mark.parametrize("stages", WAITS_AS_IT_IS.values(), ids=WAITS_AS_IT_IS)
 def test_what_cannot_be_added_up_early_waits(stages: list[list[Sum]]) -> None:
-    assert add_up_early(stages, [set() for _ in stages]) == stages
+    assert add_up_early(stages, [set() for _ in stages], 3) == stages
 
 
 def test_noise_waits_with_what_is_written_beside_it() -> None:
@@ -87,10 +87,24 @@ def test_noise_waits_with_what_is_written_beside_it() -> None:
         [total(0, {OUTPUT: 1.0}), total(NEXT, {SAMPLE: 1.0})],
         [total(NEXT, {0: 0.5, 1: 2.0, SAMPLE: 1.0})],
     ]
-    assert tables(add_up_early(stages, [{1}, set()])) == [
+    assert tables(add_up_early(stages, [{1}, set()], 2)) == [
         {0: {OUTPUT: 1.0}, 2: {0: 0.5, 1: 2.0}, NEXT: {SAMPLE: 1.0}},
         {NEXT: {2: 1.0, SAMPLE: 1.0}},
     ]
+
+
+def test_sums_of_what_waits_are_no_samples_of_the_plan() -> None:
+    """Their numbers lie above those of samples and data predictions, which no sum may be left to read or write."""
+    waiting = Write("x1", (("x0", 1.0), ("n", 1.0), ("output", 0.5))), Write("k", (("output", 2.0),))
+    plan = plan_of(
+        stage("x0", *reversed(waiting), noises=(NoiseTerm("n", 1.0, 0.5),)),
+        stage("x1", Write("x2", (("x0", 1.0), ("n", 1.0), ("k", 1.0), ("output", 1.0)))),
+        stage("x2", Write("x9", (("x2", 1.0), ("output", 1.0)))),
+    )
+    first, second, _ = lower(plan).stages
+    (waits,) = (made for made in first.sums if made.target != NEXT)
+    assert waits.target in second.sums[-1].sources
+    assert waits.target in {slot for _, slot in first.holds}
 
 
 def test_registers_live_from_their_sum_to_the_last_that_reads_them() -> None:

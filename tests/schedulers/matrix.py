@@ -293,6 +293,8 @@ class Row:
         like_defaults: further configurations, tried in every way that the defaults are.
         noise_by_table: whether ``add_noise`` before ``set_timesteps`` is compared with the table of training, not with
             the reference, which reads its rising sigmas at the places of its falling timesteps.
+        noise_by_timestep: whether ``scale_noise`` is compared with flow matching's formula at each timestep, not with
+            the reference, which stays at the timestep that it was called with first.
         pairs: how many pairs of options are tried; fewer where the reference takes long.
         step: further ways of calling ``step``.
         loop: what users write; the first loop is walked in every case, the others with the defaults only.
@@ -310,6 +312,7 @@ class Row:
     like_defaults: tuple[Mapping[str, Any], ...] = ()
     pairs: int = 16
     noise_by_table: bool = False
+    noise_by_timestep: bool = False
 
 
 BETAS: dict[str, tuple[Any, ...]] = {
@@ -502,7 +505,7 @@ ROWS: dict[str, Row] = {
         loops=(denoise, tokens_at_their_own_times),
     ),
     "FlowMatchHeunDiscreteScheduler": Row(
-        {"num_train_timesteps": (500,), "shift": (3.0, 0.7)}, step=CHURN, loops=(denoise,)
+        {"num_train_timesteps": (500,), "shift": (3.0, 0.7)}, step=CHURN, loops=(denoise,), noise_by_timestep=True
     ),
     "FlowMatchLCMScheduler": Row(
         {
@@ -546,7 +549,8 @@ ROWS: dict[str, Row] = {
     ),
     "LTXEulerAncestralRFScheduler": Row(
         {"num_train_timesteps": (500,), "eta": (0.0, 0.5), "s_noise": (0.9,)},
-        runs=({"sigmas": [1.0, 0.8, 0.45, 0.0]}, {"timesteps": [990.0, 600.0, 250.0]}),
+        # Timesteps are another name for sigmas there, and above 1 the reference walks samples with negative alphas.
+        runs=({"sigmas": [1.0, 0.8, 0.45, 0.0]}, {"timesteps": [0.99, 0.6, 0.25]}),
         loops=(denoise, with_plain_tuples),
     ),
     "MiniMaxH3Scheduler": Row(
@@ -795,10 +799,19 @@ def noised_apart_by_table(scheduler: Any, setting: Setting) -> Seen:
     yield "add_noise", by_table(scheduler, setting, scheduler.timesteps[torch.tensor([count - 1, count // 3])])
 
 
-BY_TABLE = {
-    "noised before set_timesteps": noised_by_table,
-    "noised apart before set_timesteps": noised_apart_by_table,
-}
+def noised_by_timestep(scheduler: Any, setting: Setting) -> Seen:
+    """What :func:`noised` should show of flow matching."""
+    count = len(scheduler.timesteps)
+    for place in sorted({0, count // 2, count - 1}):
+        sigma = scheduler.timesteps[place] / scheduler.config["num_train_timesteps"]
+        yield f"scale_noise {place}", (1 - sigma) * setting.data + sigma * setting.noise
+
+
+def noised_apart_by_timestep(scheduler: Any, setting: Setting) -> Seen:
+    """What :func:`noised_apart` should show of flow matching."""
+    times = scheduler.timesteps[torch.tensor([len(scheduler.timesteps) - 1, len(scheduler.timesteps) // 3])]
+    sigma = (times / scheduler.config["num_train_timesteps"]).reshape(-1, 1, 1, 1)
+    yield "scale_noise", (1 - sigma) * setting.data + sigma * setting.noise
 
 
 def middle(scheduler: Any, setting: Setting, begin: bool) -> Seen:
@@ -826,10 +839,15 @@ def setting_of(name: str, case: Case, run: Mapping[str, Any], step: Mapping[str,
 Part = tuple[str, Callable[[Any], Seen]]
 
 
-def parts(name: str, case: Case) -> Iterator[Part]:
-    """The parts of a case, each for a new scheduler."""
+def parts(name: str, case: Case, by_formula: bool = False) -> Iterator[Part]:
+    """The parts of a case, each for a new scheduler; with formulas where the row does not ask the reference."""
     row = ROWS[name]
     setting = partial(setting_of, name, case)
+    (early_noise, early_noise_apart), (late_noise, late_noise_apart) = (noised, noised_apart), (noised, noised_apart)
+    if by_formula and row.noise_by_table:
+        early_noise, early_noise_apart = noised_by_table, noised_apart_by_table
+    if by_formula and row.noise_by_timestep:
+        early_noise, early_noise_apart = late_noise, late_noise_apart = noised_by_timestep, noised_apart_by_timestep
 
     def after_run(settings: Setting, what: Callable[[Any, Setting], Seen]) -> Callable[[Any], Seen]:
         def seen(scheduler: Any) -> Seen:
@@ -844,16 +862,16 @@ def parts(name: str, case: Case) -> Iterator[Part]:
     yield "configuration", configuration
     if case.thorough:
         yield "from_config", loaded
-    yield "noised before set_timesteps", lambda scheduler: noised(scheduler, plain)
-    yield ("noised apart before set_timesteps", lambda scheduler: noised_apart(scheduler, plain))
+    yield "noised before set_timesteps", lambda scheduler: early_noise(scheduler, plain)
+    yield "noised apart before set_timesteps", lambda scheduler: early_noise_apart(scheduler, plain)
     if row.loops[0] is denoise:
         yield "stepped before set_timesteps", lambda scheduler: early(scheduler, plain)
     for run in case.runs:
         told = setting(run, {})
         yield f"set_timesteps({run})", after_run(told, row.loops[0])
         if case.thorough:
-            yield f"noised after set_timesteps({run})", after_run(told, noised)
-            yield (f"noised apart after set_timesteps({run})", after_run(told, noised_apart))
+            yield f"noised after set_timesteps({run})", after_run(told, late_noise)
+            yield f"noised apart after set_timesteps({run})", after_run(told, late_noise_apart)
             for step in row.step:
                 yield (f"set_timesteps({run}), step({step})", after_run(setting(run, step), row.loops[0]))
             for loop in row.loops[1:]:
@@ -919,8 +937,8 @@ def difference(label: str, mine: Any, reference: Any) -> str | None:
     if label == "compatibles":
         missing = set(reference) - set(mine)
         return f"lacks {sorted(missing)}" if missing else None
-    if label == "num_inference_steps" and reference is None:
-        return None  # some classes do not count timesteps that they are given; to know the number does no harm
+    if label in ("num_inference_steps", "timesteps", "sigmas") and reference is None:
+        return None  # of timesteps that were given, or before there are any; to know them does no harm
     same = type(mine) is type(reference) and mine == reference
     return None if same else f"is {_one_line(mine)}, the reference's {_one_line(reference)}"
 
@@ -1021,10 +1039,8 @@ def _check_cases(name: str, library: Any, tried: Iterable[Case]) -> list[str]:
             if isinstance(mine, Exception):
                 failures.append(f"{name}({_short(changed)}): {type(mine).__name__}: {mine}")
                 continue
-            for label, part in parts(name, case):
-                wanted = part
-                if library is not diffusers and ROWS[name].noise_by_table and label in BY_TABLE:
-                    wanted = partial(BY_TABLE[label], setting=setting_of(name, case, {}, {}))
+            expected = parts(name, case, by_formula=library is not diffusers)
+            for (label, part), (_, wanted) in zip(parts(name, case), expected, strict=True):
                 found = compare(observe(copy.deepcopy(mine), part), observe(copy.deepcopy(reference), wanted))
                 if found:
                     failures.append(f"{name}({_short(changed)}), {label}: {found}")

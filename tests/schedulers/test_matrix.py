@@ -17,18 +17,11 @@ PENDING: dict[str, str] = {
     "DPMSolverSDEScheduler": EARLY,
     "DPMSolverSinglestepScheduler": EARLY,
     "EulerAncestralDiscreteScheduler": f"{EARLY}; zero terminal SNR",
-    "FlowMatchEulerDiscreteScheduler": "a step before set_timesteps with inverted sigmas; scale_noise without noise",
-    "FlowMatchHeunDiscreteScheduler": "the reference's scale_noise keeps its first timestep; churn",
-    "FlowMatchLCMScheduler": "scale_noise without noise",
     "HeunDiscreteScheduler": EARLY,
     "KDPM2AncestralDiscreteScheduler": EARLY,
     "KDPM2DiscreteScheduler": EARLY,
-    "LCMScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
     "LMSDiscreteScheduler": EARLY,
-    "LTXEulerAncestralRFScheduler": "timesteps before set_timesteps, and of a run over timesteps alone",
     "PNDMScheduler": EARLY,
-    "TCDScheduler": "epsilon predictions at zero terminal SNR: an error instead of infinities",
-    "SASolverScheduler": "third order, of which the reference's weights are off",
 }
 """Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""
 

@@ -67,14 +67,14 @@ def test_a_function_of_the_timestep_set_in_the_middle_of_a_run_is_an_error() -> 
     scheduler.step(x, scheduler.timesteps[0], x)
 
 
-def test_high_orders_are_those_of_diffusers_as_far_as_its_float32_weights_go() -> None:
-    for predictor, corrector in ((3, 3), (3, 4)):
+def test_high_orders_are_those_of_diffusers_to_the_last_step() -> None:
+    for predictor, corrector in ((2, 3), (3, 3), (3, 4), (4, 4)):
         config = {**CONFIG, "predictor_order": predictor, "corrector_order": corrector}
         mine, reference = ours("SASolverScheduler", config), theirs("SASolverScheduler", config)
         for scheduler in (mine, reference):
             scheduler.set_timesteps(9)
         pairs = zip(walk(mine).samples, walk(reference).samples, strict=True)
-        assert max(difference(x, y) for x, y in pairs) < 5e-3
+        assert max(difference(x, y) for x, y in pairs) < PROMISED
 
 
 def test_copies_and_pickles_walk_as_the_original_does() -> None:

@@ -60,7 +60,7 @@ def _lower(plan: Plan, transforms: bool, limit: float, donated: bool) -> Lowered
         for theirs, stage in zip(callers[1:], plan.stages, strict=True):
             theirs.add(number[stage.data])
     if not donated:
-        stages[1:] = add_up_early(stages[1:], callers[1:])
+        stages[1:] = add_up_early(stages[1:], callers[1:], len(number))
     live = live_after(stages, [{sample, *theirs} for sample, theirs in zip(samples, callers, strict=True)])
     stages = [put_in_short_sums(sums, after) for sums, after in zip(stages, live, strict=True)]
     made = {each.target for sums in stages for each in sums}.difference(*callers)
@@ -199,12 +199,13 @@ def without_dead(stages: Sequence[Sequence[Sum]]) -> list[list[Sum]]:
     return kept[::-1]
 
 
-def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]]) -> list[list[Sum]]:
+def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]], new: int) -> list[list[Sum]]:
     """Add up what only one later sum reads, once a part of it would be written to wait for that.
 
     UniPC then remembers for its corrector one array instead of the corrected sample and a data prediction. Samples wait
     as they are: they are large against the rest, and rounding a sum with one costs as much precision as a step. `given`
-    are the registers that come with each stage, without a sum. New sums take the numbers that follow those in use.
+    are the registers that come with each stage, without a sum. New sums take the numbers from `new` on, which are no
+    register's: neither a sample's nor a data prediction's, whether sums read these or not.
     """
     changed = [[*sums] for sums in stages]
     uses: dict[int, list[tuple[int, int]]] = {}
@@ -212,8 +213,6 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]]) -> 
         for index, made in enumerate(sums):
             for source in made.sources:
                 uses.setdefault(source, []).append((at, index))
-    new = 1 + max((made.target for sums in changed for made in sums), default=0)
-    new = max(new, 1 + max(uses, default=0), 1 + max(set[int]().union(*given), default=0))
     there: set[int] = set()
     for at, sums in enumerate(changed):
         written = {made.target for made in sums}

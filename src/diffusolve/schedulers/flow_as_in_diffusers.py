@@ -8,6 +8,7 @@ from math import inf, sqrt
 from diffusolve.noise import Grid
 from diffusolve.schedulers.as_in_diffusers import churned
 from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, Value, solver
+from diffusolve.solvers.past import has_no_length
 
 __all__ = ["euler_ancestral_rf", "flow_heun_with_late_churn"]
 
@@ -54,7 +55,7 @@ def euler_ancestral_rf(grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float
     """Euler's method that goes to a sigma below `t` on flow matching, and comes back to `t` with fresh noise.
 
     The way back multiplies the sample so that the signal is that of `t`; the squares of the noise that is left and of
-    the fresh noise, `up`, then add up to ``t.sigma ** 2``.
+    the fresh noise, `up`, then add up to ``t.sigma ** 2``. A step of no length leaves the sample as it is.
 
     Args:
         eta: 0 goes to `t` itself, 1 to ``t.sigma ** 2 / s.sigma``.
@@ -62,6 +63,8 @@ def euler_ancestral_rf(grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float
     """
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
+        if has_no_length(s, t):
+            continue
         down = t.sigma * (1.0 + (t.sigma / s.sigma - 1.0) * eta)
         x = data + (down / s.sigma) * (x - data)
         back = t.alpha / (1.0 - down)

@@ -102,8 +102,8 @@ class FlowScheduler(Scheduler):
         return FlowSigmas.of(self.config).training
 
     def _standing(self) -> Prepared:
-        sigmas = self._training_sigmas
-        standing = self._prepared_over(Steps(sigmas * len(self), np.append(sigmas, 0.0)))
+        sigmas = self._training_sigmas  # which `invert_sigmas` leaves as they are
+        standing = self._walked(Steps(sigmas * len(self), np.append(sigmas, 0.0)), Flow())
         standing.sigmas = standing.sigmas[:-1]  # a run over all of them leads to 0, which is not shown
         return standing
 
@@ -132,15 +132,15 @@ class FlowScheduler(Scheduler):
         """
         self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        return self._prepared_over(self._steps(asked))
-
     def _prepared_over(self, steps: Steps) -> Prepared:
-        in_noise = Steps(steps.timesteps, 1.0 - steps.sigmas) if self._runs_backwards else steps
+        return self._walked(steps, self._prediction)
+
+    def _walked(self, steps: Steps, prediction: Prediction) -> Prepared:
+        in_noise = Steps(steps.timesteps, 1.0 - steps.sigmas) if isinstance(prediction, ReversedFlow) else steps
         return Prepared(
             partial(in_noise.grid, self.noise_schedule, self.scaling),
             self._solver(len(steps.timesteps)),
-            self._prediction,
+            prediction,
             steps.timesteps.astype(self.timestep_dtype),
             steps.sigmas.astype(np.float32),
         )
@@ -171,11 +171,16 @@ class FlowScheduler(Scheduler):
     def _names_of_compatibles(cls) -> set[str]:
         return super()._names_of_compatibles() | set(COMPATIBLE)
 
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
         """``(1 - sigma) * sample + sigma * noise`` at each sample's timestep, without reading it.
 
         Args:
             sample, noise: shape (batch, ...).
             timestep: of the run, or training timesteps before `set_timesteps`, shape (batch,) or ().
+
+        Raises:
+            TypeError: `noise` is missing, which diffusers' signature lets one leave out as well.
         """
+        if noise is None:
+            raise TypeError("noise is missing: scale_noise draws none; pass torch.randn_like(sample), for example.")
         return self.add_noise(sample, noise, timestep)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.backends import Run
+from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point, VarianceExploding
 from diffusolve.plan import Combination, Plan, plan_for
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import Prediction, Sample
 from diffusolve.randomness import draw_normal_with
 from diffusolve.solvers import Solver
 
@@ -74,6 +75,19 @@ class Prepared:
     def plan(self) -> Plan:
         """The table of coefficients."""
         return plan_for(self.solver, self.grid, self.prediction)
+
+    @cached_property
+    def steps_of_evaluations(self) -> tuple[int, ...]:
+        """The number of the step that each evaluation belongs to.
+
+        It is known of a run that cannot begin at its first point too, where epsilon says nothing about the data: the
+        later ones are fit to begin with.
+        """
+        try:
+            plan = self.plan
+        except SingularPointError:
+            plan = plan_for(self.solver, self.grid, Sample())
+        return tuple(stage.step for stage in plan.stages)
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_as_in_diffusers import euler_ancestral_rf
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Steps
@@ -43,6 +44,7 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         eta = self.config["eta"]
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta is {eta:g}: expected 0 (Euler's method) to 1.")
+        vars(self).pop("_shift", None)  # it may be among the keys that another class's configuration has left here
         super()._configured()
 
     def set_timesteps(  # type: ignore[override]  # the order of diffusers
@@ -57,23 +59,23 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         """Begin a run of `num_inference_steps` steps, or over the `sigmas`, or over the `timesteps`.
 
         Args:
-            num_inference_steps: how many steps.
+            num_inference_steps: how many steps, placed as FlowMatchEuler places them with this configuration.
             device: for the timesteps.
             sigmas: where the steps begin and where the last one ends, shape (steps + 1,). Nothing shifts them. As many
-                `timesteps` are shown, so that loops take all but the last.
-            timesteps: what the network is told where the steps begin, shape (steps,), if no sigmas are given. They
-                stand for ``timestep / num_train_timesteps``, which diffusers does not divide.
-            mu, kwargs: without effect, as in diffusers.
+                `timesteps` are shown; a step at the last of them leaves the sample as it is.
+            timesteps: another name for `sigmas`, as in diffusers, where these are not given.
+            mu: how far sigmas that are not given are shifted, with `use_dynamic_shifting`.
+            kwargs: without effect, as in diffusers.
 
         Raises:
-            ValueError: none of them is given, or sigmas that do not fall from 1 to 0.
+            ValueError: none of them is given, or sigmas that do not fall from 1 to 0; `mu` is missing.
         """
-        if sigmas is not None:
-            chosen = np.asarray(sigmas, np.float64).tolist()
-            self._begin(asked_for(None, None, chosen, ends_with_last=True), device)
+        given = timesteps if sigmas is None else sigmas
+        if given is None:
+            self._begin(asked_for(num_inference_steps, mu=mu), device)
         else:
-            at = None if timesteps is None else np.asarray(timesteps, np.float64).tolist()
-            self._begin(asked_for(num_inference_steps, at), device)
+            chosen = np.asarray(given, np.float64).tolist()
+            self._begin(asked_for(None, None, chosen, ends_with_last=True), device)
 
     def step(
         self,
@@ -88,13 +90,16 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         return self._result(previous.to(sample.dtype), run, model_output, sample, return_dict)
 
     def _steps(self, asked: Asked) -> Steps:
-        steps = super()._steps(asked)
-        return steps if asked.end is None else steps._replace(sigmas=np.append(steps.sigmas[:-1], asked.end))
+        if asked.sigmas is None:
+            return super()._steps(asked)
+        steps = FlowSigmas(count=len(self)).steps(asked, np.empty(0))
+        sigmas = np.append(steps.sigmas[:-1], (asked.end, asked.end))
+        return Steps(sigmas[:-1] * len(self), sigmas)
 
     def _prepare(self, asked: Asked) -> Prepared:
         prepared = super()._prepare(asked)
         if asked.end is not None:
-            prepared.timesteps = np.append(prepared.timesteps, np.float32(asked.end * len(self)))
+            prepared.sigmas = prepared.sigmas[:-1]  # those that were given
         return prepared
 
     def _solver(self, steps: int, **options: Any) -> Solver:

@@ -294,7 +294,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
         It begins where :meth:`set_begin_index` said instead, if it did. `place` is that of `timestep`, if it is a view.
         """
-        nfe, index = generation.prepared.plan.nfe, generation.step_index
+        nfe, index = len(generation.prepared.steps_of_evaluations), generation.step_index
         if index is None:
             index = self._first(generation, place, timestep)
         elif generation.is_done:
@@ -330,8 +330,9 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         """The plan of a run that begins at evaluation number `index`, with a call's `options`."""
-        grid, step = generation.prepared.grid, generation.prepared.plan.stages[index].step
-        return plan_for(self._solver_from(grid, step, options), grid[step:], self._prediction)
+        prepared = generation.prepared
+        grid, step = prepared.grid, prepared.steps_of_evaluations[index]
+        return plan_for(self._solver_from(grid, step, options), grid[step:], prepared.prediction)
 
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         """The solver of a run that begins at step number `step` of `grid`."""

@@ -81,7 +81,7 @@ def sa_solver(
         remaining = grid.steps - step
         if corrector_order and step_before is not None:
             start, before, tau, noise = step_before
-            p = min(corrector_order, remaining + 1) if lower_order_final else corrector_order
+            p = min(corrector_order, remaining + 2) if lower_order_final else corrector_order  # of the step before
             known = _near(past[: p - 1], s, longest_step)
             x = step_through(start, before, s, tau, [(predicted, s), *known], simple_order_2)
             x = x if noise is None else x + noise
