@@ -328,10 +328,23 @@ def test_steps_may_be_spaced_over_other_timesteps_than_the_training_ones(name: s
 def test_a_run_cannot_begin_in_the_middle_of_a_step(name: str) -> None:
     scheduler, x = ours(name, {**SHORT, **SEED.get(name, {})}), standard_noise()
     scheduler.set_timesteps(4)
-    with pytest.raises(ValueError, match=r"evaluation 3 is in the middle of a step.* begin at 2 or 4"):
-        scheduler.step(x, scheduler.timesteps[3], x)
+    if name != HEUN:
+        with pytest.raises(ValueError, match=r"evaluation 3 is in the middle of a step.* begin at 2 or 4"):
+            scheduler.step(x, scheduler.timesteps[3], x)
     scheduler.step(x, scheduler.timesteps[2], x)
     assert scheduler.step_index == 3
+
+
+def test_a_run_of_heun_begins_a_step_at_a_timestep_where_one_ends_too() -> None:
+    results = []
+    for scheduler in both(HEUN, SHORT):
+        scheduler.set_timesteps(4)
+        x = standard_noise()
+        for t in scheduler.timesteps[3:5]:
+            x = scheduler.step(standard_noise(int(t)), t, scheduler.scale_model_input(x, t)).prev_sample
+        results.append((x, scheduler.step_index))
+    assert results[0][1] == results[1][1] == 6
+    torch.testing.assert_close(results[0][0], results[1][0])
 
 
 def test_heun_takes_timesteps() -> None:

@@ -89,6 +89,10 @@ class IPNDMScheduler(Scheduler):
     def _prediction(self) -> Prediction:
         return prediction("v_prediction")
 
+    def _configured(self) -> None:
+        self._steps(Asked(len(self)))  # which checks trained_betas
+        super()._configured()
+
     def _standing(self) -> Prepared:
         return self._prepare(Asked(len(self)))
 

@@ -46,7 +46,7 @@ class Registry:
     In code that torch.compile compiles, which can see neither memory nor threads, the latest generation is taken.
 
     Attributes:
-        lock: for what a scheduler changes in itself to begin a generation.
+        lock: for what a scheduler changes in itself, or here, to begin a generation.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,8 @@ class Registry:
 
     def begin(self, generation: Generation, timesteps: Tensor) -> None:
         """Make `generation`, with its `timesteps`, that of this thread or task and the latest of all."""
-        entry = self.stand_on(generation, timesteps)
+        with self.lock:
+            entry = self.stand_on(generation, timesteps)
         of_others = {key: other for key, other in _here.get().items() if other.registry() is not None}
         _here.set({**of_others, self._key: entry})
 

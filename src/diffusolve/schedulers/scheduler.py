@@ -30,7 +30,7 @@ from diffusolve.schedulers.generation import Generation, Noise, Options, Prepare
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult, source_of
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
-from diffusolve.schedulers.registry import Registry
+from diffusolve.schedulers.registry import Entry, Registry
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
 from diffusolve.solvers import Solver
 
@@ -124,7 +124,10 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         )
 
     def _standing(self) -> Prepared | None:
-        """The ground that the scheduler stands on before `set_timesteps`; None: calls that need a run raise."""
+        """The run over all training timesteps, worked out by the first call that comes before `set_timesteps`.
+
+        None: what calls need a run then raise.
+        """
         return None
 
     # Configuration ----------------------------------------------------------------
@@ -141,10 +144,6 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         self._edition = object()
         if "_registry" not in vars(self):
             self._registry = Registry()
-            standing = self._standing()
-            if standing is not None:
-                generation = Generation(standing, None, self._noise(standing), self._edition)
-                self._registry.stand_on(generation, torch.from_numpy(standing.timesteps.copy()))
 
     def _clipping(self) -> Transform | None:
         """The change made to data predictions before they are used."""
@@ -247,7 +246,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         """The next sample, and the run that made it."""
         generation, place = self._registry.of(timestep)
         if generation is None:
-            generation = self._early()
+            generation = self._current
         if generation.edition is not self._edition:
             self._follow(generation)
         run = generation.run
@@ -346,31 +345,35 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
     @property
     def _current(self) -> Generation:
-        """The same, which must be there."""
-        return self._generation or self._none_begun()
-
-    def _generation_of(self, timestep: Any) -> Generation:
-        """The generation that `timestep` belongs to."""
-        return self._registry.of(timestep)[0] or self._early()
-
-    def _early(self) -> Generation:
-        """The generation of a call that comes before `set_timesteps`: over all training timesteps.
+        """The same; before `set_timesteps` the one over all training timesteps.
 
         Raises:
             ValueError: the class has none.
         """
-        prepared = self._over_training()
-        if prepared is None:
-            self._none_begun()
-        with self._registry.lock:
-            self._follow_configuration()
-            generation = Generation(prepared, None, self._noise(prepared), self._edition)
-            self._registry.stand_on(generation, torch.from_numpy(prepared.timesteps.copy()))
-        return generation
+        entry = self._entry
+        return self._none_begun() if entry is None else entry.generation
 
-    def _over_training(self) -> Prepared | None:
-        """The run over all training timesteps, worked out when a call comes before `set_timesteps`; None: no such."""
-        return None
+    @property
+    def _entry(self) -> Entry | None:
+        """The generation that :attr:`_current` names, with its timesteps; None where the class has none yet."""
+        return self._registry.current or self._stand()
+
+    def _stand(self) -> Entry | None:
+        """Let the scheduler stand on all training timesteps, if the class does and nothing was begun meanwhile."""
+        with self._registry.lock:
+            entry = self._registry.current
+            if entry is not None:
+                return entry
+            self._follow_configuration()
+            prepared = self._standing()
+            if prepared is None:
+                return None
+            generation = Generation(prepared, None, self._noise(prepared), self._edition)
+            return self._registry.stand_on(generation, torch.from_numpy(prepared.timesteps.copy()))
+
+    def _generation_of(self, timestep: Any) -> Generation:
+        """The generation that `timestep` belongs to."""
+        return self._registry.of(timestep)[0] or self._current
 
     def _none_begun(self) -> NoReturn:
         raise ValueError(f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first.")
@@ -403,7 +406,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
     @property
     def timesteps(self) -> Tensor:
         """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
-        entry = self._registry.current
+        entry = self._entry
         if entry is None:
             return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
         return entry.timesteps
@@ -461,7 +464,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         generation, place = self._registry.of(timestep)
         if place is not None:
             return place
-        return index_of(float(timestep), (generation or self._early()).values)
+        return index_of(float(timestep), (generation or self._current).values)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""
@@ -475,7 +478,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         """
         generation, place = self._registry.of(timestep)
         if generation is None:
-            generation = self._early()
+            generation = self._current
         run = generation.run or self._started(generation, place, timestep, generation.options)
         if place is None or place == generation.step_index:
             scaled: Tensor = run.model_input(sample)

@@ -79,19 +79,17 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
     @property
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
-        generation = self._generation
-        return self._all_sigmas() if generation is None else generation.sigmas
+        return self._current.sigmas
 
-    @property
-    def timesteps(self) -> Tensor:
-        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
-        if self._registry.current is None and self._flow is None and self._is_continuous:
-            return torch.from_numpy(self._training_steps.timesteps.astype(np.float32))
-        return super().timesteps
+    def _standing(self) -> Prepared:
+        return self._prepared_over(self._training_steps)
 
     @property
     def _training_steps(self) -> Steps:
         """The steps over all training timesteps."""
+        flow = self._flow
+        if flow is not None:
+            return Steps(flow.training * len(self), np.append(flow.training, 0.0))
         sigmas = self._sigma_table[::-1]
         at = 0.25 * np.log(sigmas) if self._is_continuous else np.arange(len(sigmas) - 1.0, -1.0, -1.0)
         return Steps(at, np.append(sigmas, 0.0))
@@ -104,9 +102,6 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         if self._is_continuous:
             return torch.exp(4 * timesteps)
         return super()._training_sigma(timesteps.clamp(0, len(self) - 1))
-
-    def _over_training(self) -> Prepared | None:
-        return None if self._flow is not None else self._prepared_over(self._training_steps)
 
     @property
     def init_noise_sigma(self) -> Tensor:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
@@ -62,9 +61,12 @@ class TableScheduler(Scheduler):
 
     def _prepare(self, asked: Asked) -> Prepared:
         flow = self._flow
+        return self._prepared_over(self._steps(asked) if flow is None else self._steps_of_flow(flow, asked))
+
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        flow = self._flow
         if flow is None:
-            return super()._prepare(asked)
-        steps = self._steps_of_flow(flow, asked)
+            return super()._prepared_over(steps)
         return Prepared(
             partial(flow.of_noise(steps).grid, flow.noise_schedule, None),
             self._solver(len(steps.timesteps)),
@@ -76,12 +78,6 @@ class TableScheduler(Scheduler):
     def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
         """The steps on flow matching, those of FlowMatchEuler."""
         return flow.steps(asked, np.linspace(flow.training[0], flow.training[-1], asked.steps))
-
-    @property
-    def timesteps(self) -> Tensor:
-        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
-        flow = self._flow if self._registry.current is None else None
-        return super().timesteps if flow is None else torch.from_numpy((flow.training * len(self)).astype(np.float32))
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
         if self._flow is None:
@@ -139,9 +135,3 @@ class TableScheduler(Scheduler):
             return timesteps.float() / len(self)
         power: Tensor = moved(self._tables.alphas_cumprod, timesteps.device)[timesteps.long()]
         return ((1 - power) / power) ** 0.5
-
-    def _all_sigmas(self) -> Tensor:
-        """The field's sigma at all training timesteps from the noisiest, and 0: shown before `set_timesteps`."""
-        if self._flow is not None:
-            return torch.from_numpy(np.append(self._flow.training, 0.0).astype(np.float32))
-        return torch.from_numpy(np.append(self._tables.noise_schedule.training_sigmas[::-1], 0.0).astype(np.float32))

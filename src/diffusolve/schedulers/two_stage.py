@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diffusolve.plan import Plan
 from diffusolve.schedulers.asked import Asked
@@ -34,6 +32,15 @@ class TwoEvaluations(Scheduler):
         run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
 
+    def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
+        """As for others; where one step ends and the next begins, at equal timesteps, a run begins with the latter."""
+        if place is not None and generation.begin_index is None:
+            at, *after = generation.prepared.plan.stages[place : place + 2]
+            if after and after[0].point == at.point:
+                generation.by_number_of_calls = True
+                place += 1
+        return super()._first(generation, place, timestep)
+
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         if generation.prepared.plan.stages[index].stage > 0:
             raise ValueError(
@@ -47,30 +54,11 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
     """`timesteps` has one entry per evaluation, two a step; the last step, to sigma = 0, has one."""
 
     @property
-    def timesteps(self) -> Tensor:
-        """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
-        entry = self._registry.current
-        if entry is not None:
-            return entry.timesteps
-        return torch.tensor(self._longest.timesteps) if self._flow is None else twice(super().timesteps)
-
-    @property
-    def sigmas(self) -> Tensor:
-        """The noise levels that the evaluations lead to and begin from, as many as `timesteps` and the end."""
-        generation = self._generation
-        if generation is not None:
-            return generation.sigmas
+    def _training_steps(self) -> Steps:
+        """The steps over all training timesteps, along the curve that the configuration asks for."""
         if self._flow is not None:
-            sigmas = self._all_sigmas()
-            return torch.cat([twice(sigmas[:-1]), sigmas[-1:]])
-        return torch.tensor(self._longest.sigmas)
-
-    def _over_training(self) -> Prepared | None:
-        return None if self._flow is not None else self._longest
-
-    @property
-    def _longest(self) -> Prepared:
-        return self._prepared(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
+            return super()._training_steps
+        return self._steps(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
 
     def set_timesteps(  # type: ignore[override]  # the order of diffusers
         self,
@@ -107,9 +95,9 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
             asked = self._asked_for(num_inference_steps, timesteps, sigmas, mu)
         self._begin(asked, device)
 
-    def _prepare(self, asked: Asked) -> Prepared:
+    def _prepared_over(self, steps: Steps) -> Prepared:
         """As for others, but for what is shown of a run: an entry for each evaluation instead of each step."""
-        prepared = super()._prepare(asked)
+        prepared = super()._prepared_over(steps)
         sigmas = prepared.sigmas
         if self._flow is not None:
             return self._flow.shown(prepared)
@@ -128,8 +116,8 @@ class KDPM2Scheduler(TwoStageScheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        prepared = super()._prepare(asked)
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        prepared = super()._prepared_over(steps)
         if self._flow is not None:
             return prepared
         if curve_asked_for(self._own_config) is None:
@@ -140,8 +128,3 @@ class KDPM2Scheduler(TwoStageScheduler):
     def _steps(self, asked: Asked) -> Steps:
         steps = super()._steps(asked)
         return steps._replace(timesteps=np.rint(steps.timesteps)) if self.config["use_karras_sigmas"] else steps
-
-
-def twice(of_steps: Tensor) -> Tensor:
-    """An entry per evaluation, of an entry per step: the end of each step is where the next one begins."""
-    return torch.cat([of_steps[:1], of_steps[1:].repeat_interleave(2)])
