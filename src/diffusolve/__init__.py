@@ -15,10 +15,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffusolve import diffusers_bridge, schedulers
+from diffusolve.errors import needs_torch
 from diffusolve.schedulers import import_paths
 
 if TYPE_CHECKING:
+    from diffusolve import catalog as catalog
+    from diffusolve import denoisers as denoisers
+    from diffusolve import k_diffusion as k_diffusion
+    from diffusolve import noise as noise
+    from diffusolve import randomness as randomness
     from diffusolve import serving as serving
+    from diffusolve import solvers as solvers
+    from diffusolve import spacing as spacing
     from diffusolve.backends import Run as Run
     from diffusolve.backends.plan_module import PlanModule as PlanModule
     from diffusolve.batching import BatchRun as BatchRun
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from diffusolve.catalog import to_diffusers as to_diffusers
     from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
+    from diffusolve.noise import NOISE_SCHEDULES as NOISE_SCHEDULES
     from diffusolve.noise import SD15 as SD15
     from diffusolve.noise import Cosine as Cosine
     from diffusolve.noise import FlowMatching as FlowMatching
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
     from diffusolve.noise import Scaling as Scaling
     from diffusolve.noise import VarianceExploding as VarianceExploding
     from diffusolve.noise import VariancePreserving as VariancePreserving
+    from diffusolve.noise import noise_schedule as noise_schedule
     from diffusolve.plan import Plan as Plan
     from diffusolve.randomness import CounterNoise as CounterNoise
     from diffusolve.sampling import Report as Report
@@ -142,6 +152,7 @@ _HOME = {
     "FlowMatching": "noise",
     "Grid": "noise",
     "KarrasDiffusionSchedulers": "schedulers.compatible",
+    "NOISE_SCHEDULES": "noise",
     "NoiseSchedule": "noise",
     "Plan": "plan",
     "PlanModule": "backends.plan_module",
@@ -158,6 +169,7 @@ _HOME = {
     "sample": "sampling",
     "sample_with_report": "sampling",
     "from_diffusers": "catalog",
+    "noise_schedule": "noise",
     "patch": "catalog",
     "sampler": "catalog",
     "scheduler": "catalog",
@@ -168,20 +180,28 @@ _HOME = {
 import_paths.watch(_HOME)
 diffusers_bridge.watch(import_paths.in_both())
 
-_ROOMS = ("serving",)
+_ROOMS = ("catalog", "denoisers", "k_diffusion", "noise", "randomness", "serving", "solvers", "spacing")
 """Parts of the package that are public as they are."""
 
 __all__ = ["__version__", *sorted((*_HOME, *_ROOMS))]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker takes the names above for all there are, and finds misspelt ones
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME and name not in _ROOMS:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, __all__, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+        try:
+            module = importlib.import_module(f"{__name__}.{_HOME.get(name, name)}")
+        except ModuleNotFoundError as error:
+            raise needs_torch(f"diffusolve.{name}", error) from error
+        value = module if name in _ROOMS else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -31,6 +31,10 @@ def namespace(x: Array) -> Any:
         return sys.modules["torch"]
     if hasattr(x, "__array_namespace__"):
         return x.__array_namespace__()
+    if isinstance(x, np.ndarray):  # NumPy before 2.0
+        import array_api_compat.numpy
+
+        return array_api_compat.numpy
     raise TypeError(
         f"expected a torch tensor, a NumPy array or another array with the Python array API, got {type(x).__name__}."
     )

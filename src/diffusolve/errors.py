@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 __all__ = [
     "NotPlannableError",
@@ -11,6 +10,7 @@ __all__ = [
     "SingularPointError",
     "UnknownNameError",
     "check_options",
+    "needs_torch",
     "shown",
     "unknown_name",
 ]
@@ -47,8 +47,20 @@ def shown(value: object) -> str:
     return f"{text[:half]}...{text[-half:]} ({len(text)} characters)"
 
 
+def needs_torch(purpose: str, error: ModuleNotFoundError) -> ImportError:
+    """The error to raise in place of `error`, which importing something for `purpose` has raised.
+
+    Where it is torch that is missing it says how to get it; else it is `error`.
+    """
+    if error.name != "torch":
+        return error
+    return ImportError(f"{purpose} needs PyTorch, which is not installed: pip install 'diffusolve[torch]'.")
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is none of `choices`, offering the three that look most like it, or the first 20."""
+    from difflib import get_close_matches  # here: `import diffusolve` imports this file
+
     choices = list(choices)
     if not choices:
         return UnknownNameError(f"unknown {kind} {name!r}: there are none.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusolve.arrays import Array, array_like, concatenate, to_numpy
 from diffusolve.noise import NoiseSchedule
+from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.prediction import Prediction, prediction
 
 __all__ = ["ClassifierFreeGuidance", "Denoiser", "alpha_sigma_like"]
@@ -16,23 +17,26 @@ __all__ = ["ClassifierFreeGuidance", "Denoiser", "alpha_sigma_like"]
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network together with what it was trained for, ``Denoiser(unet, "epsilon", SD15)``.
+    """A network together with what it was trained for, ``Denoiser(unet, "epsilon", "sd15")``.
 
     Args:
         network: called with samples (batch, ...), timesteps (batch,) and whatever else is passed through; returns an
             output of the samples' shape.
         prediction: what the output is: epsilon, sample, v_prediction, flow or edm.
-        noise_schedule: the schedule that the network was trained with.
+        noise_schedule: the schedule that the network was trained with, or its name.
+
+    Raises:
+        UnknownNameError: a name that no prediction type or noise schedule has.
     """
 
     network: Any
     prediction: Prediction
     noise_schedule: NoiseSchedule
 
-    def __init__(self, network: Any, prediction_type: str | Prediction, noise_schedule: NoiseSchedule) -> None:
+    def __init__(self, network: Any, prediction_type: str | Prediction, noise_schedule: str | NoiseSchedule) -> None:
         object.__setattr__(self, "network", network)
         object.__setattr__(self, "prediction", prediction(prediction_type))
-        object.__setattr__(self, "noise_schedule", noise_schedule)
+        object.__setattr__(self, "noise_schedule", schedule_called(noise_schedule))
 
     def __call__(self, x: Array, timestep: Array, *args: Any, **kwargs: Any) -> Array:
         return self.network(x, timestep, *args, **kwargs)

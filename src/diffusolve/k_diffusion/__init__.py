@@ -6,7 +6,12 @@ programs' imports find. Not there: what is for training, and the class ``DPMSolv
 :func:`sample_dpm_adaptive` stand for.
 """
 
-from diffusolve.k_diffusion import external, sampling, utils
+from diffusolve.errors import needs_torch
+
+try:
+    from diffusolve.k_diffusion import external, sampling, utils
+except ModuleNotFoundError as error:
+    raise needs_torch("diffusolve.k_diffusion", error) from error
 from diffusolve.k_diffusion.external import (
     CompVisDenoiser,
     CompVisVDenoiser,

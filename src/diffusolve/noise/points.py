@@ -46,7 +46,7 @@ class Point:
         object.__setattr__(self, "log_snr", log_snr)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grid(Sequence[Point]):
     """The points that a solver walks, from noise to data.
 
@@ -156,6 +156,11 @@ class Grid(Sequence[Point]):
     def steps(self) -> int:
         """The number of steps from the first point to the last."""
         return len(self.points) - 1
+
+    def __repr__(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        ends = f"timestep {first.timestep:g} to {last.timestep:g}, sigma {first.sigma:g} to {last.sigma:g}"
+        return f"<Grid of {self.steps} steps on {self.noise_schedule}, {self.scaling}: {ends}>"
 
     def __len__(self) -> int:
         return len(self.points)

@@ -29,12 +29,22 @@ NOISE_SCHEDULES: dict[str, NoiseSchedule] = {
 """Name -> schedule."""
 
 
-def noise_schedule(name: str) -> NoiseSchedule:
-    """The noise schedule called `name`, one of :data:`NOISE_SCHEDULES`.
+def noise_schedule(name: str | NoiseSchedule) -> NoiseSchedule:
+    """The noise schedule called `name`, one of :data:`NOISE_SCHEDULES`; one given is returned.
+
+    >>> noise_schedule("sd3")
+    FlowMatching(shift=3.0, num_train_timesteps=1000)
 
     Raises:
         UnknownNameError: no such schedule; the nearest names are offered.
+        TypeError: neither a name nor a noise schedule.
     """
+    if isinstance(name, NoiseSchedule):
+        return name
+    if not isinstance(name, str):
+        raise TypeError(
+            f"noise_schedule is {name!r}: expected a name ({', '.join(NOISE_SCHEDULES)}) or a NoiseSchedule."
+        )
     if name not in NOISE_SCHEDULES:
         raise unknown_name("noise schedule", name, NOISE_SCHEDULES)
     return NOISE_SCHEDULES[name]

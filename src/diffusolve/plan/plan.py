@@ -84,7 +84,7 @@ class Stage(NamedTuple):
         return any(source == UNGUIDED for write in self.update.writes for source, _ in write.terms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A sampler on a grid, compiled: everything that happens, as numbers.
 
@@ -192,12 +192,19 @@ class Plan:
     def _hash(self) -> int:
         return hash((self.solver, self.prediction, self.start, self.end, self.opening, self.stages, self.result))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"<Plan {self._summary}>"
+
+    @property
+    def _summary(self) -> str:
         noise = ", stochastic" if self.is_stochastic else ""
         outputs = ", guided and unguided outputs" if self.reads_unguided else ""
+        sizes = f"{self.steps} steps, {self.nfe} evaluations, {self.registers} registers"
+        return f"{self.solver}, {self.prediction}: {sizes}{noise}{outputs}"
+
+    def __str__(self) -> str:
         lines = [
-            f"{self.solver}, {self.prediction}: {self.steps} steps, {self.nfe} evaluations, "
-            f"{self.registers} registers{noise}{outputs}",
+            self._summary,
             f"{'step':>6} {'timestep':>10} {'sigma':>11} {'log-SNR':>9}  update",
         ]
         lines += _lines("", self.start, self.opening) if self.opening.writes else []

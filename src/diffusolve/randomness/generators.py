@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from diffusolve.arrays import Array, concatenate, is_torch, moved
+from diffusolve.arrays import Array, concatenate, is_torch, moved, namespace
 from diffusolve.randomness.counter import CounterNoise, counter_normal
 
 __all__ = ["NoiseLike", "draw_normal", "draw_normal_with", "noise_source"]
@@ -78,7 +78,7 @@ def _torch_generator(noise: NoiseLike, stream: int) -> Any:
 
     if isinstance(noise, torch.Generator):
         return noise
-    return torch.Generator().manual_seed(int(_seed(noise, stream).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(int(_seed(noise, stream).generate_state(1, np.uint64)[0]) >> 1)
 
 
 def _numpy_generator(noise: NoiseLike, stream: int) -> np.random.Generator:
@@ -130,4 +130,4 @@ def _draw_torch(like: Any, generator: Any) -> Any:
 
 
 def _draw_array(like: Array, generator: np.random.Generator) -> Array:
-    return like.__array_namespace__().asarray(generator.standard_normal(like.shape), dtype=like.dtype)
+    return namespace(like).asarray(generator.standard_normal(like.shape), dtype=like.dtype)

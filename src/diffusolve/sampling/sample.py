@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from diffusolve.arrays import Array, is_torch, namespace
 from diffusolve.backends import Backend, Run, backend_of
 from diffusolve.noise import Grid, NoiseSchedule, Point
+from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, PlanPoint, Stage
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
@@ -54,31 +56,67 @@ class Report:
     rejected: int = 0
 
 
+X = TypeVar("X")
+"""The kind of array that a user has; what is made of one is of the same kind."""
+
 Callback = Callable[[Progress], object]
 ClipData = Callable[[Array], Array]
 
 
-def start(plan_or_grid: Plan | Grid, like: Array, noise: NoiseLike = None, data: Array | None = None) -> Array:
+@overload
+def start(
+    plan_or_grid: Plan | Grid, like: tuple[int, ...], noise: NoiseLike = None, data: Array | None = None
+) -> Array: ...
+@overload
+def start(plan_or_grid: Plan | Grid, like: X, noise: NoiseLike = None, data: Array | None = None) -> X: ...
+def start(plan_or_grid: Plan | Grid, like: Any, noise: NoiseLike = None, data: Array | None = None) -> Any:
     """The sample to start from: ``sigma * noise`` at the first point, or ``alpha * data + sigma * noise``.
+
+    >>> grid = diffusolve.sampler("Euler Karras").grid("sd15", 20)
+    >>> diffusolve.start(grid, (2, 4, 8, 8), noise=[0, 1]).shape
+    torch.Size([2, 4, 8, 8])
 
     Args:
         plan_or_grid: where sampling starts.
-        like: an array with the shape (batch, ...), precision and device wanted.
+        like: an array with the shape (batch, ...), precision and device wanted; or the shape alone, for float32 on the
+            CPU: a torch tensor, or where torch is not installed a NumPy array.
         noise: seeds or generators, see :mod:`diffusolve.randomness`.
         data: an image to start from, for a plan that starts in the middle.
+
+    Raises:
+        ValueError: a shape with a length below 1 or without dimensions; not one seed per sample.
+        TypeError: `plan_or_grid` or `like` is something else.
     """
+    if not isinstance(plan_or_grid, (Plan, Grid)):
+        raise TypeError(
+            f"start takes the plan or the grid to start on, got {plan_or_grid!r}: make one with "
+            'diffusolve.sampler("Euler").grid("sd15", steps=20).'
+        )
+    if isinstance(like, (tuple, list)):
+        like = _empty(like)
     first = plan_or_grid.start if isinstance(plan_or_grid, Plan) else plan_or_grid[0]
     x = first.sigma * draw_normal(noise, like)
     return x if data is None else x + first.alpha * data
 
 
+def _empty(shape: Sequence[Any]) -> Array:
+    """An array of `shape`, of the library that is there."""
+    if not shape or not all(isinstance(length, Integral) and int(length) > 0 for length in shape):
+        raise ValueError(f"like is {shape!r}: expected an array, or a shape (batch, ...) of whole numbers above 0.")
+    try:
+        import torch
+    except ImportError:
+        return np.empty(tuple(shape), np.float32)
+    return torch.empty(tuple(shape))
+
+
 def sample(
     network: Network,
-    x: Array,
+    x: X,
     sampler: Plan | Sampler,
     *,
     steps: int | None = None,
-    noise_schedule: NoiseSchedule | None = None,
+    noise_schedule: str | NoiseSchedule | None = None,
     prediction_type: str | Prediction | None = None,
     noise: NoiseLike = None,
     callback: Callback | None = None,
@@ -87,7 +125,7 @@ def sample(
     clip: ClipData | None = None,
     donate: bool = False,
     backend: str = "auto",
-) -> Array:
+) -> X:
     """Walk `x` from noise to data and return the result, an array like `x`.
 
     Args:
@@ -97,8 +135,9 @@ def sample(
         x: the sample at the sampler's first point, see :func:`start`. Not written to.
         sampler: a plan, or a sampler with the arguments below to plan with.
         steps: how many steps; with a :class:`Sampler` only, and not for adaptive ones.
-        noise_schedule, prediction_type: what the network was trained with; only with a :class:`Sampler`, and only if
-            the network does not know (see :mod:`diffusolve.denoisers`).
+        noise_schedule, prediction_type: what the network was trained with, by name if it has one (``"flux"``,
+            ``"flow"``); only with a :class:`Sampler`, and only if the network does not know (see
+            :mod:`diffusolve.denoisers`).
         noise: where a stochastic sampler's noise comes from, see :mod:`diffusolve.randomness`.
         callback: called once per step with a :class:`Progress`. An exception that it raises ends the run.
         progress: show a progress bar.
@@ -131,11 +170,11 @@ def sample(
 
 def sample_with_report(
     network: Network,
-    x: Array,
+    x: X,
     sampler: Plan | Sampler,
     *,
     steps: int | None = None,
-    noise_schedule: NoiseSchedule | None = None,
+    noise_schedule: str | NoiseSchedule | None = None,
     prediction_type: str | Prediction | None = None,
     noise: NoiseLike = None,
     callback: Callback | None = None,
@@ -144,7 +183,7 @@ def sample_with_report(
     clip: ClipData | None = None,
     donate: bool = False,
     backend: str = "auto",
-) -> tuple[Array, Report]:
+) -> tuple[X, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
     _check_sample(backend_of(x), x)
     if donate and gradients:
@@ -165,6 +204,7 @@ def sample_with_report(
             raise ValueError(
                 f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
             )
+        noise_schedule = schedule_called(noise_schedule)
         if sampler.solver.adaptive:
             if steps is not None:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
+from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, check_plannable, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.solvers import Solver
@@ -16,7 +17,7 @@ __all__ = ["Sampler"]
 UNIFORM = Linspace()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sampler:
     """A sampler as people speak of it: a solver on a spacing. An immutable value.
 
@@ -40,15 +41,22 @@ class Sampler:
     seed_offset: int = 0
     brownian: bool = False
 
-    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
-        """The points of `steps` steps over `noise_schedule`. Raises ValueError if the spacing cannot make them."""
-        return _grid(self, noise_schedule, steps)
+    def grid(self, noise_schedule: str | NoiseSchedule, steps: int | None = None) -> Grid:
+        """The points of `steps` steps over `noise_schedule`, or the one of that name.
 
-    def plan(self, noise_schedule: NoiseSchedule, prediction_type: str | Prediction, steps: int | None = None) -> Plan:
+        Raises:
+            UnknownNameError: no noise schedule has that name.
+            ValueError: the spacing cannot make so many steps.
+        """
+        return _grid(self, schedule_called(noise_schedule), steps)
+
+    def plan(
+        self, noise_schedule: str | NoiseSchedule, prediction_type: str | Prediction, steps: int | None = None
+    ) -> Plan:
         """The table of coefficients of `steps` steps, from a cache if it was made before.
 
         Args:
-            noise_schedule: the schedule that the network was trained with.
+            noise_schedule: the schedule that the network was trained with, or its name, for example ``"sdxl"``.
             prediction_type: what the network predicts: epsilon, sample, v_prediction, flow or edm, or a
                 :class:`~diffusolve.prediction.Prediction`.
             steps: how many steps, if the spacing does not say; a step may evaluate the network more than once.
@@ -57,7 +65,11 @@ class Sampler:
             ValueError: a number of steps or a spacing that the schedule cannot have; a coefficient that is infinite.
             NotPlannableError: an adaptive solver; use :func:`diffusolve.sample`.
         """
-        return _plan(self, noise_schedule, prediction(prediction_type), steps)
+        return _plan(self, schedule_called(noise_schedule), prediction(prediction_type), steps)
+
+    def __repr__(self) -> str:
+        name = f"{self.name}: " if self.name else ""
+        return f"<Sampler {name}{self.solver} on {self.spacing}>"
 
     def __str__(self) -> str:
         return self.name or f"{self.solver} on {self.spacing}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from diffusolve.errors import needs_torch, unknown_name
+
 __all__ = ["CLASSES", "scheduler_class"]
 
 CLASSES: Mapping[str, str] = MappingProxyType(
@@ -71,10 +73,11 @@ def scheduler_class(name: str) -> Any:
         UnknownNameError: there is none.
     """
     if name not in CLASSES:
-        from diffusolve.errors import unknown_name  # here, since `import diffusolve` imports this file
-
         raise unknown_name("scheduler class", name, CLASSES)
-    return getattr(importlib.import_module(f"{__name__}.{CLASSES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{CLASSES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise needs_torch(f"diffusolve.{name}", error) from error
 
 
 def __getattr__(name: str) -> Any:

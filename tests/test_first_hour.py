@@ -1,0 +1,118 @@
+"""What a person types in the first hour: names and shapes instead of objects, and what is said where that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+import diffusolve
+from diffusolve.denoisers import Denoiser
+from diffusolve.errors import UnknownNameError
+
+EULER = diffusolve.sampler("Euler Karras")
+
+
+def test_a_noise_schedule_is_taken_by_its_name_wherever_one_is_taken() -> None:
+    by_name, by_value = EULER.plan("sdxl", "epsilon", 4), EULER.plan(diffusolve.SD15, "epsilon", 4)
+    assert by_name == by_value
+    assert EULER.grid("flux", 4) == EULER.grid(diffusolve.NOISE_SCHEDULES["flux"], 4)
+    assert Denoiser(None, "flow", "sd3").noise_schedule == diffusolve.noise_schedule("sd3")
+    x = torch.ones(1, 2)
+    named, given = (
+        diffusolve.sample(lambda x, t: x, x, EULER, steps=3, noise_schedule=schedule, prediction_type="sample")
+        for schedule in ("sd15", diffusolve.SD15)
+    )
+    assert torch.equal(named, given)
+
+
+def test_a_shape_is_enough_to_start() -> None:
+    grid = EULER.grid("sd15", 4)
+    for shape in ((2, 4, 8, 8), [2, 4, 8, 8], torch.Size((2, 4, 8, 8))):
+        started = diffusolve.start(grid, shape, [0, 1])
+        assert torch.equal(started, diffusolve.start(grid, torch.empty(2, 4, 8, 8), [0, 1]))
+
+
+def test_what_is_no_name_or_shape_is_said_with_what_would_be() -> None:
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (lambda: EULER.grid("sd51", 4), UnknownNameError, "unknown noise schedule 'sd51': did you mean 'sd15'"),
+        (lambda: EULER.plan(15, "epsilon", 4), TypeError, "noise_schedule is 15: expected a name (sd15, "),
+        (lambda: Denoiser(None, "epsilon", "flax"), UnknownNameError, "did you mean 'flux'"),
+        (lambda: diffusolve.start("sd15", (1, 2)), TypeError, "the plan or the grid to start on, got 'sd15'"),
+        (lambda: diffusolve.start(EULER.grid("sd15", 4), ()), ValueError, "expected an array, or a shape"),
+        (lambda: diffusolve.start(EULER.grid("sd15", 4), (1, 0)), ValueError, "like is (1, 0): expected an array"),
+        (lambda: diffusolve.start(EULER.grid("sd15", 4), 3), TypeError, "expected a torch tensor"),
+        (lambda: diffusolve.EulerDiscreteSheduler, AttributeError, "did you mean 'EulerDiscreteScheduler'"),
+    ]
+    missed = []
+    for call, kind, text in wrong:
+        try:
+            call()
+        except kind as error:
+            if text not in str(error):
+                missed.append((text, str(error)))
+        else:
+            missed.append((text, "no error"))
+    assert not missed
+
+
+def test_reprs_fit_on_a_line_or_two() -> None:
+    plan = EULER.plan("sd15", "epsilon", 20)
+    assert repr(plan) == "<Plan euler(), epsilon: 20 steps, 20 evaluations, 1 registers>"
+    for value in (plan, plan.to_json, EULER, EULER.grid("sd15", 20), *diffusolve.NOISE_SCHEDULES.values()):
+        assert len(repr(value)) < 300, value
+
+
+def test_rooms_are_there_after_import_diffusolve() -> None:
+    code = (
+        "import diffusolve; diffusolve.denoisers.Denoiser; diffusolve.noise.SD15; diffusolve.spacing.Karras; "
+        "diffusolve.k_diffusion.sampling; diffusolve.solvers; "
+        "assert {'denoisers', 'noise', 'spacing', 'k_diffusion'} <= set(dir(diffusolve))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it fails as where it is not installed
+import numpy as np
+import diffusolve
+
+def said(call):
+    try:
+        call()
+    except ImportError as error:
+        return str(error)
+    return "nothing"
+
+needs = {
+    name: said(lambda: getattr(diffusolve, name))
+    for name in ("EulerDiscreteScheduler", "AmusedScheduler", "PlanModule", "k_diffusion")
+}
+needs["import k_diffusion"] = said(lambda: __import__("diffusolve.k_diffusion"))
+needs["*"] = said(lambda: exec("from diffusolve import *", {}))
+needs["to_diffusers"] = said(lambda: diffusolve.to_diffusers("Euler"))
+wrong = {name: text for name, text in needs.items() if "pip install 'diffusolve[torch]'" not in text}
+assert not wrong, wrong
+
+sampler = diffusolve.sampler("DPM++ 2M Karras")
+plan = sampler.plan("sd15", "epsilon", 5)
+assert diffusolve.Plan.from_json(plan.to_json()) == plan
+x = diffusolve.start(plan, (2, 3), [0, 1])
+assert isinstance(x, np.ndarray) and x.dtype == np.float32
+made = diffusolve.sample(lambda x, t: 0 * x, x, plan)
+assert isinstance(made, np.ndarray) and np.isfinite(made).all()
+"""
+
+
+def test_without_torch_plans_and_arrays_work_and_the_rest_says_what_to_install() -> None:
+    run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_numpy_arrays_stay_numpy_arrays() -> None:
+    x = diffusolve.start(EULER.grid("sd15", 3), np.empty((1, 2), np.float32), 0)
+    assert isinstance(diffusolve.sample(lambda x, t: x, x, EULER.plan("sd15", "sample", 3)), np.ndarray)
