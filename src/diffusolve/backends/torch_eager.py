@@ -54,9 +54,7 @@ class TorchBackend:
     def takes(self, x: Tensor, output: Tensor) -> bool:
         """True if what is bound here can be run on these tensors."""
         plain = self.plain
-        return plain is None or (
-            x.dtype is plain and output.dtype is plain and type(x) is Tensor and type(output) is Tensor
-        )
+        return plain is None or (x.dtype is plain and output.dtype is plain and type(x) is type(output) is Tensor)
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """The sum of ``coefficient * source`` as a new tensor."""

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from torch import Tensor, promote_types
-from torch.compiler import is_dynamo_compiling
 from torch.utils import _pytree
 
 from diffusolve.backends import Transform, backend_of
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "UNKNOWN",
     "LazyOutput",
     "SchedulerOutput",
     "SchedulerOutputWithData",
@@ -25,11 +25,10 @@ __all__ = [
     "SchedulerOutputWithNoised",
     "SchedulerTuple",
     "StepResult",
-    "source_of",
 ]
 
 DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int]
-"""Things that a data prediction follows from (:func:`data_of`), with versions of the tensors (:func:`source_of`)."""
+"""Things that a data prediction follows from (:func:`data_of`), with versions of the tensors."""
 
 
 class SchedulerOutput(dict[str, Any]):
@@ -168,18 +167,15 @@ class LazyOutput(SchedulerOutput):
 
     Args:
         prev_sample: the sample after the step.
-        second: the field, if it is known; also by its name.
-        source: what it follows from, if it is not.
+        second: the field; also by its name.
     """
 
     __slots__ = ("_source", "_value")
 
-    def __init__(
-        self, prev_sample: Tensor, second: Tensor | None = None, source: DataSource | None = None, **named: Tensor
-    ) -> None:
+    def __init__(self, prev_sample: Tensor, second: Tensor | None = None, **named: Tensor) -> None:
         self.prev_sample = prev_sample
         self._value = second
-        self._source = source
+        self._source: DataSource | None = None
         if named:
             self.update(named)
         elif isinstance(prev_sample, dict):
@@ -281,17 +277,7 @@ class SchedulerTuple(tuple[Any, ...]):
 
 
 UNKNOWN = -1
-"""Stands for a version where tensors have none: in inference mode, and in code that torch.compile compiles."""
-
-
-def source_of(stage: Stage | None, transform: Transform | None, output: Tensor, sample: Tensor) -> DataSource:
-    """The things that the data prediction of `stage` follows from, as these tensors are now."""
-    if not is_dynamo_compiling() and not sample.is_inference():
-        try:
-            return stage, transform, output, sample, output._version, sample._version
-        except RuntimeError:  # the output alone comes from inference mode
-            pass
-    return stage, transform, output, sample, UNKNOWN, UNKNOWN
+"""Stands for versions where tensors have none: in inference mode, and in code that torch.compile compiles."""
 
 
 def data_of(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, is_inference_mode_enabled
+from torch.compiler import is_dynamo_compiling
 
 from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
@@ -28,7 +29,7 @@ from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
 from diffusolve.schedulers.mixin import SchedulerMixin
-from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult, source_of
+from diffusolve.schedulers.outputs import UNKNOWN, LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Entry, Registry
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
@@ -556,12 +557,25 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             stage: what the second field is by its `a` and `b`; the data prediction of the step when missing.
             transform: makes the second field of that; when missing, what the run does to data predictions.
         """
-        output: Any = self.output
-        if len(output.fields) == 1:
+        # What follows is written out, since it is done in each step: calls would be a third of it.
+        kind: Any = self.output
+        if kind is SchedulerOutput:
             return SchedulerOutput(previous) if return_dict else (previous,)
-        stage = None if run.donate else stage or run.last_stage
-        source = source_of(stage, transform or self._transform, model_output, sample)
-        result: StepResult = output(previous, None, source) if return_dict else SchedulerTuple((previous, source))
+        if run.donate:
+            stage = None
+        elif stage is None:
+            stage = run.plan.stages[run.position - 1]
+        output_version = sample_version = UNKNOWN
+        if not (is_dynamo_compiling() or is_inference_mode_enabled()):
+            try:
+                output_version, sample_version = model_output._version, sample._version
+            except RuntimeError:  # one of them comes from inference mode
+                output_version = UNKNOWN
+        source = stage, transform or self._transform, model_output, sample, output_version, sample_version
+        if not return_dict:
+            return SchedulerTuple((previous, source))
+        result: LazyOutput = kind.__new__(kind)
+        result.prev_sample, result._source = previous, source
         return result
 
 
