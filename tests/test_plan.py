@@ -308,7 +308,7 @@ DAMAGES: dict[str, tuple[str, str]] = {
         r"stages\[1\].timestep is 18",
     ),
     "a key nobody knows": (damaged(lambda d: d["stages"][1].update(scael=1)), r"stages\[1\] .*'scael'.*'scale'"),
-    "infinity beside it": (damaged(lambda d: d.update(note=[math.inf])), "note holds a number that is not finite"),
+    "infinity beside it": (damaged(lambda d: d.update(note=[math.inf])), "'note' holds a number that is not finite"),
     "stages that jump": (damaged(lambda d: d["stages"][1].update(stage=1)), r"stages\[1\]"),
 }
 

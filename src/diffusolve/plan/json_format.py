@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
-from diffusolve.errors import PlanFormatError, unknown_name
+from diffusolve.errors import PlanFormatError, shown, unknown_name
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 
 __all__ = ["LARGEST_COEFFICIENT", "dump", "load"]
@@ -44,7 +44,7 @@ def scalar(expected: str, test: Callable[[Any], bool]) -> Check:
 
     def check(value: Any, path: str) -> Any:
         if not test(value):
-            raise damaged(f"{path} is {_shortened(value)}, expected {expected}")
+            raise damaged(f"{path} is {shown(value)}, expected {expected}")
         return value
 
     return check
@@ -74,13 +74,8 @@ def row_of(make: Callable[..., Any], *columns: Check) -> Check:
 def _list(value: Any, path: str, length: int | None = None) -> list[Any]:
     if not isinstance(value, list) or length not in (None, len(value)):
         expected = "a list" if length is None else f"a list of {length}"
-        raise damaged(f"{path} is {_shortened(value)}, expected {expected}")
+        raise damaged(f"{path} is {shown(value)}, expected {expected}")
     return value
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def is_number(value: Any) -> bool:
@@ -153,7 +148,7 @@ class Record(NamedTuple):
     def read_alone(self, value: Any, path: str) -> Any:
         """The record in `value`, an object with its keys and no others. Raises PlanFormatError."""
         if not isinstance(value, dict):
-            raise damaged(f"{path} is {_shortened(value)}, expected an object")
+            raise damaged(f"{path} is {shown(value)}, expected an object")
         keys = [*self.keys()]
         for key in value:
             if key not in keys:
@@ -251,12 +246,13 @@ def load(text: str) -> dict[str, Any]:
         raise PlanFormatError(f'not a plan: expected a JSON object with "format": "{FORMAT}".')
     if document.get("version") != VERSION:
         raise PlanFormatError(
-            f"a plan of version {document.get('version')!r}, but this release reads version {VERSION}."
+            f"a plan of version {shown(document.get('version'))}, but this release reads version {VERSION}."
         )
     fields: dict[str, Any] = PLAN.read(document, "")
     _check_points(fields)
     _check_steps(fields["stages"])
     _check_registers(fields)
+    _check_samples(fields)
     return {**_freed_in_time(fields), "extra": _extra(document)}
 
 
@@ -268,7 +264,7 @@ def _extra(document: Mapping[str, Any]) -> dict[str, Any]:
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
-            raise damaged(f"{key} holds a number that is not finite, which JSON has no word for") from None
+            raise damaged(f"{shown(key)} holds a number that is not finite, which JSON has no word for") from None
     return extra
 
 
@@ -307,6 +303,25 @@ def _check_registers(fields: Mapping[str, Any]) -> None:
     _require(held, [fields["result"]], "result")
 
 
+def _check_samples(fields: Mapping[str, Any]) -> None:
+    """Raise unless each update leads to the sample that follows it."""
+    stages = fields["stages"]
+    updates = [fields["opening"], *(stage.update for stage in stages)]
+    following = [
+        *((f"stages[{i}].sample", stage.sample) for i, stage in enumerate(stages)),
+        ("result", fields["result"]),
+    ]
+    for i, (update, (path, sample)) in enumerate(zip(updates, following, strict=True)):
+        written = [write.register for write in update.writes]
+        if sample not in written and not (i == 0 and not written and sample == fields["initial"]):
+            before = "opening" if i == 0 else f"stages[{i - 1}]"
+            raise damaged(f"{path} is {shown(sample)}, expected a register that {before} writes: {_some(written)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(shown, names[:8])) or "it writes none"
+
+
 def _held_after(held: set[str], filled: list[str], update: Update, path: str) -> set[str]:
     """The registers held after an update, which finds those `filled` written besides those already `held`."""
     held = held.copy()
@@ -316,7 +331,7 @@ def _held_after(held: set[str], filled: list[str], update: Update, path: str) ->
         sources = [source for source, _ in write.terms]
         _require(held, sources, path)
         if len(set(sources)) < len(sources):
-            raise damaged(f"{path} names a source of register {write.register!r} twice")
+            raise damaged(f"{path} names a source of register {shown(write.register)} twice")
         _fill(held, write.register, path)
     for register in update.frees:
         _require(held, [register], path)
@@ -326,14 +341,14 @@ def _held_after(held: set[str], filled: list[str], update: Update, path: str) ->
 
 def _fill(held: set[str], register: str, path: str) -> None:
     if register in held:
-        raise damaged(f"{path} writes register {register!r} a second time")
+        raise damaged(f"{path} writes register {shown(register)} a second time")
     held.add(register)
 
 
 def _require(held: set[str], registers: Iterable[str], path: str) -> None:
     for register in registers:
         if register not in held:
-            raise damaged(f"{path} uses register {register!r}, which holds nothing there")
+            raise damaged(f"{path} uses register {shown(register)}, which holds nothing there")
 
 
 def _freed_in_time(fields: dict[str, Any]) -> dict[str, Any]:
