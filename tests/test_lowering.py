@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -269,3 +271,29 @@ def test_every_plan_reads_what_is_there_and_holds_what_is_read(donated: bool) ->
             if full:
                 faults.append(f"{plan.solver} ends with {full}")
     assert not faults, "\n".join(faults)
+
+
+def test_lowering_takes_as_long_per_step_in_plans_of_many_steps() -> None:
+    """Counted in lines of Python, so that nothing depends on the machine."""
+    faults = []
+    for made in (SOLVERS["euler"], SOLVERS["heun"], unipc):
+        few, many = (lines_run_to_lower(Sampler(made, Karras(rho=3.3)), steps) / steps for steps in (40, 160))
+        if many > 1.1 * few:
+            faults.append(f"{made.name}: {few:.0f} lines per step of 40, {many:.0f} of 160")
+    assert not faults, "\n".join(faults)
+
+
+def lines_run_to_lower(sampler: Sampler, steps: int) -> int:
+    plan, lines, before = sampler.plan(SD15, "epsilon", steps), 0, sys.gettrace()
+
+    def count(frame: object, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        lower(plan)
+    finally:
+        sys.settrace(before)
+    return lines

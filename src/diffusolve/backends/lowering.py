@@ -63,14 +63,15 @@ def _lower(plan: Plan, transforms: bool, limit: float, donated: bool) -> Lowered
         stages[1:] = add_up_early(stages[1:], callers[1:], len(number))
     live = live_after(stages, [{sample, *theirs} for sample, theirs in zip(samples, callers, strict=True)])
     stages = [put_in_short_sums(sums, after) for sums, after in zip(stages, live, strict=True)]
-    made = {each.target for sums in stages for each in sums}.difference(*callers)
-    places = _Places(plan, number, {*samples}, set[int]().union(*callers), transforms)
+    all_callers = set[int]().union(*callers)
+    made = {each.target for sums in stages for each in sums} - all_callers
+    places = _Places(plan, number, {*samples}, all_callers, transforms)
     lowered = []
     for index, (sums, after) in enumerate(zip(stages, live, strict=True)):
-        reusable = made - after
-        if donated and index:
-            reusable = ({source for each in sums for source in each.sources} | made).difference(after, *callers)
-            reusable -= {SAMPLE} if samples[index] in after else set()
+        read = {source for each in sums for source in each.sources}
+        reusable = (read - all_callers if donated and index else read & made) - after
+        if samples[index] in after:
+            reusable -= {SAMPLE}
         lowered.append(places.stage(index - 1, with_reusable(sums, reusable), after))
     has_opening = plan.opening.writes or plan.opening.noises
     return Lowered(places.slots.count, lowered[0] if has_opening else None, tuple(lowered[1:]))
@@ -95,21 +96,19 @@ def _written_out(plan: Plan, number: Mapping[str, int], transforms: bool, limit:
     samples = {number[stage.sample] for stage in plan.stages}
     opening = _leading_to(plan.stages[0].sample, plan.opening.writes)
     writes = [_leading_to(plan.next_sample(index), stage.update.writes) for index, stage in enumerate(plan.stages)]
-    place = {**number, plan.initial: SAMPLE}
-    stages = [[_sum(write, place, {}) for write in opening]]
+    last_read = {source: index for index, each in enumerate(writes) for write in each for source, _ in write.terms}
+    stages = [[_sum(write, plan.initial, number, {}) for write in opening]]
     stages[0][-1] = stages[0][-1]._replace(target=NEXT)
     factors: dict[int, float] = {}
     for index, stage in enumerate(plan.stages):
-        place = {**number, stage.sample: SAMPLE}
-        later = any(source == stage.data for each in writes[index + 1 :] for write in each for source, _ in write.terms)
-        computed = later or limit < inf
+        computed = last_read.get(stage.data, 0) > index or limit < inf
         sums = []
         if computed and not transforms:
             data = _data(stage, number[stage.data])._replace(limit=limit)
             sums.append(data if limit < inf else _up_to_factor(data, factors))
         copies: dict[int, float] = {}
         for write in writes[index]:
-            made = _sum(write, place, factors)
+            made = _sum(write, stage.sample, number, factors)
             if write is writes[index][-1]:
                 made = made._replace(target=NEXT)
             if not computed and not transforms:
@@ -132,11 +131,11 @@ def _leading_to(following: str, writes: Sequence[Write]) -> tuple[Write, ...]:
     return (*writes, Write(following, ((following, 1.0),)))
 
 
-def _sum(write: Write, place: Mapping[str, int], factors: Mapping[int, float]) -> Sum:
-    """`write`, of registers that hold their value divided by one of `factors`."""
-    sources = tuple(place[source] for source, _ in write.terms)
+def _sum(write: Write, sample: str, number: Mapping[str, int], factors: Mapping[int, float]) -> Sum:
+    """`write`, where `sample` is the current one, of registers that hold their value divided by one of `factors`."""
+    sources = tuple(SAMPLE if source == sample else number[source] for source, _ in write.terms)
     coefficients = [c * factors.get(source, 1.0) for source, (_, c) in zip(sources, write.terms, strict=True)]
-    return Sum(place[write.register], sources, tuple(coefficients))
+    return Sum(number[write.register], sources, tuple(coefficients))
 
 
 def _data(stage: Stage, target: int) -> Sum:
@@ -227,6 +226,7 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]], new
             uses[new] = [(then, index)]
             there = (there | {new}) - {*parts}
             new += 1
+        there = {register for register in there if register in uses and uses[register][-1][0] > at}
     return changed
 
 
@@ -236,9 +236,9 @@ def _waiting(
     """The registers of `there` that only one sum after stage `at` reads, by the stage and index of that sum."""
     waiting: dict[tuple[int, int], list[int]] = {}
     for register in sorted(there):
-        later = [use for use in uses.get(register, ()) if use[0] > at]
-        if len(later) == 1:
-            waiting.setdefault(later[0], []).append(register)
+        found = uses.get(register, ())
+        if found and found[-1][0] > at and (len(found) == 1 or found[-2][0] <= at):
+            waiting.setdefault(found[-1], []).append(register)
     return waiting
 
 
