@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import diffusolve
 from diffusolve.denoisers import Denoiser
 from diffusolve.errors import UnknownNameError
+from tests.test_cli import run
 
 EULER = diffusolve.sampler("Euler Karras")
 
@@ -77,8 +80,10 @@ def test_rooms_are_there_after_import_diffusolve() -> None:
 
 WITHOUT_TORCH = """
 import sys
+from pathlib import Path
 sys.modules["torch"] = None  # importing it fails as where it is not installed
 import numpy as np
+import pytest
 import diffusolve
 
 def said(call):
@@ -116,3 +121,17 @@ def test_without_torch_plans_and_arrays_work_and_the_rest_says_what_to_install()
 def test_numpy_arrays_stay_numpy_arrays() -> None:
     x = diffusolve.start(EULER.grid("sd15", 3), np.empty((1, 2), np.float32), 0)
     assert isinstance(diffusolve.sample(lambda x, t: x, x, EULER.plan("sd15", "sample", 3)), np.ndarray)
+
+
+def test_the_program_says_its_version_and_how_names_with_spaces_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"diffusolve {diffusolve.__version__}\n"
+    assert run("-h") == 0
+    assert "compare" in capsys.readouterr().out
+    assert run("plan", "DPM++", "2M", "Karras") == 2
+    assert 'Quote a name with spaces: "DPM++ 2M Karras"' in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert run("compare", "Euler", "--steps", "3,4", "--num", "1", "--json", tmp_path / "c.json") == 0
+    module = subprocess.run([sys.executable, "-m", "diffusolve", "--version"], capture_output=True, text=True)
+    assert module.stdout == f"diffusolve {diffusolve.__version__}\n"

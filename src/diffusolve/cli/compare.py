@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
 
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.classes import MODEL_HELP
+from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import Cell, error_figure, error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.files import check_writable, write_atomically
@@ -33,8 +33,8 @@ __all__ = ["CompareCommand", "compare_command", "spread", "steps_of_column"]
 STEPS = (5, 10, 20, 50)
 
 
-class CompareCommand(TyperCommand):
-    """Takes several numbers after one ``--steps`` or ``--evaluations``."""
+class CompareCommand(Command):
+    """Takes several numbers after one ``--steps`` or ``--evaluations``, with spaces or commas between them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread(spread(args, "--steps"), "--evaluations"))
@@ -42,6 +42,7 @@ class CompareCommand(TyperCommand):
 
 def spread(arguments: Sequence[str], option: str) -> list[str]:
     """`arguments` with `option` repeated before each whole number that follows its first value."""
+    arguments = [part for argument in arguments for part in _numbers(argument)]
     spread: list[str] = []
     values: int | None = None  # how many the option has had; None while it is not being given any
     for i, argument in enumerate(arguments):
@@ -57,6 +58,11 @@ def spread(arguments: Sequence[str], option: str) -> list[str]:
                 values += 1
         spread.append(argument)
     return spread
+
+
+def _numbers(argument: str) -> list[str]:
+    """The whole numbers in `argument`, if it is a list of them with commas between; else the argument."""
+    return argument.split(",") if re.fullmatch(r"\d+(,\d+)+", argument) else [argument]
 
 
 def compare_command(

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ImportError:
         sys.exit("the command line needs some more packages: pip install 'diffusolve[cli]'.")
     from diffusolve.cli.bench import bench_command
+    from diffusolve.cli.command import Command, program
     from diffusolve.cli.compare import CompareCommand, compare_command
     from diffusolve.cli.convert import convert_command
     from diffusolve.cli.list import list_command
@@ -30,15 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from diffusolve.cli.sample import sample_command
 
     app = typer.Typer(
-        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Diffusion samplers."
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Diffusion samplers.",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command("sample")(sample_command)
-    app.command("list")(list_command)
-    app.command("plan")(plan_command)
+    app.command("sample", cls=Command)(sample_command)
+    app.command("list", cls=Command)(list_command)
+    app.command("plan", cls=Command)(plan_command)
     app.command("compare", cls=CompareCommand)(compare_command)
-    app.command("convert")(convert_command)
-    app.command("bench")(bench_command)
-    app.callback()(_program)
+    app.command("convert", cls=Command)(convert_command)
+    app.command("bench", cls=Command)(bench_command)
+
+    app.callback()(program)
     run_program(app, arguments)
 
 
@@ -52,10 +57,6 @@ def run_program(app: typer.Typer, arguments: Sequence[str] | None) -> None:
     except (ValueError, OSError, ImportError) as error:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _program() -> None:
-    """Diffusion samplers as tables of numbers."""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The program itself, and commands that say how a name with spaces is given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from diffusolve import __version__
+
+__all__ = ["Command", "program"]
+
+
+class Command(TyperCommand):
+    """A command whose error for too many arguments says that names with spaces are quoted."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "unexpected extra argument" in (message := getattr(error, "message", "")):
+                error.message = f'{message}. Quote a name with spaces: "DPM++ 2M Karras".'  # type: ignore[attr-defined]
+            raise
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"diffusolve {__version__}")
+        raise typer.Exit
+
+
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Diffusion samplers as tables of numbers."""
