@@ -41,7 +41,8 @@ def sources() -> list[Path]:
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "cli" if room == "__main__" else room
 
 
 def rooms_imported_by(path: Path) -> set[str]:
