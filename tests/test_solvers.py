@@ -504,7 +504,7 @@ def plain(grid: Grid, x: Value) -> SolverRun:
     [
         (lambda: euler.with_options(etta=1.0), "unknown option of euler 'etta': did you mean 'eta'"),
         (lambda: heun.with_options(eta=1.0), "unknown option of heun 'eta': did you mean 's_"),
-        (lambda: plain.with_options(eta=1.0), "unknown option of plain 'eta': there are none"),
+        (lambda: plain.with_options(eta=1.0), "unknown option of plain 'eta': choose one of 'start_percent'"),
         (lambda: next(dpmpp_multistep.with_options(solver_type="midpiont")(GRIDS["flow"], 1.0)), "'midpoint'"),
         (lambda: next(unipc.with_options(variant="bh3")(GRIDS["flow"], 1.0)), "did you mean '(bh1|bh2)'"),
     ],

@@ -5,17 +5,21 @@ from diffusolve.catalog.find import AUTOMATIC, find, sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
 from diffusolve.catalog.swap import patch, scheduler
 from diffusolve.catalog.translation import FromDiffusers, ToDiffusers, from_diffusers, to_diffusers
+from diffusolve.catalog.worlds import WORLDS, World, WorldSampler
 
 __all__ = [
     "ALIASES",
     "AUTOMATIC",
     "CATALOG",
     "SCHEDULE_TYPES",
+    "WORLDS",
     "DiffusersClass",
     "Entry",
     "FromDiffusers",
     "ScheduleType",
     "ToDiffusers",
+    "World",
+    "WorldSampler",
     "find",
     "from_diffusers",
     "patch",

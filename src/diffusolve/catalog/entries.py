@@ -123,7 +123,7 @@ ENTRIES = (
         "DPM++ SDE",
         dpmpp_sde,
         2,
-        comfyui=("dpmpp_sde",),
+        comfyui=("dpmpp_sde", "dpmpp_sde_gpu"),
         k_diffusion="sample_dpmpp_sde",
         diffusers=DiffusersClass("DPMSolverSDEScheduler"),
         automatic="Karras",
@@ -133,7 +133,7 @@ ENTRIES = (
         "DPM++ 2M SDE",
         DPMPP_2M.with_options(eta=1.0),
         2,
-        comfyui=("dpmpp_2m_sde",),
+        comfyui=("dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
         k_diffusion="sample_dpmpp_2m_sde",
         diffusers=DiffusersClass("DPMSolverMultistepScheduler", SDE_CONFIG),
         automatic="Exponential",
@@ -143,9 +143,10 @@ ENTRIES = (
         "DPM++ 2M SDE Heun",
         DPMPP_2M.with_options(eta=1.0, solver_type="heun"),
         2,
-        comfyui=("dpmpp_2m_sde_heun",),
+        comfyui=("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
         diffusers=DiffusersClass("DPMSolverMultistepScheduler", {**SDE_CONFIG, "solver_type": "heun"}),
         automatic="Exponential",
+        aliases=("k_dpmpp_2m_sde_heun",),
         nearest="DPM++ 2M SDE",
     ),
     Entry(
@@ -165,7 +166,7 @@ ENTRIES = (
             eta=1.0, order=3, solver_type="heun", third_order="authors", lower_order_final=False
         ),
         2,
-        comfyui=("dpmpp_3m_sde",),
+        comfyui=("dpmpp_3m_sde", "dpmpp_3m_sde_gpu"),
         k_diffusion="sample_dpmpp_3m_sde",
         diffusers=DiffusersClass(
             "DPMSolverMultistepScheduler",
@@ -174,6 +175,7 @@ ENTRIES = (
         ),
         automatic="Exponential",
         discards=True,
+        aliases=("k_dpmpp_3m_sde",),
         nearest="DPM++ 2M SDE",
     ),
     Entry(
@@ -183,7 +185,7 @@ ENTRIES = (
         comfyui=("euler_ancestral",),
         k_diffusion="sample_euler_ancestral",
         diffusers=DiffusersClass("EulerAncestralDiscreteScheduler"),
-        aliases=("k_euler_a", "Euler ancestral"),
+        aliases=("k_euler_a", "k_euler_ancestral", "Euler ancestral"),
     ),
     Entry(
         "Euler",
@@ -279,7 +281,15 @@ ENTRIES = (
         diffusers=DiffusersClass("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}),
         aliases=("unipc_bh1",),
     ),
-    Entry("LCM", lcm, 1, comfyui=("lcm",), diffusers=DiffusersClass("LCMScheduler", here=False), nearest="Euler a"),
+    Entry(
+        "LCM",
+        lcm,
+        1,
+        comfyui=("lcm",),
+        diffusers=DiffusersClass("LCMScheduler", here=False),
+        aliases=("k_lcm",),
+        nearest="Euler a",
+    ),
     # What A1111 does not have.
     Entry(
         "UniPC bh2",

@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from diffusolve.catalog.entries import ALIASES, CATALOG, Entry
+from diffusolve.catalog.folding import folded
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
+from diffusolve.catalog.worlds import World, world_called
 from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Solver
@@ -22,14 +24,17 @@ AUTOMATIC = "Automatic"
 NOISE_OPTIONS = ("brownian", "ensd")
 
 
-def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> Sampler:
-    """The sampler called `name`, for example ``"DPM++ 2M Karras"``.
+def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | None = None, **options: Any) -> Sampler:
+    """The sampler called `name`, for example ``"DPM++ 2M Karras"``, or ``("dpmpp_2m", "karras", world="comfyui")``.
 
     Args:
         name: a name of :data:`CATALOG` or :data:`ALIASES`, in any case and spacing, with or without a schedule type of
             :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses.
         spacing: where the steps fall, in place of a schedule type: a name or a
             :class:`~diffusolve.spacing.Spacing`.
+        world: a program, one of :data:`~diffusolve.catalog.WORLDS`, whose levels, end, variant and order of draws are
+            wanted, slips included. Names are then the program's, or ours of what it has. Without one this is the
+            library's own reading, in which no program's slips are.
         options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
             ``sigma_max=10``; and
 
@@ -39,9 +44,12 @@ def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> 
             - ``brownian``: noise between steps follows a Brownian path, as in k-diffusion. Needs torchsde.
 
     Raises:
-        UnknownNameError: no such sampler, spacing or option; the nearest names are offered.
+        UnknownNameError: no such sampler, spacing, option or world, or none in that world; the nearest names are
+            offered.
         ValueError: a schedule type in the name and a spacing besides; an option out of its range.
     """
+    if world is not None:
+        return _in_world(world_called(world), name, spacing, options)
     entry, schedule_type = find(name)
     if schedule_type is not None and spacing is not None:
         raise ValueError(
@@ -64,6 +72,31 @@ def sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> 
     )
 
 
+def _in_world(world: World, name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:
+    """The sampler that `world` means by `name` and `spacing`; `options` as of :func:`sampler`."""
+    made, schedule = world.find(name)
+    if schedule is not None and spacing is not None:
+        raise ValueError(f"{name!r} names the schedule {schedule!r} already: leave spacing={shown(spacing)} out.")
+    discards = options.pop("discard_next_to_last_sigma", None)
+    noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
+    if isinstance(spacing, str):
+        automatic = folded(spacing) == folded(AUTOMATIC)
+        schedule = made.automatic or world.default if automatic else world.schedule(spacing)
+    label = made.name if schedule is None else f"{made.name} {schedule}"
+    base = spacing if isinstance(spacing, Spacing) else made.own_steps or world.schedules[schedule or world.default]
+    defaults = made.solver.defaults
+    check_options(made.solver.name, options, [*defaults, *(field.name for field in fields(base))])
+    solver = made.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
+    chosen = dataclasses.replace(base, **{key: value for key, value in options.items() if key not in defaults})
+    return Sampler(
+        solver,
+        chosen if isinstance(spacing, Spacing) else world.treated(made, chosen, discards),
+        name=f"{label} ({world.program})",
+        seed_offset=int(noise.get("ensd", 0)),
+        brownian=bool(noise.get("brownian", made.brownian)),
+    )
+
+
 def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]) -> Spacing:
     if isinstance(wanted, Spacing):
         return wanted
@@ -71,11 +104,11 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]
         return Exponential()
     if wanted is None:
         return Linspace()
-    if _fold(wanted) == _fold(AUTOMATIC):
+    if folded(wanted) == folded(AUTOMATIC):
         return SCHEDULE_TYPES[entry.automatic].spacing
-    by_name = {_fold(kind.name): kind.spacing for kind in SCHEDULE_TYPES.values()}
-    if _fold(wanted) in by_name:
-        return by_name[_fold(wanted)]
+    by_name = {folded(kind.name): kind.spacing for kind in SCHEDULE_TYPES.values()}
+    if folded(wanted) in by_name:
+        return by_name[folded(wanted)]
     if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
         return spacing(wanted)
     raise unknown_name("spacing", wanted, [*SCHEDULE_TYPES, AUTOMATIC, *SPACINGS])
@@ -95,24 +128,18 @@ def find(name: str) -> tuple[Entry, str | None]:
     Raises:
         UnknownNameError: there is none; the nearest names are offered.
     """
-    table, folded = _folded_names(), _fold(name)
-    if folded in table:
-        return CATALOG[table[folded]], None
+    names, wanted = _folded_names(), folded(name)
+    if wanted in names:
+        return CATALOG[names[wanted]], None
     for schedule_type in (*SCHEDULE_TYPES, AUTOMATIC):
-        suffix = _fold(schedule_type)
-        if folded.endswith(suffix) and folded.removesuffix(suffix) in table:
-            return CATALOG[table[folded.removesuffix(suffix)]], schedule_type
+        suffix = folded(schedule_type)
+        if wanted.endswith(suffix) and wanted.removesuffix(suffix) in names:
+            return CATALOG[names[wanted.removesuffix(suffix)]], schedule_type
     with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
     raise unknown_name("sampler", name, ALIASES if "_" in name else [*CATALOG, *with_types])
-
-
-def _fold(name: str) -> str:
-    """`name` without what people spell differently."""
-    kept = name.casefold().replace("++", "pp")
-    return "".join(character for character in kept if character.isalnum())
 
 
 @lru_cache(maxsize=1)
 def _folded_names() -> dict[str, str]:
     names = {name: name for name in CATALOG} | dict(ALIASES)
-    return {_fold(spelling): name for spelling, name in names.items()}
+    return {folded(spelling): name for spelling, name in names.items()}

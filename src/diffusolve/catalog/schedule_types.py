@@ -45,6 +45,13 @@ class ScheduleType:
     comfyui: str | None = None
     config: Mapping[str, Any] | None = field(default=None, hash=False)
 
+    def called_in(self, world: str) -> str | None:
+        """The name in a world; None if it is not there. k-diffusion has a function for each of three curves."""
+        in_k_diffusion = (
+            self.name.casefold() if self.name in ("Uniform", "Karras", "Exponential", "Polyexponential") else None
+        )
+        return {"a1111": self.a1111, "comfyui": self.comfyui, "k-diffusion": in_k_diffusion}[world]
+
 
 LINSPACE, LEADING, TRAILING = ({"timestep_spacing": name} for name in ("linspace", "leading", "trailing"))
 

@@ -75,6 +75,7 @@ class _Stage:
     data: str
     noises: list[NoiseTerm] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
+    idle: set[str] = field(default_factory=set)
 
 
 class _Tracer:
@@ -95,6 +96,8 @@ class _Tracer:
             name = f"noise{self.noises}"
             self.noises += 1
             stage.noises.append(NoiseTerm(name, request.s.sigma, request.t.sigma))
+            if request.idle:
+                stage.idle.add(name)
             return Combination({name: 1.0})
         if isinstance(request, Keep):
             name = f"kept{self.kept}"
@@ -170,7 +173,8 @@ def _with_lifetimes(stages: list[_Stage], result: str) -> list[Update]:
                 present.update(read)
                 present.add(write.register)
                 writes.append(write)
-        noises = tuple([noise for noise in stage.noises if noise.register in needed])
+        present |= stage.idle
+        noises = tuple([noise for noise in stage.noises if noise.register in needed | stage.idle])
         updates.append(Update(noises, tuple(writes[::-1]), tuple(sorted(present - after - outputs))))
         needed -= outputs
         needed.difference_update([noise.register for noise in noises])

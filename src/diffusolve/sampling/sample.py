@@ -218,8 +218,8 @@ def sample_with_report(
 
 
 def noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
-    """The noise that `sampler` adds, from the seeds given."""
-    if not sampler.seed_offset and not sampler.brownian:
+    """The noise that `sampler` adds, from the seeds given; a callable knows itself what noise between two sigmas is."""
+    if not sampler.seed_offset and (not sampler.brownian or callable(noise)):
         return noise
     seeds = list(noise) if isinstance(noise, Sequence) else [noise]
     if not all(isinstance(seed, Integral) or (seed is None and not sampler.seed_offset) for seed in seeds):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from math import expm1, sqrt
 
-from diffusolve.noise import Point
+from diffusolve.noise import Point, Scaling
+from diffusolve.solvers.checks import check_choice
 
-__all__ = ["split_noise"]
+__all__ = ["ANCESTRAL", "ancestral_noise", "split_noise"]
+
+ANCESTRAL = ("posterior", "rectified")
 
 ROUNDING = 1e-12
 """The part of the noise that a step of no length may seem to add."""
@@ -24,3 +27,17 @@ def split_noise(s: Point, t: Point, eta: float) -> tuple[float, Point]:
     renewed = lost < -ROUNDING and eta > 0
     up = t.sigma if renewed else min(eta * t.sigma * sqrt(max(lost, 0.0)), t.sigma)
     return up, Point(t.timestep, t.alpha, sqrt(t.sigma**2 - up**2))
+
+
+def ancestral_noise(s: Point, t: Point, eta: float, ancestral: str, scaling: Scaling) -> tuple[float, Point]:
+    """(up, down) as of :func:`split_noise`, or on flow matching, with "rectified", as ComfyUI has it there.
+
+    "rectified" goes down to ``sigma * (1 + eta * (sigma / sigma of s - 1))``, sigma being that of `t`, and then scales
+    the sample so that its alpha is that of `t`. Noise that comes in must make up for what this leaves.
+    """
+    check_choice("ancestral", ancestral, ANCESTRAL)
+    if ancestral == "posterior" or scaling is not Scaling.FLOW:
+        return split_noise(s, t, eta)
+    sigma = t.sigma * (1 + eta * (t.sigma / s.sigma - 1))
+    down = Point(t.timestep, t.alpha, sigma * t.alpha / (1 - sigma))
+    return sqrt(max(t.sigma**2 - down.sigma**2, 0.0)), down

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from diffusolve.noise import Point
 from diffusolve.solvers.requests import Evaluate, Value
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "renoised"]
 
 
 def evaluate(x: Value, s: Point, cfg_pp: bool) -> Generator[Evaluate, Any, tuple[Value, Value]]:
@@ -28,8 +28,12 @@ def evaluate(x: Value, s: Point, cfg_pp: bool) -> Generator[Evaluate, Any, tuple
 
     The sample can be used until the next evaluation; keep it for longer.
     """
-    if not cfg_pp:
-        x, data = yield Evaluate(x, s)
-        return x, data
-    x, data, unguided = yield Evaluate(x, s, unguided=True)
-    return x + s.alpha * (data - unguided), data
+    x, data, *unguided = yield Evaluate(x, s, unguided=cfg_pp)
+    return renoised(x, s, data, unguided), data
+
+
+def renoised(x: Value, s: Point, data: Value, unguided: Sequence[Value]) -> Value:
+    """The sample `x` at `s` with the guided `data` in place of the `unguided` ones, of which there may be none."""
+    for without in unguided:
+        x = x + s.alpha * (data - without)
+    return x

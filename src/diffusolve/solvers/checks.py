@@ -7,7 +7,7 @@ from math import inf
 
 from diffusolve.errors import unknown_name
 
-__all__ = ["check_choice", "check_eta", "check_part", "check_up_to"]
+__all__ = ["check_choice", "check_eta", "check_part", "check_past", "check_up_to"]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -33,3 +33,9 @@ def check_part(option: str, value: float) -> None:
     """Raise ValueError unless `value`, a part of a step, is between 0 and 1."""
     if not 0.0 < value < 1.0:
         raise ValueError(f"{option} is {value:g}: expected a part of the step, between 0 and 1 (0.5 is its middle).")
+
+
+def check_past(unguided_past: bool, cfg_pp: bool) -> None:
+    """Raise ValueError if the past is to be without guidance and nobody asks for predictions without guidance."""
+    if unguided_past and not cfg_pp:
+        raise ValueError("unguided_past says what CFG++ remembers: set cfg_pp=True, or leave it out.")

@@ -7,11 +7,11 @@ from itertools import pairwise
 from math import expm1, inf
 
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.cfg_pp import evaluate
-from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
+from diffusolve.solvers.cfg_pp import renoised
+from diffusolve.solvers.checks import check_choice, check_eta, check_past, check_up_to
 from diffusolve.solvers.exponential import data_step, fresh_noise, z_phi
 from diffusolve.solvers.past import Past
-from diffusolve.solvers.requests import Noise, SolverRun, Value
+from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
 __all__ = ["dpmpp_multistep"]
@@ -43,6 +43,7 @@ def dpmpp_multistep(
     euler_at_final: bool = False,
     third_order: str = "taylor",
     cfg_pp: bool = False,
+    unguided_past: bool = False,
 ) -> SolverRun:
     """Exact integral of the polynomial in log-SNR through the last `order` data predictions.
 
@@ -56,6 +57,8 @@ def dpmpp_multistep(
         third_order: how order 3 weighs the second derivative, see :data:`THIRD_ORDERS`.
         cfg_pp: data with guidance, renoised without it (DPM++ 2M CFG++; :mod:`diffusolve.solvers.cfg_pp`). The
             polynomial goes through the guided data.
+        unguided_past: the slope is that from the last data prediction without guidance to the guided one, as in
+            ComfyUI, which counts the guidance as a change over time.
 
     A step that starts or ends at infinite log-SNR is of first order, the highest that has a limit there.
     """
@@ -63,10 +66,12 @@ def dpmpp_multistep(
     check_choice("solver_type", solver_type, SOLVER_TYPES)
     check_choice("third_order", third_order, THIRD_ORDERS)
     check_eta(eta)
+    check_past(unguided_past, cfg_pp)
     past = Past(order)
     stabilise = grid.steps < 15 if lower_order_final is None else lower_order_final
     for step, (s, t) in enumerate(pairwise(grid)):
-        x, data = yield from evaluate(x, s, cfg_pp)
+        x, data, *unguided = yield Evaluate(x, s, unguided=cfg_pp)
+        x = renoised(x, s, data, unguided)
         past.remember(data, s)
         last = step == grid.steps - 1
         p = 1 if euler_at_final and last else past.usable_order(t, order, grid.steps - step if stabilise else inf)
@@ -80,6 +85,8 @@ def dpmpp_multistep(
                 x = x - t.alpha * z_phi(2, z) * d1 - t.alpha * THIRD_ORDERS[third_order](z_phi(2, z) / z) * d2
         if eta > 0 and t.sigma > 0:
             x = x + s_noise * t.sigma * fresh_noise(h, eta) * (yield Noise(s, t))
+        if unguided_past:
+            past[0] = (yield Keep(unguided[0])), s
     return x
 
 

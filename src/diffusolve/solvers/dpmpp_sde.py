@@ -6,8 +6,8 @@ from itertools import pairwise
 from math import sqrt
 
 from diffusolve.noise import Grid
-from diffusolve.solvers.ancestral import split_noise
-from diffusolve.solvers.cfg_pp import evaluate
+from diffusolve.solvers.ancestral import ancestral_noise, split_noise
+from diffusolve.solvers.cfg_pp import renoised
 from diffusolve.solvers.checks import check_choice, check_eta, check_part
 from diffusolve.solvers.exponential import between, ddim_step
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
@@ -65,7 +65,16 @@ def dpmpp_sde(
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S); k-diffusion, sample_dpmpp_2s_ancestral")
 def dpmpp_2s_ancestral(
-    grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5, cfg_pp: bool = False
+    grid: Grid,
+    x: Value,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    r: float = 0.5,
+    ancestral: str = "posterior",
+    first_middle: float = 0.0,
+    cfg_pp: bool = False,
+    latest_unguided: bool = False,
 ) -> SolverRun:
     """DPM-Solver++(2S) to less noise than asked for; then fresh noise.
 
@@ -73,21 +82,34 @@ def dpmpp_2s_ancestral(
         eta: 1 replaces as much noise as Euler ancestral does (DPM++ 2S a); 0 is the ODE (DPM-Solver++(2S)).
         s_noise: multiplies the noise.
         r: where on the way to the lower noise level the network is asked, as a part of it in log-SNR, in (0, 1).
+        ancestral: how much noise a step replaces on flow matching, see
+            :func:`~diffusolve.solvers.ancestral.ancestral_noise`.
+        first_middle: the sigma at which a step from alpha = 0 asks the network again (0.9999 in ComfyUI); 0 for not at
+            all.
         cfg_pp: data with guidance, renoised without it (DPM++ 2S a CFG++; :mod:`diffusolve.solvers.cfg_pp`).
+        latest_unguided: the sample is renoised with what the network saw without guidance in the second evaluation,
+            which is of another sample, as in ComfyUI.
 
     A step that starts at alpha = 0, or leaves nothing of the old noise as the last one to sigma = 0 does, is of first
     order.
     """
     check_eta(eta)
     check_part("r", r)
+    if latest_unguided and not cfg_pp:
+        raise ValueError("latest_unguided says how CFG++ renoises: set cfg_pp=True, or leave it out.")
     for s, t in pairwise(grid):
-        x, data = yield from evaluate(x, s, cfg_pp)
-        up, down = split_noise(s, t, eta)
+        start, data, *others = yield Evaluate(x, s, unguided=cfg_pp)
+        x = renoised(start, s, data, others)
+        up, down = ancestral_noise(s, t, eta, ancestral, grid.scaling)
         middle = between(grid, s, down, r)
+        if middle is None and s.alpha == 0 and first_middle and down.sigma > 0:
+            middle = grid.at_sigma(first_middle)
         if middle is not None:
             if cfg_pp:
                 x = yield Keep(x)
-            _, inner_data = yield Evaluate(ddim_step(x, data, s, middle), middle, stage=1)
+            inner = Evaluate(ddim_step(x, data, s, middle), middle, stage=1, unguided=latest_unguided)
+            _, inner_data, *latest = yield inner
+            x = renoised(start, s, data, latest) if latest else x
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
         x = ddim_step(x, data, s, down)
         if up > 0:

@@ -9,6 +9,7 @@ from math import exp, expm1, inf, log, log1p, sqrt
 from diffusolve.noise import Grid, Point
 from diffusolve.solvers.checks import check_choice, check_eta, check_up_to
 from diffusolve.solvers.exponential import ddim_step
+from diffusolve.solvers.moments import GAUSS_LEGENDRE
 from diffusolve.solvers.past import Past
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
@@ -47,6 +48,7 @@ def er_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
     third_order: str = "taylor",
+    points: int = 0,
 ) -> SolverRun:
     """Exact integral of a polynomial in sigma / alpha through the last `max_stage` data predictions.
 
@@ -58,6 +60,8 @@ def er_sde(
         s_noise: multiplies the noise.
         third_order: how order 3 takes the first derivative. "taylor": at the beginning of the step. "authors": in the
             middle of the step before, as in the paper, which is of second order.
+        points: integrals are sums over so many points of equal distance, the last left out, as in the authors' code and
+            in ComfyUI (200). 0: they are exact.
 
     A step that starts at alpha = 0 or ends at sigma = 0 is of first order.
     """
@@ -65,6 +69,8 @@ def er_sde(
     check_up_to("max_stage", max_stage, 3)
     check_choice("noise_scaler", noise_scaler, NOISE_SCALERS)
     check_choice("third_order", third_order, THIRD_ORDERS)
+    if points < 0:
+        raise ValueError(f"points is {points}: expected at least 0 (0 integrates exactly, ComfyUI has 200).")
     log_scale = NOISE_SCALERS[noise_scaler]
     past = Past(max_stage)
     for s, t in pairwise(grid):
@@ -74,7 +80,7 @@ def er_sde(
         past.remember(data, s)
         x = ddim_step(x, data, s, Point(t.timestep, t.alpha, t.sigma * exp(log_kept)))
         if 0 < end < rho < inf and len(past) > 1:
-            first, second = integrals(lambda at: eta * log_scale(at), rho, end)
+            first, second = integrals(lambda at: eta * log_scale(at), rho, end, points)
             d1, d2 = _derivatives([(value, _rho(point)) for value, point in past], third_order)
             x = x - t.alpha * first * d1
             if d2 is not None:
@@ -101,13 +107,19 @@ def _derivatives(known: list[tuple[Value, float]], third_order: str) -> tuple[Va
     return slope + (rho - rho1) * half if third_order == "taylor" else slope, 2 * half
 
 
-def integrals(log_scale: Callable[[float], float], rho: float, end: float) -> tuple[float, float]:
+def integrals(log_scale: Callable[[float], float], rho: float, end: float, points: int = 0) -> tuple[float, float]:
     """The integrals of ``1 - phi(end) / phi(r)`` and of that times ``rho - r`` over r from `end` to `rho`.
 
     They are what first and second derivative weigh. Gauss-Legendre quadrature in log r, in pieces that are short where
-    ``phi(end) / phi(r)`` falls from 1.
+    ``phi(end) / phi(r)`` falls from 1; or sums over `points`.
     """
     length, at_end = log(rho / end), log_scale(end)
+    if points:
+        piece = (rho - end) / points
+        places = [end + index * piece for index in range(points)]
+        kept = [exp(at_end - log_scale(r)) * end / r * piece for r in places]
+        moment = sum(part * (rho - r) for part, r in zip(kept, places, strict=True))
+        return rho - end - sum(kept), (rho - end) ** 2 / 2 - moment
     width = 1 / (1 + (log_scale(rho) - at_end) / length)
     first = second = start = 0.0
     while start < length:
@@ -120,16 +132,3 @@ def integrals(log_scale: Callable[[float], float], rho: float, end: float) -> tu
             second += value * (rho - r)
         start, width = start + piece, min(2 * width, 1.0)
     return first, second
-
-
-GAUSS_LEGENDRE = tuple(
-    ((1 + sign * node) / 2, weight / 2)
-    for node, weight in (
-        (0.1834346424956498, 0.3626837833783620),
-        (0.5255324099163290, 0.3137066458778873),
-        (0.7966664774136267, 0.2223810344533745),
-        (0.9602898564975363, 0.1012285362903763),
-    )
-    for sign in (-1, 1)
-)
-"""Nodes in (0, 1) and weights of the quadrature with eight nodes."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf
 
 from diffusolve.noise import Grid
-from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.ancestral import ancestral_noise
 from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.churn import churn
 from diffusolve.solvers.exponential import ddim_step
@@ -29,12 +29,15 @@ def euler(
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = inf,
+    ancestral: str = "posterior",
     cfg_pp: bool = False,
 ) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
     Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
-    of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number).
+    of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number). On flow
+    matching, ``ancestral="rectified"`` replaces as much as ComfyUI does there
+    (:func:`~diffusolve.solvers.ancestral.ancestral_noise`).
 
     Where data predictions are clipped, the noise that is left is what separates the sample from the clipped data; with
     `unclipped_noise` it is the noise as the network predicted it, which the clipped data no longer agree with.
@@ -54,7 +57,7 @@ def euler(
     for s, t in pairwise(grid):
         x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data, *others = yield Evaluate(x, s, unclipped=unclipped_noise, unguided=cfg_pp)
-        up, down = split_noise(s, t, eta)
+        up, down = ancestral_noise(s, t, eta, ancestral, grid.scaling)
         x = ddim_step(x, data, s, down)
         for other in others:  # the data prediction that the noise left in the sample belongs to
             x = x + (s.alpha * down.sigma / s.sigma) * (data - other)

@@ -18,11 +18,12 @@ __all__ = ["lms"]
     paper="Adams-Bashforth with variable steps; Hairer, Norsett & Wanner, Solving ODEs I, III.5",
     integrates_dx_dsigma=True,
 )
-def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
+def lms(grid: Grid, x: Value, *, order: int = 4, ends_with_data: bool = False) -> SolverRun:
     """Exact integral of the polynomial in sigma through the last `order` slopes; the first steps have a lower order.
 
     Args:
         order: at least 1.
+        ends_with_data: the step to sigma = 0 is of first order, to the data prediction, as in ComfyUI.
     """
     if order < 1:
         raise ValueError(f"order is {order}: expected at least 1 (k-diffusion has 4).")
@@ -30,6 +31,9 @@ def lms(grid: Grid, x: Value, *, order: int = 4) -> SolverRun:
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         past.remember((yield Keep((x - data) / s.sigma)), s)
+        if ends_with_data and t.sigma == 0:
+            ended: Value = x - s.sigma * past[0][0]
+            return ended
         weights = adams_weights([point.sigma for _, point in past], t.sigma)
         for weight, (d, _) in zip(weights, past, strict=True):
             x = x + weight * d

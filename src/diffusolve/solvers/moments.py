@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["weights_of"]
+__all__ = ["GAUSS_LEGENDRE", "weights_of"]
+
+GAUSS_LEGENDRE = tuple(
+    ((1 + sign * node) / 2, weight / 2)
+    for node, weight in (
+        (0.1834346424956498, 0.3626837833783620),
+        (0.5255324099163290, 0.3137066458778873),
+        (0.7966664774136267, 0.2223810344533745),
+        (0.9602898564975363, 0.1012285362903763),
+    )
+    for sign in (-1, 1)
+)
+"""Nodes in (0, 1) and weights of the quadrature with eight nodes."""
 
 
 def weights_of(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:

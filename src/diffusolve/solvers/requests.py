@@ -42,10 +42,15 @@ class Evaluate(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Standard normal noise that belongs to the interval from point `s` to point `t`."""
+    """Standard normal noise that belongs to the interval from point `s` to point `t`.
+
+    Noise that nothing reads is not drawn, unless it is `idle`: a program draws it too, and generators are to be left as
+    they are there.
+    """
 
     s: Point
     t: Point
+    idle: bool = False
 
 
 class Keep(NamedTuple):

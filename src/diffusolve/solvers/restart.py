@@ -19,7 +19,14 @@ Restarts = tuple[tuple[float, tuple[int, int, float]], ...]
 @solver(
     paper="Xu et al. 2023, Restart Sampling for Improving Generative Processes, algorithm 1", integrates_dx_dsigma=True
 )
-def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noise: float = 1.0) -> SolverRun:
+def restart(
+    grid: Grid,
+    x: Value,
+    *,
+    restart_list: Restarts | None = None,
+    s_noise: float = 1.0,
+    includes_end: bool = False,
+) -> SolverRun:
     """Heun's method that, on reaching `min_sigma`, adds noise up to `max_sigma` and integrates down from there.
 
     Each Heun step is a step of the plan, those after a restart too. The noise must be new each time: on a Brownian path
@@ -36,11 +43,13 @@ def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noi
             it between the grid's ends, so that there are as many steps in all as the grid has. None if the grid has no
             room for the way from 0.1 to 2.
         s_noise: multiplies the noise.
+        includes_end: sigma = 0 is a point to restart from, as in A1111, and the nearest to 0.1 where the steps end with
+            a long one to it: with Simple and SGM Uniform, say.
     """
     if restart_list is None:
-        grid, restart_list = _automatic(grid)
+        grid, restart_list = _automatic(grid, includes_end)
     points = [grid[0]]
-    restarts = _restarts(grid, restart_list)
+    restarts = _restarts(grid, restart_list, includes_end)
     for index, point in enumerate(grid[1:], 1):
         points.append(point)
         for way_back in restarts.get(index, ()):
@@ -53,7 +62,7 @@ def restart(grid: Grid, x: Value, *, restart_list: Restarts | None = None, s_noi
     return (yield from heun.function(_over(grid, points), x))
 
 
-def _automatic(grid: Grid) -> tuple[Grid, Restarts]:
+def _automatic(grid: Grid, includes_end: bool) -> tuple[Grid, Restarts]:
     """A1111's choice for `grid`: the grid of the steps without restarts, and the restarts."""
     if grid.steps < 20:
         return grid, ()
@@ -64,12 +73,12 @@ def _automatic(grid: Grid) -> tuple[Grid, Restarts]:
     else:
         points = [*_karras(grid, grid[0], grid[-2], steps), grid[-1]]
     spaced = _over(grid, points)
-    if _nearest(spaced, 2.0) >= _nearest(spaced, 0.1):  # no room for a way back
+    if _nearest(spaced, 2.0, includes_end) >= _nearest(spaced, 0.1, includes_end):  # no room for a way back
         return grid, ()
     return spaced, ((0.1, (restart_steps + 1, times, 2.0)),)
 
 
-def _restarts(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]]:
+def _restarts(grid: Grid, restart_list: Restarts, includes_end: bool) -> dict[int, list[list[Point]]]:
     """Index of a point -> for each restart from there the points from more noise back to it, in order."""
     restarts: dict[int, list[list[Point]]] = {}
     if not isinstance(restart_list, tuple):
@@ -92,7 +101,7 @@ def _restarts(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]
                 f"restart_list has restart_steps {restart_steps} and restart_times {times}: expected whole numbers, at "
                 "least 2 levels and 1 restart (10 and 1, say)."
             )
-        bottom, top = _nearest(grid, min_sigma), _nearest(grid, max_sigma)
+        bottom, top = (_nearest(grid, sigma, includes_end) for sigma in (min_sigma, max_sigma))
         if top >= bottom:
             raise ValueError(
                 f"restart_list goes from sigma {min_sigma:g} back to {max_sigma:g}, but the same point of the grid is "
@@ -102,9 +111,9 @@ def _restarts(grid: Grid, restart_list: Restarts) -> dict[int, list[list[Point]]
     return restarts
 
 
-def _nearest(grid: Grid, ratio: float) -> int:
-    """The index of the point whose ``sigma / alpha`` is nearest to `ratio`, of those with both signal and noise."""
-    inside = [index for index, point in enumerate(grid) if point.alpha > 0 and point.sigma > 0]
+def _nearest(grid: Grid, ratio: float, includes_end: bool) -> int:
+    """The index of the point whose ``sigma / alpha`` is nearest to `ratio`, of those with signal and, mostly, noise."""
+    inside = [i for i, point in enumerate(grid) if point.alpha > 0 and (point.sigma > 0 or includes_end)]
     if not inside:
         raise ValueError("the grid leads from pure noise to the data in one step, so there is nowhere to restart from.")
     return min(inside, key=lambda index: abs(grid[index].sigma / grid[index].alpha - ratio))

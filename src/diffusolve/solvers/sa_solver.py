@@ -14,9 +14,13 @@ from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.exponential import decay, fresh_noise, noise_prediction
 from diffusolve.solvers.past import Past, has_no_length
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, Request, SolverRun, Value
+from diffusolve.solvers.sigma_alone import sigma_at_percent
 from diffusolve.solvers.solver import solver
 
 __all__ = ["sa_solver", "stochastic_adams_weights"]
+
+ROUNDING = 1e-6
+"""The distance in log-SNR from an end of the window of a point that stands there but for rounding."""
 
 
 @solver(
@@ -37,6 +41,8 @@ def sa_solver(
     simple_order_2: bool = False,
     lower_order_final: bool = False,
     longest_step: float = 1.5,
+    counts_last: bool = True,
+    window_at: str = "start",
     taus: tuple[float, ...] = (),
     form: str = "data",
 ) -> SolverRun:
@@ -62,6 +68,9 @@ def sa_solver(
             at the ends of the step in the corrector. Spacings over timesteps or sigma often end with a step several
             times as long as the one before, over which a polynomial through the others is worth nothing. Infinity lets
             all steps have their order, as the authors' code does.
+        counts_last: `lower_order_final` counts a last step to sigma = 0, which is of first order anyway; ComfyUI does
+            not.
+        window_at: whether tau follows from the "start" or, as in ComfyUI, from the "end" of a step.
         taus: the paper's tau of each step, in place of `eta` in a part of the noise schedule.
         form: which predictions the polynomials go through, "data" or "noise". With "noise" a step can neither start at
             alpha = 0 nor end at sigma = 0.
@@ -72,13 +81,16 @@ def sa_solver(
     _check_taus(grid, eta, (sde_start_percent, sde_end_percent), taus)
     _check_form(grid, form, simple_order_2)
     step_through = FORMS[form]
-    window = _log_snr_at(grid, sde_start_percent), _log_snr_at(grid, sde_end_percent)
+    check_choice("window_at", window_at, ("start", "end"))
+    rounding = ROUNDING if window_at == "end" else -ROUNDING  # ComfyUI's puts a point on the noisier end outside
+    window = _log_snr_at(grid, sde_start_percent) + rounding, _log_snr_at(grid, sde_end_percent) + ROUNDING
+    uncounted = not counts_last and grid[-1].sigma == 0
     past = Past(max(predictor_order, corrector_order))
     step_before: tuple[Value, Point, float, Value | None] | None = None
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
         predicted = yield from _predicted(form, x, data, s)
-        remaining = grid.steps - step
+        remaining = grid.steps - step - uncounted
         if corrector_order and step_before is not None:
             start, before, tau, noise = step_before
             p = min(corrector_order, remaining + 2) if lower_order_final else corrector_order  # of the step before
@@ -92,7 +104,8 @@ def sa_solver(
                 x = yield Keep(x, s)
         past.remember(predicted, s)
         p = past.usable_order(t, predictor_order, remaining if lower_order_final else inf)
-        tau = taus[step] if taus else eta if window[0] <= s.log_snr <= window[1] else 0.0
+        tested = s.log_snr if window_at == "start" else t.log_snr
+        tau = taus[step] if taus else eta if window[0] <= tested <= window[1] else 0.0
         fresh = _fresh_noise(form, s, t, tau)
         noise = (s_noise * fresh) * (yield Noise(s, t)) if fresh > 0 else None
         step_before = None if has_no_length(s, t) else (x, s, tau, noise)
@@ -150,8 +163,7 @@ def _log_snr_at(grid: Grid, percent: float) -> float:
     if percent in (0, 1):
         return -inf if percent == 0 else inf
     schedule = grid.noise_schedule
-    level = (1 - percent) * (schedule.num_train_timesteps - 1)
-    return float(schedule.scaling.log_snr(schedule.sigma_at_index(level)))
+    return float(schedule.scaling.log_snr(sigma_at_percent(schedule, percent)))
 
 
 def _predicted(form: str, x: Value, data: Value, s: Point) -> Generator[Request, Any, Value]:

@@ -22,7 +22,14 @@ SOLVER_TYPES = ("phi_1", "phi_2")
 
 @solver(paper=PAPER + ", SEEDS-2 and equation 53, for data predictions")
 def seeds_2(
-    grid: Grid, x: Value, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5, solver_type: str = "phi_1"
+    grid: Grid,
+    x: Value,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    r: float = 0.5,
+    solver_type: str = "phi_1",
+    draws_twice: bool = False,
 ) -> SolverRun:
     """Two evaluations a step, the second one on the way, where the noise of that part of the way has been added.
 
@@ -32,6 +39,8 @@ def seeds_2(
         r: where on the way the second evaluation is, as a part of the step in log-SNR, in (0, 1].
         solver_type: "phi_2" integrates the line through both data predictions exactly; "phi_1" takes its value in the
             middle of the step.
+        draws_twice: noise is drawn for the way after the second evaluation too where there is none (``r=1``), and not
+            used, as in ComfyUI.
 
     A step that ends at sigma = 0 is of first order, and one that starts at alpha = 0 too unless `r` is 1.
     """
@@ -51,6 +60,8 @@ def seeds_2(
             inner, inner_data = yield Evaluate(inner, middle, stage=1)
             weight = z_phi(2, z) if solver_type == "phi_2" else 0.5 * expm1(z)
             x, here = x - (t.alpha * weight / r) * (inner_data - data), middle
+        if draws_twice and noise is not None and has_no_length(here, t):
+            yield Noise(here, t, idle=True)
         x = _noisy(x, (yield from _noise(noise, here, t, eta)), s_noise)
     return x
 
@@ -91,7 +102,9 @@ def seeds_3(
 
 
 @solver(paper=PAPER + ", SEEDS-2 and equation 53; Hochbruck & Ostermann 2005 (exponential Heun)")
-def exp_heun_2_x0(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0) -> SolverRun:
+def exp_heun_2_x0(
+    grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.0, draws_twice: bool = False
+) -> SolverRun:
     """Exponential Heun: the line through the data predictions at both ends of the step, integrated exactly.
 
     :obj:`seeds_2` with ``r=1`` and ``solver_type="phi_2"``.
@@ -99,10 +112,12 @@ def exp_heun_2_x0(grid: Grid, x: Value, *, eta: float = 0.0, s_noise: float = 1.
     Args:
         eta: 0 is the ODE; 1 is the reverse SDE (ComfyUI's ``exp_heun_2_x0_sde``).
         s_noise: multiplies the noise.
+        draws_twice: noise is drawn twice for a step, and used once, as in ComfyUI.
 
     The step to sigma = 0 is of first order.
     """
-    return seeds_2.function(grid, x, eta=eta, s_noise=s_noise, r=1.0, solver_type="phi_2")
+    more = {"eta": eta, "s_noise": s_noise, "draws_twice": draws_twice}
+    return seeds_2.function(grid, x, r=1.0, solver_type="phi_2", **more)
 
 
 def _noise(earlier: Value | None, s: Point, t: Point, eta: float) -> Generator[Request, Any, Value | None]:

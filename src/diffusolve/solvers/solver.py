@@ -8,13 +8,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 from diffusolve.errors import check_options
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import SolverRun, Value
+from diffusolve.solvers.sigma_alone import after_percent, in_sigma_alone
 
-__all__ = ["Solver", "solver"]
+__all__ = ["COMMON_OPTIONS", "Solver", "solver"]
+
+COMMON_OPTIONS: Mapping[str, Any] = MappingProxyType({"start_percent": 0.0, "sigma_alone": False})
+"""Options of every solver, both about flow matching as ComfyUI has it, with their defaults.
+
+- `start_percent`: a run that begins at alpha = 0 takes its first step from this part of the training time on, where
+  log-SNR is finite, with the sample left as it is. 0 takes the limit in its place, where the solver has one.
+- `sigma_alone`: steps in sigma as if alpha were 1 (:mod:`diffusolve.solvers.sigma_alone`).
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,11 @@ class Solver:
 
     def __call__(self, grid: Grid, x: Value) -> SolverRun:
         """Start the algorithm on `x`, the sample at ``grid[0]``."""
-        return self.function(grid, x, **dict(self.options))
+        options = dict(self.options)
+        percent, alone = (options.pop(name, default) for name, default in COMMON_OPTIONS.items())
+        if percent:
+            grid = after_percent(grid, percent)
+        return in_sigma_alone(self.function, grid, x, **options) if alone else self.function(grid, x, **options)
 
     def with_options(self, **options: Any) -> Solver:
         """The same solver with some options set.
@@ -63,7 +77,8 @@ class Solver:
     def defaults(self) -> dict[str, Any]:
         """Every option with the value that it has when not given."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return {**own, **COMMON_OPTIONS}
 
     def __reduce__(self) -> tuple[Callable[..., Solver], tuple[str, str, dict[str, Any]]]:
         # By name: the decorator has put the solver where pickle would look for the function.

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf, sqrt
 
 from diffusolve.noise import Grid
-from diffusolve.solvers.ancestral import split_noise
+from diffusolve.solvers.ancestral import ancestral_noise
 from diffusolve.solvers.checks import check_eta
 from diffusolve.solvers.churn import churn
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, SolverRun, Value
@@ -46,19 +46,20 @@ def dpm_2(
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = inf,
+    ancestral: str = "posterior",
 ) -> SolverRun:
     """DPM-Solver-2: the slope at the geometric mean of both sigmas; with ``eta=1`` DPM2 ancestral.
 
     An ancestral step goes on to less noise than asked for and fills up with fresh noise. A step that leaves nothing of
     the old noise, as the last one to sigma = 0 does, is Euler's. With `s_churn`, noise is added before a step
-    (:func:`~diffusolve.solvers.churn.churn` explains the options).
+    (:func:`~diffusolve.solvers.churn.churn` explains the options). `ancestral` is as in :obj:`euler`.
     """
     check_eta(eta)
     for s, t in pairwise(grid):
         x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
         x, data = yield Evaluate(x, s)
         d = (x - data) / s.sigma
-        up, down = split_noise(s, t, eta)
+        up, down = ancestral_noise(s, t, eta, ancestral, grid.scaling)
         norm = grid.scaling.norm(down.alpha, down.sigma)  # a sample at `down` is norm times one of this grid at `end`
         end = down.sigma / norm
         if end > 0:

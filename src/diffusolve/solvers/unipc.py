@@ -32,6 +32,7 @@ def unipc(
     corrector: bool = True,
     uncorrected: tuple[int, ...] = (),
     lower_order_final: bool = True,
+    end_sigma: float = 0.0,
 ) -> SolverRun:
     """Multistep UniPC.
 
@@ -47,6 +48,8 @@ def unipc(
         corrector: without it this is UniP.
         uncorrected: numbers of steps, from 0, whose result is not corrected.
         lower_order_final: the last steps fall back to lower orders.
+        end_sigma: a run to sigma = 0 ends at this sigma / alpha in place of there, with its noise left in the sample.
+            ComfyUI's 0.001 is 2**-10 in single precision.
 
     A step that starts or ends at infinite log-SNR is of first order and not corrected.
     """
@@ -54,6 +57,9 @@ def unipc(
         raise ValueError(f"order is {order}: expected at least 1 (the paper has 2 and 3).")
     check_choice("variant", variant, VARIANTS)
     check_choice("form", form, FORMS)
+    if end_sigma and grid[-1].sigma == 0:
+        end = Point(grid[-1].timestep, 1.0, end_sigma)
+        grid = Grid((*grid.points[:-1], end), grid.noise_schedule, grid.scaling)
     past = Past(order)
     p = 0
     start = x

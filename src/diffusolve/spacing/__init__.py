@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from diffusolve.spacing.flow import Shifted as Shifted
     from diffusolve.spacing.names import SPACINGS as SPACINGS
     from diffusolve.spacing.names import spacing as spacing
+    from diffusolve.spacing.table_size import TableSize as TableSize
+    from diffusolve.spacing.two_ends import TwoEnds as TwoEnds
 
 # Attribute -> module, imported when first asked for: a scheduler class needs few of them.
 _HOME = {
@@ -55,6 +57,8 @@ _HOME = {
     "Shifted": "flow",
     "SPACINGS": "names",
     "spacing": "names",
+    "TableSize": "table_size",
+    "TwoEnds": "two_ends",
 }
 
 __all__ = sorted(_HOME)

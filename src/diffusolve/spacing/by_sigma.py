@@ -205,11 +205,12 @@ class LinearQuadratic(RampSpacing):
     The sigmas are ``sigma_max * (1 - progress)``.
 
     For flow matching only, where sigma runs from 1 to 0. Of a sigma / alpha that runs from 80 to 0, say, the last step
-    would have to take the last fifth, from 16 on, where all that matters is still to come.
+    would have to take the last fifth, from 16 on, where all that matters is still to come; `everywhere` takes it.
 
     Args:
         threshold: the progress of the linear steps. They are the first L of L / threshold equal steps.
         linear_steps: how many steps are linear; half of them, rounded down, when missing.
+        everywhere: divide other sigmas too, as ComfyUI does.
 
     Raises:
         ValueError: (:meth:`grid`) a threshold that leaves nothing for the other steps; not a flow-matching schedule.
@@ -219,6 +220,7 @@ class LinearQuadratic(RampSpacing):
 
     threshold: float = 0.025
     linear_steps: int | None = None
+    everywhere: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,7 +235,7 @@ class LinearQuadratic(RampSpacing):
             )
 
     def _check_schedule(self, noise_schedule: NoiseSchedule, high: float) -> None:
-        if noise_schedule.scaling is not Scaling.FLOW:
+        if noise_schedule.scaling is not Scaling.FLOW and not self.everywhere:
             raise ValueError(
                 f"linear-quadratic steps divide a sigma that runs from 1 to 0, as in flow matching, but the sigma of "
                 f"{noise_schedule} runs from {high:g}, so that the last step would begin far from the data: use "

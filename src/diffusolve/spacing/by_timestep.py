@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffusolve.noise import Grid, NoiseSchedule
+from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
@@ -24,7 +24,11 @@ class IndexSpacing(Spacing):
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         count = noise_schedule.num_train_timesteps
-        return grid_at_indices(noise_schedule, self.indices(checked_steps(steps, count), count), self)
+        return grid_at_indices(noise_schedule, self._on(noise_schedule, checked_steps(steps, count)), self)
+
+    def _on(self, noise_schedule: NoiseSchedule, steps: int) -> Array:
+        """The :meth:`indices` on `noise_schedule`."""
+        return self.indices(steps, noise_schedule.num_train_timesteps)
 
 
 def grid_at_indices(noise_schedule: NoiseSchedule, indices: Array, spacing: Spacing) -> Grid:
@@ -53,11 +57,15 @@ class Linspace(IndexSpacing):
         whole: round to whole timesteps.
         from_first: as diffusers counts: a single step stands at the first timestep, not at the last, and what is half
             way between two timesteps is rounded to where it goes when they are counted from the first up.
+        shifted_twice: on flow matching, the smallest sigma, which is shifted already, is taken for a time and shifted
+            again, as ComfyUI's "normal" and "sgm_uniform" have it: with a shift of 3 the last sigma is 0.0089 in place
+            of 0.0030.
     """
 
     to_first: bool = True
     whole: bool = False
     from_first: bool = False
+    shifted_twice: bool = False
 
     def indices(self, steps: int, count: int) -> Array:
         chosen = steps if self.to_first else steps + 1
@@ -67,24 +75,36 @@ class Linspace(IndexSpacing):
             all_indices = np.linspace(count - 1, 0, chosen)[:steps]
         return np.rint(all_indices) if self.whole else all_indices
 
+    def _on(self, noise_schedule: NoiseSchedule, steps: int) -> Array:
+        indices = super()._on(noise_schedule, steps)
+        if not self.shifted_twice or noise_schedule.scaling is not Scaling.FLOW:
+            return indices
+        last = noise_schedule.num_train_timesteps - 1
+        lowest = noise_schedule.num_train_timesteps * noise_schedule.sigma_min - 1
+        return np.asarray(lowest + indices * (last - lowest) / last)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Leading(IndexSpacing):
     """Every (count // steps)-th timestep counted from the first, as DDIM's original code has it.
 
-    With offset 1 this is "DDIM" in A1111 and "ddim_uniform" in ComfyUI. These count on to the end of the table, and so
-    take more steps than they are asked for where count / steps is not whole; here there are as many as asked for.
+    With offset 1 this is "DDIM" in A1111 and "ddim_uniform" in ComfyUI, which count on `to_end`.
 
     Args:
         steps_offset: added to every timestep; Stable Diffusion 1.x uses 1.
         to_first: whether the last index is the first training timestep (and the offset). If not, the indices are those
             of one step more without the lowest, as the DPM-Solver family of diffusers has them.
+        to_end: count on to the end of the table, as A1111 and ComfyUI have it: where count / steps is not whole there
+            are more steps than were asked for.
     """
 
     steps_offset: int = 0
     to_first: bool = True
+    to_end: bool = False
 
     def indices(self, steps: int, count: int) -> Array:
+        if self.to_end:
+            return np.arange(self.steps_offset, count, count // steps, dtype=np.float64)[::-1]
         chosen = steps if self.to_first else steps + 1
         indices = np.arange(chosen - 1, -1, -1.0) * (count // chosen) + self.steps_offset
         if self.steps_offset < 0 or indices[0] > count - 1:
@@ -163,11 +183,14 @@ class Beta(IndexSpacing):
     Args:
         alpha, beta: the distribution's parameters, both > 0.
         whole: round to whole timesteps. There must then be few enough steps for all of them to differ.
+        distinct: leave out timesteps that were rounded to the one before, as ComfyUI does, so that there may be fewer
+            steps than were asked for.
     """
 
     alpha: float = 0.6
     beta: float = 0.6
     whole: bool = False
+    distinct: bool = False
 
     def indices(self, steps: int, count: int) -> Array:
         quantiles = beta_quantile(1.0 - np.arange(steps) / steps, self.alpha, self.beta)
@@ -175,6 +198,8 @@ class Beta(IndexSpacing):
         if not self.whole:
             return indices
         indices = np.rint(indices)
+        if self.distinct:
+            return np.unique(indices)[::-1]
         if len(np.unique(indices)) < steps:
             raise ValueError(
                 f"steps is {steps}, but only {len(np.unique(indices))} of their timesteps differ when rounded: use "

@@ -1,0 +1,189 @@
+"""Names in the worlds of other programs, against noise levels and samples measured there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffusolve import sampler
+from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS
+from diffusolve.errors import UnknownNameError
+from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule
+from diffusolve.plan import Plan
+from diffusolve.prediction import Sample
+from diffusolve.sampling import Sampler, sample
+
+DATA = Path(__file__).parent / "data"
+COMFYUI = json.loads((DATA / "comfyui_names.json").read_text(encoding="utf-8"))
+A1111 = json.loads((DATA / "a1111_levels.json").read_text(encoding="utf-8"))
+MEAN, VARIANCE, BIAS = (np.array(COMFYUI["denoiser"][key]) for key in ("mean", "v", "bias"))
+GUIDANCE = 0.7
+
+SAME_LEVELS = 2e-5
+"""Relative; the programs' tables are in single precision, and EDM's arctangent of 80 loses a digit of it."""
+
+SAME_SAMPLES = 2e-5
+"""Of samples of size 1, from levels that the programs have in single precision."""
+
+APART = {
+    "deis": (5e-5, "there its integrals are sums over 10,000 points"),
+}
+"""Samplers of ComfyUI that are further away -> by how much at most, and the reason."""
+
+
+class Denoiser:
+    """The posterior mean of two Gaussians, guided from one without a bias where `guided`."""
+
+    prediction = Sample()
+
+    def __init__(self, noise_schedule: NoiseSchedule, guided: bool) -> None:
+        self.noise_schedule, self.guided = noise_schedule, guided
+        self.evaluations = 0
+
+    def predicted(self, x: Any, timestep: Any, bias: Any) -> Any:
+        alpha, sigma = (float(each) for each in self.noise_schedule.alpha_sigma(timestep[0]))
+        y, d = x - alpha * bias, alpha**2 * VARIANCE + sigma**2
+        return bias + (VARIANCE * alpha * y + sigma**2 * MEAN * np.tanh(MEAN * alpha * y / d)) / d
+
+    def __call__(self, x: Any, timestep: Any) -> Any:
+        return self.guided_and_unguided(x, timestep)[0]
+
+    def guided_and_unguided(self, x: Any, timestep: Any) -> tuple[Any, Any]:
+        self.evaluations += 1
+        conditional, unguided = self.predicted(x, timestep, BIAS), self.predicted(x, timestep, 0 * BIAS)
+        return unguided + (GUIDANCE if self.guided else 1.0) * (conditional - unguided), unguided
+
+
+def levels(made: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Any:
+    """What programs call sigma, at each point."""
+    grid = made.spacing.grid(noise_schedule, steps)
+    return noise_schedule.scaling.sigma_from_log_snr([point.log_snr for point in grid])
+
+
+def measured_levels() -> Iterator[tuple[str, Sampler, NoiseSchedule, int, list[float]]]:
+    for model, schedules in COMFYUI["levels"].items():
+        for name, figures in schedules.items():
+            for steps, figure in figures.items():
+                made = sampler("euler", name, world="comfyui")
+                yield f"ComfyUI {model} {name} {steps}", made, NOISE_SCHEDULES[model], int(steps), figure
+    for name, figures in A1111["levels"].items():
+        for steps, figure in figures.items():
+            yield f"A1111 {name} {steps}", sampler("Euler", name, world="a1111"), SD15, int(steps), figure
+
+
+def test_every_schedule_of_a_world_has_the_levels_measured_there() -> None:
+    compared, differ = 0, []
+    for what, made, noise_schedule, steps, figure in measured_levels():
+        ours = levels(made, noise_schedule, steps)
+        compared += 1
+        if len(ours) != len(figure) or not np.allclose(ours, figure, rtol=SAME_LEVELS, atol=1e-9):
+            differ.append((what, ours, figure))
+    assert not differ
+    assert compared == 72 + 32
+
+
+def made_here(name: str, key: str) -> tuple[Any, int, int]:
+    """The sample of one of ComfyUI's names, the evaluations, and how often noise was drawn."""
+    model, schedule, steps = key.split("/")
+    noise_schedule = NOISE_SCHEDULES[model]
+    made, network, drawn = (
+        sampler(name, schedule, world="comfyui"),
+        Denoiser(noise_schedule, name.endswith("cfg_pp")),
+        0,
+    )
+
+    def noise(like: Any, sigma_from: float, sigma_to: float) -> Any:
+        nonlocal drawn
+        drawn += 1
+        return np.array([COMFYUI["draws"]["numbers"][drawn - 1]])
+
+    start = made.grid(noise_schedule, int(steps))[0].sigma * np.array([COMFYUI["start"]["numbers"]])
+    result = sample(network, start, made, steps=int(steps), noise=noise)
+    return result[0], network.evaluations, drawn
+
+
+def test_every_sampler_of_comfyui_makes_the_samples_measured_there() -> None:
+    compared, differ = set(), []
+    for key, samplers in COMFYUI["samples"].items():
+        for name, figure in samplers.items():
+            made, evaluations, drawn = made_here(name, key)
+            error = np.abs(made - np.array(figure["sample"])).max()
+            compared.add((key, name))
+            counts = (evaluations, drawn), (figure["evaluations"], figure["draws"])
+            if counts[0] != counts[1] or not error < APART.get(name, (SAME_SAMPLES, ""))[0]:
+                differ.append((key, name, error, *counts))
+    assert not differ
+    assert len(compared) == 12 * 37
+
+
+def test_worlds_differ_from_the_librarys_own_reading_only_where_asked() -> None:
+    for name in CATALOG:
+        for schedule in ("", " Karras"):
+            assert sampler(name + schedule) == sampler(name + schedule, world=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "world", "message"),
+    [
+        ("euler", "karras", "comfy", "unknown world 'comfy': did you mean 'comfyui'?"),
+        ("Restart", None, "comfyui", "ComfyUI has no sampler 'Restart': the nearest that it has is 'heun'."),
+        ("dpmpp_3m karras", None, "a1111", "A1111 has no sampler 'dpmpp_3m karras': the nearest .* is 'DPM.. 2M'."),
+        ("heunpp2", None, "k-diffusion", "k-diffusion has no sampler 'heunpp2': the nearest .* is 'sample_heun'."),
+        ("eulr karras", None, "comfyui", "unknown sampler of ComfyUI 'eulr karras': did you mean 'euler karras'"),
+        ("euler", "polyexponential", "comfyui", "unknown schedule of ComfyUI 'polyexponential': did you mean 'exponen"),
+        ("DPM++ 2M Polyexponential", None, "comfyui", "unknown schedule of ComfyUI in 'DPM.. 2M Polyexponential'"),
+        ("Euler", "linear_quadratic", "a1111", "unknown schedule of A1111 'linear_quadratic'"),
+    ],
+)
+def test_what_a_world_does_not_have_is_refused_with_the_nearest(
+    name: str, schedule: str | None, world: str, message: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        sampler(name, schedule, world=world)
+
+
+def test_a_worlds_samplers_are_found_by_the_catalogs_names_too() -> None:
+    for world in WORLDS.values():
+        first: dict[str, str] = {}
+        for made in world.samplers.values():
+            first.setdefault(made.entry, made.name)
+        for entry, name in first.items():
+            for kind in SCHEDULE_TYPES.values():
+                schedule = kind.called_in(world.name)
+                if schedule is not None:
+                    found = sampler(f"{entry} {kind.name}", world=world.name)
+                    assert found == sampler(name, schedule, world=world.name), (world.name, entry, kind.name)
+
+
+def test_every_name_that_the_catalog_says_a_world_has_is_there() -> None:
+    for entry in CATALOG.values():
+        for name in entry.comfyui:
+            assert WORLDS["comfyui"].samplers[name].entry == entry.name
+        assert entry.a1111 == (entry.name in WORLDS["a1111"].samplers)
+    for kind in SCHEDULE_TYPES.values():
+        for world in WORLDS.values():
+            name = kind.called_in(world.name)
+            assert name is None or name in world.schedules
+
+
+def test_options_change_the_worlds_solver_and_schedule() -> None:
+    made = sampler("euler_ancestral", "karras", world="comfyui", eta=0.5, rho=5.0)
+    assert dict(made.solver.options) == {"ancestral": "rectified", "eta": 0.5}
+    assert levels(made, SD15, 4)[1] != levels(sampler("euler_ancestral karras", world="comfyui"), SD15, 4)[1]
+    with pytest.raises(UnknownNameError, match="unknown option of euler 'rhoo': did you mean 'rho'"):
+        sampler("euler", "karras", world="comfyui", rhoo=5.0)
+
+
+def test_noise_that_is_drawn_in_vain_is_part_of_the_plan_and_of_no_sum() -> None:
+    made = sampler("exp_heun_2_x0_sde", "normal", world="comfyui")
+    plan = made.plan(SD15, "epsilon", 6)
+    drawn = [noise.register for stage in plan.stages for noise in stage.update.noises]
+    read = {source for stage in plan.stages for write in stage.update.writes for source, _ in write.terms}
+    assert len(drawn) == 10
+    assert [register in read for register in drawn] == [True, False] * 5
+    assert Plan.from_json(plan.to_json()) == plan
