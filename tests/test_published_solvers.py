@@ -644,7 +644,7 @@ def test_sa_solver_counts_percent_in_levels_of_any_noise_schedule(schedule: Flow
         sa_solver.with_options(sde_start_percent=0.5, sde_end_percent=1.0), Trailing().grid(schedule, 10), Flow()
     )
     count = schedule.num_train_timesteps
-    half = count / 2 - 1 if isinstance(schedule, FlowMatching) else (count - 1) / 2  # of the time, which ends at index -1
+    half = count / 2 - 1 if isinstance(schedule, FlowMatching) else (count - 1) / 2  # of the time, 0 at index -1
     middle = schedule.scaling.log_snr(schedule.sigma_at_index(half))
     noisy = [bool(stage.update.noises) for stage in plan.stages[:-1]]
     assert noisy == [stage.point.log_snr >= middle - 1e-9 for stage in plan.stages[:-1]]

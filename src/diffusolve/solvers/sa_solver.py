@@ -93,7 +93,8 @@ def sa_solver(
         remaining = grid.steps - step - uncounted
         if corrector_order and step_before is not None:
             start, before, tau, noise = step_before
-            p = min(corrector_order, remaining + 2) if lower_order_final else corrector_order  # of the step before
+            limit = remaining + 2 - uncounted  # of the step before, which ComfyUI counts with the one that begins
+            p = min(corrector_order, limit) if lower_order_final else corrector_order
             known = _near(past[: p - 1], s, longest_step)
             x = step_through(start, before, s, tau, [(predicted, s), *known], simple_order_2)
             x = x if noise is None else x + noise
