@@ -19,7 +19,7 @@ from benchmarks.suite.peers import quiet
 from benchmarks.suite.result import Figure, geometric_mean
 from benchmarks.suite.step import CLASSES, SMALL, STEPS, Case, class_case, measured
 from benchmarks.suite.timing import Effort
-from diffusolve.backends.traffic import bytes_per_element
+from diffusolve.cli.traffic import bytes_per_element
 from diffusolve.noise import SD15, Scaling
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import dpmpp_multistep, euler, unipc

@@ -28,8 +28,8 @@ from benchmarks.suite.settings import Settings
 from benchmarks.suite.show import cell, figure, markdown
 from benchmarks.suite.timing import Effort, Loop, interleaved, repeated, threads
 from diffusolve import k_diffusion, solvers
-from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.catalog import CATALOG, sampler
+from diffusolve.cli.traffic import bytes_per_element
 from diffusolve.noise import SD15, Scaling
 from diffusolve.plan import OUTPUT, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.sampling import Sampler

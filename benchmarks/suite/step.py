@@ -29,9 +29,9 @@ from benchmarks.suite.result import Figure, Goal, Result, Table, at_least, at_mo
 from benchmarks.suite.settings import Settings
 from benchmarks.suite.timing import Effort, Loop, interleaved, threads
 from diffusolve import k_diffusion
-from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.traffic import bytes_per_element
 from diffusolve.noise import SD15, Grid, VarianceExploding
 from diffusolve.plan import Plan, plan_for
 from diffusolve.prediction import prediction

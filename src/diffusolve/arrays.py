@@ -9,7 +9,21 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "array_like", "concatenate", "is_torch", "moved", "namespace", "to_numpy"]
+__all__ = [
+    "Array",
+    "array_like",
+    "cast_like",
+    "concatenate",
+    "copied",
+    "detached",
+    "is_floating",
+    "is_torch",
+    "moved",
+    "namespace",
+    "timesteps_like",
+    "to_numpy",
+    "widen",
+]
 
 Array: TypeAlias = Any
 """A torch tensor, or an array of a library with the Python array API (NumPy, JAX, CuPy)."""
@@ -46,6 +60,51 @@ def array_like(values: npt.ArrayLike, x: Array) -> Array:
     if is_torch(x):
         return xp.as_tensor(values, dtype=x.dtype, device=x.device)
     return xp.asarray(values, dtype=x.dtype)
+
+
+def timesteps_like(timesteps: Sequence[float], x: Array) -> list[Array]:
+    """For each timestep an array of shape (batch,) in the library and on the device of `x`, a batch.
+
+    Of whole numbers if all timesteps are Python ints, else in the precision of `x`, and in float32 where that is half.
+    """
+    xp, count = namespace(x), x.shape[0]
+    is_whole = all(isinstance(timestep, int) for timestep in timesteps)
+    if not is_torch(x):
+        dtype = None if is_whole else widen(x).dtype
+        return [xp.full((count,), timestep, dtype=dtype) for timestep in timesteps]
+    dtype = xp.int64 if is_whole else xp.promote_types(x.dtype, xp.float32)
+    if len(timesteps) == 1:
+        return [xp.full((count,), timesteps[0], dtype=dtype, device=x.device)]
+    return [row.expand(count) for row in moved(xp.tensor(timesteps, dtype=dtype), x.device)]
+
+
+def is_floating(x: Array) -> bool:
+    """True if `x` holds floating point numbers. Raises TypeError if `x` is no array."""
+    return x.is_floating_point() if is_torch(x) else bool(namespace(x).isdtype(x.dtype, "real floating"))
+
+
+def widen(x: Array) -> Array:
+    """`x` in the precision that sums are computed in, at least float32."""
+    return _in_precision(x, namespace(x).float32) if x.dtype.itemsize == 2 else x
+
+
+def cast_like(x: Array, like: Array) -> Array:
+    """`x` in the precision of `like`."""
+    return x if x.dtype == like.dtype else _in_precision(x, like.dtype)
+
+
+def _in_precision(x: Array, dtype: Any) -> Array:
+    return x.to(dtype) if is_torch(x) else namespace(x).astype(x, dtype)
+
+
+def copied(x: Array) -> Array:
+    """`x` in memory of its own."""
+    return x.clone() if is_torch(x) else namespace(x).asarray(x, copy=True)
+
+
+def detached(x: Array) -> Array:
+    """`x` without gradients, which torch tensors alone carry."""
+    return x.detach() if is_torch(x) else x
 
 
 def concatenate(arrays: Sequence[Array]) -> Array:

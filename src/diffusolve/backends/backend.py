@@ -1,4 +1,4 @@
-"""The operations on arrays that running a plan takes."""
+"""The operations that a plan is executed by, one implementation for each kind of arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol
 
-from diffusolve.arrays import Array
+from diffusolve.arrays import Array, cast_like
 from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum
 
 __all__ = ["Array", "Backend", "Combine", "Update", "one_by_one"]
@@ -20,7 +20,7 @@ the next sample, in the precision of the sample."""
 
 
 class Backend(Protocol):
-    """The executor of the sums of stages, and all else that is done with arrays, for those that it takes."""
+    """The executor of the sums of stages, for the arrays that it takes."""
 
     sees_gradients: bool
     """True if tensors that require gradients are among those that it takes."""
@@ -30,15 +30,7 @@ class Backend(Protocol):
     def bind(self, made: Sum) -> Combine: ...
     def scaled(self, factor: float) -> Callable[[Array], Array]: ...
     def update(self, stage: LoweredStage) -> Update: ...
-    def clip(self, made: Array, limit: float) -> Array: ...
-    def zeros(self, like: Array) -> Array: ...
-    def copied(self, x: Array) -> Array: ...
-    def detached(self, x: Array) -> Array: ...
-    def widen(self, x: Array) -> Array: ...
-    def cast(self, x: Array, like: Array) -> Array: ...
-    def timesteps(self, timesteps: Sequence[float], like: Array) -> list[Array]: ...
-    def error_ratio(self, low: Array, high: Array, previous: Array, rtol: float, atol: float) -> float: ...
-    def is_floating(self, x: Array) -> bool: ...
+    def clip(self, total: Array, limit: float) -> Array: ...
 
 
 def one_by_one(backend: Backend, sums: Sequence[Sum], casts: bool = True) -> Update:
@@ -61,8 +53,8 @@ def _bind(backend: Backend, made: Sum, casts: bool) -> Combine:
     combination, limit = backend.bind(made), made.limit
     if made.target == NEXT and casts:
         if limit == inf:
-            return lambda places: backend.cast(combination(places), places[SAMPLE])
-        return lambda places: backend.cast(backend.clip(combination(places), limit), places[SAMPLE])
+            return lambda places: cast_like(combination(places), places[SAMPLE])
+        return lambda places: cast_like(backend.clip(combination(places), limit), places[SAMPLE])
     if limit == inf:
         return combination
     return lambda places: backend.clip(combination(places), limit)

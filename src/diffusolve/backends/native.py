@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,15 +147,9 @@ class NativeBackend(TorchBackend):
         return self.sample if place == SAMPLE or place in stage.samples else self.sums
 
 
-class _Result(NamedTuple):
-    """The array that a sum is written to: that of the place `source`, or a new one of `dtype` (None: the sample's).
-
-    Scratch has no `target`.
-    """
-
-    target: int | None
-    source: int | None
-    dtype: torch.dtype | None
+_Result = tuple[int | None, int | None, torch.dtype | None]
+"""The target of a sum (scratch has none), and the array that it is written to: that of a place, or a new one of a
+precision (None: the sample's)."""
 
 
 def _results(
@@ -176,7 +170,7 @@ def _results(
             place for place in made.reusable if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
         )
         target = None if number in scratch else made.target
-        results.append(_Result(target, next(fitting, None), None if dtype is sample else dtype))
+        results.append((target, next(fitting, None), None if dtype is sample else dtype))
     return results
 
 
@@ -194,7 +188,7 @@ def _runner(
     """
     combine, empty_like, threads = _combine.combine, torch.empty_like, torch.get_num_threads
     given, itemsize = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}, sample.itemsize
-    overwrites = any(result.source in given for result in results)
+    overwrites = any(source in given for _, source, _ in results)
     samples = [place for place in inputs if place in stage.samples]
 
     def run(places: list[Tensor], found: object = expected) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from diffusolve.arrays import Array, is_torch
+from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
 from diffusolve.backends.lowered import SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
@@ -252,7 +252,7 @@ class Run:
         """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
         run, remembered = self.again(self._draw_noise), self._remembered
         if remembered is not None:
-            run._slots = [[None if array is None else backend_of(array).copied(array) for array in remembered]]
+            run._slots = [[None if array is None else copied(array) for array in remembered]]
         run.position = self.position
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.arrays import moved
 from diffusolve.backends.backend import Combine, Update, one_by_one
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 
@@ -72,7 +70,7 @@ class TorchBackend:
             zip(made.sources, made.coefficients, strict=True), key=lambda term: (term[0] not in reusable, abs(term[1]))
         )
         if not terms:
-            return lambda places: self.zeros(places[SAMPLE])
+            return lambda places: torch.zeros_like(places[SAMPLE])
         whole = next((source for source, coefficient in terms if coefficient == 1.0), None)
         if whole is None or len(terms) == 1:
             return _sum(self._scaled(*terms[0], terms[0][0] in reusable), terms[1:])
@@ -128,49 +126,9 @@ class TorchBackend:
         exact = self.plain is not None and given.issuperset(numbered(sums)[0])
         return _memory_checked(stage, one_by_one(self, sums, casts=not exact))
 
-    def clip(self, made: Tensor, limit: float) -> Tensor:
-        """`made`, which nobody else has, within plus and minus `limit`."""
-        return made.clamp_(-limit, limit)
-
-    def zeros(self, like: Tensor) -> Tensor:
-        """The sum of no terms."""
-        return torch.zeros_like(like)
-
-    def copied(self, x: Tensor) -> Tensor:
-        """`x` in memory of its own."""
-        return x.clone()
-
-    def detached(self, x: Tensor) -> Tensor:
-        """`x` without gradients."""
-        return x.detach()
-
-    def widen(self, x: Tensor) -> Tensor:
-        """`x` in the precision that combinations are computed in."""
-        return _wide(x)
-
-    def cast(self, x: Tensor, like: Tensor) -> Tensor:
-        """`x` in the precision of `like`."""
-        return x if x.dtype == like.dtype else x.to(like.dtype)
-
-    def timesteps(self, timesteps: Sequence[float], like: Tensor) -> list[Tensor]:
-        """For each timestep a tensor of shape (batch,) on the device of `like`; int64 if all are whole Python ints."""
-        whole = all(isinstance(timestep, int) for timestep in timesteps)
-        dtype = torch.int64 if whole else torch.promote_types(like.dtype, torch.float32)
-        if len(timesteps) == 1:
-            return [torch.full((like.shape[0],), timesteps[0], dtype=dtype, device=like.device)]
-        table = moved(torch.tensor(timesteps, dtype=dtype), like.device)
-        return [row.expand(like.shape[0]) for row in table]
-
-    def error_ratio(self, low: Tensor, high: Tensor, previous: Tensor, rtol: float, atol: float) -> float:
-        """See :class:`diffusolve.solvers.ErrorRatio`."""
-        low, high, previous = low.detach(), high.detach(), previous.detach()
-        scale = torch.maximum(low.abs(), previous.abs()).mul_(rtol).clamp_(min=atol)
-        norm = float(torch.linalg.vector_norm((low - high).div_(scale)))
-        return norm / math.sqrt(max(1, low.numel()))
-
-    def is_floating(self, x: Tensor) -> bool:
-        """True if `x` holds floating point numbers."""
-        return x.is_floating_point()
+    def clip(self, total: Tensor, limit: float) -> Tensor:
+        """`total`, which nobody else has, within plus and minus `limit`."""
+        return total.clamp_(-limit, limit)
 
 
 def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from diffusolve.arrays import Array, is_torch, namespace
-from diffusolve.backends import Transform, backend_of
+from diffusolve.arrays import Array, is_floating, is_torch, namespace
+from diffusolve.backends import Transform
 from diffusolve.backends.coefficients import Coefficients, coefficients
 from diffusolve.batching.choice import row_group_for
 from diffusolve.batching.row_group import RowGroup
@@ -77,8 +77,7 @@ class BatchRun:
         """
         if not isinstance(plan, Plan):
             raise TypeError(f"plan is a {type(plan).__name__}: expected a Plan, which Sampler.plan() makes.")
-        backend = backend_of(x)
-        if not backend.is_floating(x):
+        if not is_floating(x):
             raise TypeError(f"x has dtype {x.dtype}: expected floating point numbers.")
         key = (namespace(x), tuple(x.shape), x.dtype, str(x.device) if is_torch(x) else None)
         group = self._groups.get(key) or row_group_for(x)
@@ -180,8 +179,7 @@ class BatchRun:
 
     def _check(self, row: Row) -> None:
         """Raise LookupError unless `row` is in this batch."""
-        if row.has_left:
-            raise LookupError(f"{row} has left its batch: {row._why_left()}")
+        row._check_present()
         if row._group not in self._groups.values():
             raise LookupError(f"{row} is in another batch.")
 

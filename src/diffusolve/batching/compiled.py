@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,14 +37,6 @@ SHOWN = NEXT - 1
 STACKS = {OUTPUT: -1, UNGUIDED: -2, SHOWN: -3}
 """The compiled module's name of the places that are the rows' parts of one array: first, second and third stack."""
 
-WIDE = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}
-NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
-
 
 class CompiledRows(RowGroup):
     """Rows of plain CPU tensors. Half-precision rows are moved in float32, others in their own precision."""
@@ -53,11 +44,10 @@ class CompiledRows(RowGroup):
     @staticmethod
     def takes(x: Tensor) -> bool:
         """True if rows like `x` can be moved here."""
-        return type(x.detach()) is Tensor and x.is_cpu and x.dtype in WIDE and not is_watched()
+        return type(x.detach()) is Tensor and x.is_cpu and x.dtype in programs.KINDS and not is_watched()
 
     def __init__(self, x: Tensor) -> None:
         super().__init__(x)
-        self.wide = WIDE[x.dtype]
         self.count = x.numel()
         self.ready: tuple[list[int], Tensor] | None = None
         """The rows that were moved last, by their numbers, and what the network is to see of them."""
@@ -140,13 +130,6 @@ class CompiledRows(RowGroup):
         if type(outputs) is not Tensor or is_transformed():
             raise TypeError(f"outputs is a {type(outputs).__name__}: expected a plain tensor, outside torch.func.")
         return (outputs if outputs.dtype is self.wide else outputs.to(self.wide)).contiguous().resolve_neg()
-
-    def row_result(self, row: Row) -> Tensor:
-        sample: Tensor = row.sample
-        return sample.to(self.dtype, copy=True)
-
-    def array(self, values: list[float]) -> Tensor:
-        return torch.from_numpy(np.array(values, NUMPY[self.wide]))
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from diffusolve.arrays import Array, is_torch, namespace
+import numpy as np
+
+from diffusolve.arrays import Array, cast_like, copied, detached, is_floating, is_torch, moved, namespace, widen
 from diffusolve.backends import Run, Transform, backend_of
 from diffusolve.backends.lowered import SAMPLE, BoundStage, Lowered, LoweredStage, Sum, Trait
 from diffusolve.backends.lowering import lower
@@ -43,6 +45,10 @@ class RowGroup(ABC):
         self.dtype = x.dtype
         self.device = x.device if is_torch(x) else None
         self.backend = backend_of(x)
+        self.like = namespace(x).zeros_like(detached(x)[None, ...][:0])
+        """No rows, in the library and precision, and on the device, of those that join."""
+        self.wide = widen(self.like).dtype
+        """The precision that rows are moved in."""
         self.rows: dict[int, Row] = {}
         self.changes = 0
         """Counted up when a row moves or leaves."""
@@ -81,13 +87,19 @@ class RowGroup(ABC):
     def take(self, outputs: Array) -> Array:
         """`outputs` of the right shape, as :meth:`move` wants them."""
 
-    @abstractmethod
+    # What all groups do alike
+
+    def array(self, values: Any) -> Array:
+        """`values` in the wide precision, on the rows' device."""
+        xp, table = namespace(self.like), np.array(values)
+        if self.device is None:
+            return xp.asarray(table, dtype=self.wide)
+        return moved(xp.as_tensor(table, dtype=self.wide), self.device)
+
     def row_result(self, row: Row) -> Array:
         """A copy of the row's sample in the precision that it came in."""
-
-    @abstractmethod
-    def array(self, values: list[float]) -> Array:
-        """`values` in the wide precision, on the rows' device."""
+        sample = row.sample
+        return copied(sample) if sample.dtype == self.dtype else cast_like(sample, self.like)
 
     # Joining and leaving
 
@@ -95,7 +107,7 @@ class RowGroup(ABC):
         self, plan: Plan, x: Array, number: int, noise: NoiseLike, transform: Transform | None, tag: Hashable
     ) -> Row:
         """A new row; arguments as :meth:`BatchRun.join <diffusolve.batching.BatchRun.join>`."""
-        wide = self.backend.widen(self.backend.detached(x))[None, ...]
+        wide = widen(detached(x))[None, ...]
         draw_noise = noise_source(noise, wide) if plan.is_stochastic else None
         run = Run(plan, draw_noise, transform)
         first = run.begin(wide)
@@ -236,7 +248,7 @@ class RowGroup(ABC):
             raise ValueError(
                 f"{what} has shape {tuple(got)}: expected {shape}, one output for each of {names_of(rows)}{missing}."
             )
-        if not self.backend.is_floating(outputs):
+        if not is_floating(outputs):
             raise TypeError(f"{what} holds {outputs.dtype}: expected floating point numbers for {names_of(rows)}.")
         if self.device is not None and outputs.device != self.device:
             raise ValueError(f"{what} is on {outputs.device}: expected {self.device}, where {names_of(rows)} is.")

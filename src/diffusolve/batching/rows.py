@@ -88,8 +88,7 @@ class Row:
         Raises:
             LookupError: the row has left its batch.
         """
-        if self.has_left:
-            raise LookupError(f"{self} has left its batch: {self._why_left()}")
+        self._check_present()
         return self.plan.stages[self.position]
 
     @property
@@ -99,8 +98,7 @@ class Row:
         It is a part of the batch's memory: not to be written to, and something else after the next step. Raises as
         :attr:`stage` does.
         """
-        if self.has_left:
-            raise LookupError(f"{self} has left its batch: {self._why_left()}")
+        self._check_present()
         return self._group.sample(self)
 
     @property
@@ -117,6 +115,10 @@ class Row:
             why = self._why_left() if self.has_left else f"{self.position} of {self.plan.nfe} evaluations are done."
             raise LookupError(f"{self} has no result: {why}")
         return self._result
+
+    def _check_present(self) -> None:
+        if self.has_left:
+            raise LookupError(f"{self} has left its batch: {self._why_left()}")
 
     def _why_left(self) -> str:
         if self.error is not None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from diffusolve.arrays import Array, namespace
+from diffusolve.arrays import Array, cast_like, copied, detached, namespace, widen
 from diffusolve.backends.lowered import OUTPUT, SAMPLE, UNGUIDED, BoundStage, Lowered, Sum
 from diffusolve.batching.row_group import SCALES, RowGroup, bound_for_rows, sums_of
 from diffusolve.batching.rows import Row
@@ -50,17 +48,14 @@ class StackedRows(RowGroup):
     def __init__(self, x: Array) -> None:
         super().__init__(x)
         self.xp = namespace(x)
-        wide = self.backend.widen(self.backend.detached(x))
-        self.wide = wide.dtype
-        self.zeros = self.xp.zeros_like(wide)
-        self.like = self.xp.zeros_like(x[None, ...][:0])
+        self.zeros = self.xp.zeros_like(widen(detached(x)))
 
     def stages(self, lowered: Lowered) -> Sequence[BoundStage]:
         return [bound_for_rows(stage) for stage in lowered.stages]
 
     def hold(self, row: Row, x: Array, slots: Sequence[Array | None]) -> None:
-        copies = [None if array is None else self.backend.copied(array)[0, ...] for array in slots]
-        row._memory = Memory(copies, self.backend.copied(x), row.number)
+        copies = [None if array is None else copied(array)[0, ...] for array in slots]
+        row._memory = Memory(copies, copied(x), row.number)
 
     def sample(self, row: Row) -> Array:
         return row._memory.block[row._memory.index, ...]
@@ -69,7 +64,7 @@ class StackedRows(RowGroup):
         samples = self._samples(rows)
         if traits & SCALES:
             samples = samples * self._table([[stage.lowered.scale for stage in stages]])[0]
-        return self.backend.cast(samples, self.like)
+        return cast_like(samples, self.like)
 
     def move(
         self, rows: Sequence[Row | None], stages: list[BoundStage], traits: int, outputs: Array, unguided: Array
@@ -97,7 +92,7 @@ class StackedRows(RowGroup):
         """The result of a sum that copies: the same array, since nobody writes to it, but a copy of the network's."""
         (source,) = part.sum.sources
         value = self._read(part, source, outputs, unguided)
-        return self.backend.copied(value) if source in (OUTPUT, UNGUIDED) else value
+        return copied(value) if source in (OUTPUT, UNGUIDED) else value
 
     def _sums(self, parts: list[Part], outputs: Array, unguided: Array) -> dict[int, Array]:
         """The sums that go to slots, by the index of their row."""
@@ -160,27 +155,16 @@ class StackedRows(RowGroup):
 
     def _table(self, values: list[list[float]]) -> list[Array]:
         """`values`, one list per column, as arrays of shape (rows, 1, ...)."""
-        table = self._array(np.array(values))
+        table = self.array(values)
         shape = (-1, *[1] * len(self.shape))
         return [self.xp.reshape(table[column, ...], shape) for column in range(len(values))]
 
-    def array(self, values: list[float]) -> Array:
-        return self._array(np.array(values))
-
-    def _array(self, values: Any) -> Array:
-        if self.device is not None:  # without waiting for the device
-            return self.xp.as_tensor(values, dtype=self.wide).to(self.device, non_blocking=True)
-        return self.xp.asarray(values, dtype=self.wide)
-
     def put(self, row: Row, slot: int, value: Array) -> None:
-        value = self.backend.cast(self.backend.detached(value), self.zeros)
-        row._memory.slots[slot] = self.backend.copied(value)[0, ...]
+        value = cast_like(detached(value), self.zeros)
+        row._memory.slots[slot] = copied(value)[0, ...]
 
     def take(self, outputs: Array) -> Array:
-        return self.backend.cast(self.backend.detached(outputs), self.zeros)
-
-    def row_result(self, row: Row) -> Array:
-        return self.backend.copied(self.backend.cast(row.sample, self.like))
+        return cast_like(detached(outputs), self.zeros)
 
 
 def _copies(made: Sum) -> bool:

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from diffusolve.backends import Run
-from diffusolve.backends.traffic import bytes_per_element
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.traffic import bytes_per_element
 from diffusolve.errors import NotPlannableError, unknown_name
 from diffusolve.noise import noise_schedule
 from diffusolve.plan import Plan

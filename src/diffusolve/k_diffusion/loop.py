@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm, trange
 
-from diffusolve.arrays import moved
-from diffusolve.backends import Run, backend_of
+from diffusolve.arrays import moved, widen
+from diffusolve.backends import Run
 from diffusolve.k_diffusion.noise import BrownianTreeNoiseSampler
 from diffusolve.noise import Grid, VarianceExploding
 from diffusolve.plan import Plan, Stage, trace
@@ -163,7 +163,7 @@ def follow(
     levels = moved(torch.tensor(plan.timesteps, dtype=x.dtype), x.device)
     asked = levels[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
-    x = run.begin(backend_of(x).widen(x))
+    x = run.begin(widen(x))
     widened = x.dtype is not like.dtype
     evaluations = zip(plan.stages, asked, due, strict=False)  # due goes on to the end
     for i in trange(len(ends), disable=disable):

@@ -7,10 +7,11 @@ needs them, in one pass. Arrays live as long as a combination reads them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
-from diffusolve.arrays import Array
-from diffusolve.backends import DrawNoise, backend_of, fastest
+from diffusolve.arrays import Array, cast_like, detached, namespace, timesteps_like, widen
+from diffusolve.backends import DrawNoise, fastest
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import Combination, check_scaling
 from diffusolve.prediction import Prediction
@@ -52,7 +53,7 @@ def run_directly(
         try:
             request = run.send(reply)
         except StopIteration as stop:
-            return answers.backend.cast(answers.computed(stop.value), x)
+            return cast_like(answers.computed(stop.value), x)
         reply = answers.to(request)
 
 
@@ -73,8 +74,7 @@ class _Answers:
         self.solver, self.prediction, self.network = solver, prediction, network
         self.draw_noise, self.transform = draw_noise, transform
         self.on_evaluation, self.on_step = on_evaluation, on_step
-        self.backend = backend_of(like)
-        self.like, self.wide = like, self.backend.widen(like)
+        self.like, self.wide = like, widen(like)
         self._by_kind: dict[type, Callable[[Any], Any]] = {
             Evaluate: self._evaluated,
             Noise: lambda request: _symbol(draw_noise(self.wide, request.s.sigma, request.t.sigma)),
@@ -98,7 +98,7 @@ class _Answers:
         if len(terms) == 1 and terms[0][1] == 1.0:
             return terms[0][0]
         if not terms:
-            return self.backend.zeros(self.wide)
+            return namespace(self.wide).zeros_like(self.wide)
         total = self._total(terms)
         value.terms = {_Held(total): 1.0}
         return total
@@ -111,8 +111,8 @@ class _Answers:
         """The sample and the data predictions at a point, each as a symbol."""
         at: Any = self.computed(request.x)
         scale, a, b = self.prediction.conversion(request.point)
-        (timestep,) = self.backend.timesteps([request.point.timestep], self.like)
-        shown = self.backend.cast(at if scale == 1.0 else scale * at, self.like)
+        (timestep,) = timesteps_like([request.point.timestep], self.like)
+        shown = cast_like(at if scale == 1.0 else scale * at, self.like)
         outputs: tuple[Array, ...]
         if request.unguided:
             outputs = two_outputs(self.network, str(self.solver))(shown, timestep)
@@ -128,8 +128,12 @@ class _Answers:
         return tuple(map(_symbol, (at, data, *others)))
 
     def _error_ratio(self, request: ErrorRatio) -> float:
-        low, high, previous = map(self.computed, (request.low, request.high, request.previous))
-        return self.backend.error_ratio(low, high, previous, request.rtol, request.atol)
+        low, high, previous = (
+            detached(self.computed(value)) for value in (request.low, request.high, request.previous)
+        )
+        xp = namespace(low)
+        scale = xp.clip(request.rtol * xp.maximum(xp.abs(low), xp.abs(previous)), request.atol, None)
+        return float(xp.sqrt(xp.sum(((low - high) / scale) ** 2) / max(1, prod(low.shape))))
 
     def _step_ended(self, request: StepEnded) -> None:
         if self.on_step is not None:

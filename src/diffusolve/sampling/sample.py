@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 import numpy as np
 from tqdm.auto import tqdm
 
-from diffusolve.arrays import Array, is_torch, namespace
-from diffusolve.backends import Backend, Run, backend_of
+from diffusolve.arrays import Array, cast_like, is_floating, is_torch, namespace, timesteps_like, widen
+from diffusolve.backends import Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, PlanPoint, Stage
@@ -185,7 +185,7 @@ def sample_with_report(
     backend: str = "auto",
 ) -> tuple[X, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
-    _check_sample(backend_of(x), x)
+    _check_sample(x)
     if donate and gradients:
         raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
     with _gradient_mode(x, gradients):
@@ -244,16 +244,15 @@ def _run_plan(
     donate: bool,
     backend: str,
 ) -> tuple[Array, Report]:
-    arrays = backend_of(x)
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: clip(data)
     run = Run(plan, draw_noise, transform, donate, backend)
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
-    x = run.begin(arrays.widen(x))
+    x = run.begin(widen(x))
     with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
-        for stage, timestep in zip(plan.stages, arrays.timesteps(plan.timesteps, like), strict=True):
-            shown, unguided = arrays.cast(run.model_input(x), like), None
+        for stage, timestep in zip(plan.stages, timesteps_like(plan.timesteps, like), strict=True):
+            shown, unguided = cast_like(run.model_input(x), like), None
             if both is not None and stage.reads_unguided:
                 output, unguided = both(shown, timestep)
                 _check_output(unguided, like)
@@ -264,7 +263,7 @@ def _run_plan(
                 callback(_progress_of(stage, plan, run, x, output))
             x = run.step(output, x, unguided)
             bar.update()
-    return arrays.cast(x, like), Report(plan.nfe, plan.steps)
+    return cast_like(x, like), Report(plan.nfe, plan.steps)
 
 
 def _progress_of(stage: Stage, plan: Plan, run: Run, x: Array, output: Array) -> Progress:
@@ -330,8 +329,8 @@ def _check_output(output: Array, like: Array) -> None:
         )
 
 
-def _check_sample(backend: Backend, x: Array) -> None:
-    if not backend.is_floating(x):
+def _check_sample(x: Array) -> None:
+    if not is_floating(x):
         raise TypeError(f"x has dtype {x.dtype}: expected floating point numbers.")
     if len(x.shape) == 0:
         raise ValueError("x has no dimensions: expected a batch of samples, shape (batch, ...).")
