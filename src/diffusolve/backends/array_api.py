@@ -35,11 +35,11 @@ class ArrayBackend:
             total = total + coefficient * widen(source)
         return total
 
-    def bind(self, made: Sum) -> Combine:
-        """:meth:`combine` of the sources of `made`."""
-        if not made.sources:
+    def bind(self, total: Sum) -> Combine:
+        """:meth:`combine` of the sources of `total`."""
+        if not total.sources:
             return lambda places: self.xp.zeros_like(places[SAMPLE])
-        return lambda places: self.combine([places[source] for source in made.sources], made.coefficients)
+        return lambda places: self.combine([places[source] for source in total.sources], total.coefficients)
 
     def scaled(self, factor: float) -> Callable[[Array], Array]:
         """The function that multiplies by `factor`, in the precision of what it is given."""
@@ -49,6 +49,6 @@ class ArrayBackend:
         """All sums of `stage`, one after the other."""
         return one_by_one(self, stage.sums)
 
-    def clip(self, total: Array, limit: float) -> Array:
-        """`total` within plus and minus `limit`."""
-        return self.xp.clip(total, -limit, limit)
+    def clip(self, x: Array, limit: float) -> Array:
+        """`x` within plus and minus `limit`."""
+        return self.xp.clip(x, -limit, limit)

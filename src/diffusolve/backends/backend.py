@@ -27,15 +27,15 @@ class Backend(Protocol):
 
     def takes(self, x: Array, output: Array) -> bool: ...
     def combine(self, sources: Sequence[Array], coefficients: Sequence[float]) -> Array: ...
-    def bind(self, made: Sum) -> Combine: ...
+    def bind(self, total: Sum) -> Combine: ...
     def scaled(self, factor: float) -> Callable[[Array], Array]: ...
     def update(self, stage: LoweredStage) -> Update: ...
-    def clip(self, total: Array, limit: float) -> Array: ...
+    def clip(self, x: Array, limit: float) -> Array: ...
 
 
 def one_by_one(backend: Backend, sums: Sequence[Sum], casts: bool = True) -> Update:
     """An update that computes one sum after the other; the last one `casts`, unless it has the sample's precision."""
-    *others, last = [(made.target, _bind(backend, made, casts)) for made in sums]
+    *others, last = [(total.target, _bind(backend, total, casts)) for total in sums]
     following = last[1]
     if not others:
         return following
@@ -48,10 +48,10 @@ def one_by_one(backend: Backend, sums: Sequence[Sum], casts: bool = True) -> Upd
     return update
 
 
-def _bind(backend: Backend, made: Sum, casts: bool) -> Combine:
-    """The sum `made`, clipped, and cast if it leads to the next sample."""
-    combination, limit = backend.bind(made), made.limit
-    if made.target == NEXT and casts:
+def _bind(backend: Backend, total: Sum, casts: bool) -> Combine:
+    """The sum `total`, clipped, and cast if it leads to the next sample."""
+    combination, limit = backend.bind(total), total.limit
+    if total.target == NEXT and casts:
         if limit == inf:
             return lambda places: cast_like(combination(places), places[SAMPLE])
         return lambda places: cast_like(backend.clip(combination(places), limit), places[SAMPLE])

@@ -55,18 +55,18 @@ def coefficients(rows: Sequence[tuple[Plan, int]]) -> Coefficients:
     """
     stages = [_stage(plan, position, row) for row, (plan, position) in enumerate(rows)]
     sums = [_sums(stage) for stage in stages]
-    targets = sorted({target for made in sums for target in made}, key=_order)
-    for made, stage in zip(sums, stages, strict=True):
+    targets = sorted({target for of_row in sums for target in of_row}, key=_order)
+    for of_row, stage in zip(sums, stages, strict=True):
         held = {slot for _, slot in stage.holds}
         for target in targets:  # what a row does not write while others do stays what it is
-            if target not in made and target in held:
-                made[target] = {target: 1.0}
+            if target not in of_row and target in held:
+                of_row[target] = {target: 1.0}
     terms = [
         (target, source)
         for target in targets
-        for source in sorted({source for made in sums for source in made.get(target, ())}, key=_order)
+        for source in sorted({source for of_row in sums for source in of_row.get(target, ())}, key=_order)
     ]
-    table = [[made.get(target, {}).get(source, 0.0) for target, source in terms] for made in sums]
+    table = [[of_row.get(target, {}).get(source, 0.0) for target, source in terms] for of_row in sums]
     return Coefficients(
         np.array(table, np.float64).reshape(len(rows), len(terms)),
         tuple((_name(target), _name(source)) for target, source in terms),
@@ -94,15 +94,15 @@ def _stage(plan: Plan, position: int, row: int) -> LoweredStage:
 def _sums(stage: LoweredStage) -> dict[int, dict[int, float]]:
     """The values that the stage leaves, as sums over those before it: ``{target: {source: coefficient}}``."""
     values: dict[int, dict[int, float]] = {} if stage.keeps is None else {stage.keeps: {SAMPLE: 1.0}}
-    for made in stage.sums:
-        total: dict[int, float] = {}
-        for source, coefficient in zip(made.sources, made.coefficients, strict=True):
+    for total in stage.sums:
+        terms: dict[int, float] = {}
+        for source, coefficient in zip(total.sources, total.coefficients, strict=True):
             for place, factor in values.get(source, {source: 1.0}).items():
-                total[place] = total.get(place, 0.0) + coefficient * factor
-        values[made.target] = total
+                terms[place] = terms.get(place, 0.0) + coefficient * factor
+        values[total.target] = terms
     following = values.pop(NEXT)
     held = {slot for _, slot in stage.holds}
-    return {**{place: total for place, total in values.items() if place in held}, SAMPLE: following}
+    return {**{place: terms for place, terms in values.items() if place in held}, SAMPLE: following}
 
 
 def _order(place: int) -> tuple[bool, int]:

@@ -31,19 +31,19 @@ class FusedBackend(TorchBackend):
     def update(self, stage: LoweredStage) -> Update:
         """See :meth:`TorchBackend.update`."""
         sums = stage.sums
-        if not all(made.sources for made in sums):
+        if not all(total.sources for total in sums):
             return super().update(stage)
         inputs, sources = numbered(sums)
-        targets = [made.target for made in sums[:-1]]
-        numbers = [number for made in sums for number in (*made.coefficients, *_limits(made))]
+        targets = [total.target for total in sums[:-1]]
+        numbers = [number for total in sums for number in (*total.coefficients, *_limits(total))]
         tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
         def update(places: list[Tensor]) -> Tensor:
             arrays, sample = [places[place] for place in inputs], places[SAMPLE]
             wide = _widest(arrays)
             form = tuple(
-                (numbers_of, isfinite(made.limit), sample.dtype if made.target == NEXT else wide)
-                for numbers_of, made in zip(sources, sums, strict=True)
+                (numbers_of, isfinite(total.limit), sample.dtype if total.target == NEXT else wide)
+                for numbers_of, total in zip(sources, sums, strict=True)
             )
             key = sample.device, wide
             if key not in tables:
@@ -56,8 +56,8 @@ class FusedBackend(TorchBackend):
         return update
 
 
-def _limits(made: Sum) -> tuple[float, ...]:
-    return () if made.limit == inf else (made.limit,)
+def _limits(total: Sum) -> tuple[float, ...]:
+    return () if total.limit == inf else (total.limit,)
 
 
 def _widest(arrays: Sequence[Tensor]) -> torch.dtype:

@@ -134,13 +134,13 @@ def numbered(sums: Sequence[Sum], last: frozenset[int] = frozenset()) -> tuple[l
     """
     inputs: dict[int, None] = {}
     written: set[int] = set()
-    for made in sums:
-        inputs |= dict.fromkeys(source for source in made.sources if source not in written)
-        written.add(made.target)
+    for total in sums:
+        inputs |= dict.fromkeys(source for source in total.sources if source not in written)
+        written.add(total.target)
     ordered = sorted(inputs, key=lambda place: place in last)
     number = {place: index for index, place in enumerate(ordered)}
     sources = []
-    for index, made in enumerate(sums, len(ordered)):
-        sources.append(tuple(number[source] for source in made.sources))
-        number[made.target] = index
+    for index, total in enumerate(sums, len(ordered)):
+        sources.append(tuple(number[source] for source in total.sources))
+        number[total.target] = index
     return ordered, sources

@@ -64,12 +64,12 @@ def _lower(plan: Plan, transforms: bool, limit: float, donated: bool) -> Lowered
     live = live_after(stages, [{sample, *theirs} for sample, theirs in zip(samples, callers, strict=True)])
     stages = [put_in_short_sums(sums, after) for sums, after in zip(stages, live, strict=True)]
     all_callers = set[int]().union(*callers)
-    made = {each.target for sums in stages for each in sums} - all_callers
+    computed = {each.target for sums in stages for each in sums} - all_callers
     places = _Places(plan, number, {*samples}, all_callers, transforms)
     lowered = []
     for index, (sums, after) in enumerate(zip(stages, live, strict=True)):
         read = {source for each in sums for source in each.sources}
-        reusable = (read - all_callers if donated and index else read & made) - after
+        reusable = (read - all_callers if donated and index else read & computed) - after
         if samples[index] in after:
             reusable -= {SAMPLE}
         lowered.append(places.stage(index - 1, with_reusable(sums, reusable), after))
@@ -108,16 +108,16 @@ def _written_out(plan: Plan, number: Mapping[str, int], transforms: bool, limit:
             sums.append(data if limit < inf else _up_to_factor(data, factors))
         copies: dict[int, float] = {}
         for write in writes[index]:
-            made = _sum(write, stage.sample, number, factors)
+            total = _sum(write, stage.sample, number, factors)
             if write is writes[index][-1]:
-                made = made._replace(target=NEXT)
+                total = total._replace(target=NEXT)
             if not computed and not transforms:
-                made = _with_copies(_folded(made, stage, number[stage.data]), copies)
-            if made.target not in samples and made.target != NEXT:
-                made = _up_to_factor(made, factors)
-            if made.sources == (OUTPUT,) and not computed and not transforms:
-                copies[made.target] = made.coefficients[0]
-            sums.append(made)
+                total = _with_copies(_folded(total, stage, number[stage.data]), copies)
+            if total.target not in samples and total.target != NEXT:
+                total = _up_to_factor(total, factors)
+            if total.sources == (OUTPUT,) and not computed and not transforms:
+                copies[total.target] = total.coefficients[0]
+            sums.append(total)
         stages.append(sums)
     return stages
 
@@ -144,42 +144,42 @@ def _data(stage: Stage, target: int) -> Sum:
     return Sum(target, tuple(terms), tuple(terms.values()))
 
 
-def _up_to_factor(made: Sum, factors: MutableMapping[int, float]) -> Sum:
-    """`made` divided by its first coefficient, which is put into `factors`."""
-    if not made.sources or not 1e-3 < abs(made.coefficients[0]) < 1e3:
-        return made
-    factors[made.target] = factor = made.coefficients[0]
-    return made._replace(coefficients=tuple(c / factor for c in made.coefficients))
+def _up_to_factor(total: Sum, factors: MutableMapping[int, float]) -> Sum:
+    """`total` divided by its first coefficient, which is put into `factors`."""
+    if not total.sources or not 1e-3 < abs(total.coefficients[0]) < 1e3:
+        return total
+    factors[total.target] = factor = total.coefficients[0]
+    return total._replace(coefficients=tuple(c / factor for c in total.coefficients))
 
 
-def _folded(made: Sum, stage: Stage, data: int) -> Sum:
-    """`made` with ``data = a * sample + b * output`` put in."""
-    terms = dict(zip(made.sources, made.coefficients, strict=True))
+def _folded(total: Sum, stage: Stage, data: int) -> Sum:
+    """`total` with ``data = a * sample + b * output`` put in."""
+    terms = dict(zip(total.sources, total.coefficients, strict=True))
     factor = terms.pop(data, 0.0)
     if factor:
         direct, through_data = terms.pop(SAMPLE, 0.0), factor * stage.a
-        total = _without_rounding(direct + through_data, direct)
-        if total:
-            terms = {SAMPLE: total, **terms}
+        coefficient = _without_rounding(direct + through_data, direct)
+        if coefficient:
+            terms = {SAMPLE: coefficient, **terms}
         if stage.b:
             terms[OUTPUT] = terms.get(OUTPUT, 0.0) + factor * stage.b
-    return _of_terms(made, terms)
+    return _of_terms(total, terms)
 
 
-def _with_copies(made: Sum, copies: Mapping[int, float]) -> Sum:
-    """`made` with the output read from one of its `copies` (register -> multiple) that it reads anyway."""
-    terms = dict(zip(made.sources, made.coefficients, strict=True))
+def _with_copies(total: Sum, copies: Mapping[int, float]) -> Sum:
+    """`total` with the output read from one of its `copies` (register -> multiple) that it reads anyway."""
+    terms = dict(zip(total.sources, total.coefficients, strict=True))
     for register in terms.keys() & copies.keys():
         terms[register] += terms.pop(OUTPUT, 0.0) / copies[register]
-    return _of_terms(made, terms)
+    return _of_terms(total, terms)
 
 
-def _of_terms(made: Sum, terms: Mapping[int, float]) -> Sum:
-    return made._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
+def _of_terms(total: Sum, terms: Mapping[int, float]) -> Sum:
+    return total._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
 
 
-def _without_rounding(total: float, part: float) -> float:
-    return total if abs(total) > ROUNDING * abs(part) else 0.0
+def _without_rounding(value: float, part: float) -> float:
+    return value if abs(value) > ROUNDING * abs(part) else 0.0
 
 
 # Passes over all stages, or over one
@@ -190,10 +190,10 @@ def without_dead(stages: Sequence[Sequence[Sum]]) -> list[list[Sum]]:
     needed, kept = {NEXT}, []
     for sums in reversed(stages):
         alive = []
-        for made in reversed(sums):
-            if made.target in needed:
-                needed.update(made.sources)
-                alive.append(made)
+        for total in reversed(sums):
+            if total.target in needed:
+                needed.update(total.sources)
+                alive.append(total)
         kept.append(alive[::-1])
     return kept[::-1]
 
@@ -209,12 +209,12 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]], new
     changed = [[*sums] for sums in stages]
     uses: dict[int, list[tuple[int, int]]] = {}
     for at, sums in enumerate(changed):
-        for index, made in enumerate(sums):
-            for source in made.sources:
+        for index, total in enumerate(sums):
+            for source in total.sources:
                 uses.setdefault(source, []).append((at, index))
     there: set[int] = set()
     for at, sums in enumerate(changed):
-        written = {made.target for made in sums}
+        written = {total.target for total in sums}
         there |= (written | given[at]) - {NEXT}
         for (then, index), parts in _waiting(there, uses, at).items():
             target = changed[then][index]
@@ -248,8 +248,8 @@ def live_after(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]]) -> li
     found = []
     for sums, arriving in zip(reversed(stages), reversed(given), strict=True):
         found.append(live)
-        read = {source for made in sums for source in made.sources if source >= 0}
-        live = (live | read) - {made.target for made in sums} - arriving
+        read = {source for total in sums for source in total.sources if source >= 0}
+        live = (live | read) - {total.target for total in sums} - arriving
     return found[::-1]
 
 
@@ -260,28 +260,28 @@ def put_in_short_sums(sums: Sequence[Sum], after: Collection[int]) -> list[Sum]:
     """
     short: dict[int, dict[int, float]] = {}
     kept = []
-    for made in sums:
+    for total in sums:
         terms: dict[int, float] = {}
-        for source, c in zip(made.sources, made.coefficients, strict=True):
+        for source, c in zip(total.sources, total.coefficients, strict=True):
             for original, factor in short.get(source, {source: 1.0}).items():
                 before = terms.get(original, 0.0)
                 terms[original] = _without_rounding(before + c * factor, before)
         terms = {source: c for source, c in terms.items() if c} or terms
-        scratch = made.target != NEXT and made.target not in after
-        if scratch and len(terms) <= 2 and made.limit == inf:
-            short[made.target] = terms
+        scratch = total.target != NEXT and total.target not in after
+        if scratch and len(terms) <= 2 and total.limit == inf:
+            short[total.target] = terms
         else:
-            kept.append(_of_terms(made, terms)._replace(scratch=scratch))
+            kept.append(_of_terms(total, terms)._replace(scratch=scratch))
     return kept
 
 
 def with_reusable(sums: Sequence[Sum], registers: Collection[int]) -> list[Sum]:
     """`sums`, each with those of its sources among `registers` reusable that no later one reads."""
     marked = []
-    for index, made in enumerate(sums):
+    for index, total in enumerate(sums):
         later = {source for other in sums[index + 1 :] for source in other.sources}
-        reusable = tuple(source for source in made.sources if source in registers and source not in later)
-        marked.append(made._replace(reusable=reusable))
+        reusable = tuple(source for source in total.sources if source in registers and source not in later)
+        marked.append(total._replace(reusable=reusable))
     return marked
 
 
@@ -313,15 +313,15 @@ def in_slots(sums: Sequence[Sum], held: dict[int, int], slots: Slots) -> tuple[S
     `held`, the slot of each register, is changed to what holds afterwards.
     """
     placed = []
-    for made in sums:
+    for total in sums:
         sources, reusable = (
-            tuple(held.get(source, source) for source in each) for each in (made.sources, made.reusable)
+            tuple(held.get(source, source) for source in each) for each in (total.sources, total.reusable)
         )
-        target = made.target
+        target = total.target
         if target >= 0:
-            reused = next((register for register in made.reusable if register in held), None)
-            target = held[made.target] = slots.take() if reused is None else held.pop(reused)
-        placed.append(made._replace(target=target, sources=sources, reusable=reusable))
+            reused = next((register for register in total.reusable if register in held), None)
+            target = held[total.target] = slots.take() if reused is None else held.pop(reused)
+        placed.append(total._replace(target=target, sources=sources, reusable=reusable))
     return tuple(placed)
 
 

@@ -80,7 +80,7 @@ class NativeBackend(TorchBackend):
         ):
             return super().combine(sources, coefficients)
         found = program([Sum(NEXT, numbers, tuple(coefficients))], len(sources), [numbers], self.sums)
-        return super().combine(sources, coefficients) if found is None else _made(found, sources)
+        return super().combine(sources, coefficients) if found is None else _result_of(found, sources)
 
     def scaled(self, factor: float) -> Callable[[Tensor], Tensor]:
         """See :meth:`TorchBackend.scaled`. PyTorch takes longer with numbers times half-precision tensors."""
@@ -90,7 +90,7 @@ class NativeBackend(TorchBackend):
         found = program([Sum(NEXT, (0,), (factor,))], 1, [(0,)], torch.float32, dtypes=2 * [self.sample])
 
         def scale(x: Tensor) -> Tensor:
-            return _made(found, (x,)) if self.takes(x, x) else multiply(x)
+            return _result_of(found, (x,)) if self.takes(x, x) else multiply(x)
 
         return scale if self.sample is self.output else multiply
 
@@ -103,17 +103,17 @@ class NativeBackend(TorchBackend):
             return eager
         sample, kept = self.sample, [place for place in callers if place in stage.remembers]
         held = [self._dtype(place, stage) for place in inputs[: len(inputs) - len(callers)]]
-        made = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
+        precisions = [self.sample if each.target == NEXT else self.sums for each in stage.sums]
 
         @cache
         def program_for(*given: torch.dtype) -> object | None:
             """For callers' arrays of these precisions; None if the compiled module cannot read them."""
-            return program(stage.sums, len(inputs), sources, self.sums, dtypes=(*held, *given, *made))
+            return program(stage.sums, len(inputs), sources, self.sums, dtypes=(*held, *given, *precisions))
 
         def leave(places: list[Tensor]) -> Tensor:
             """Compute the sums with PyTorch, into arrays that later stages can read."""
             following: Tensor = eager(places)
-            for each, dtype in zip(stage.sums[:-1], made[:-1], strict=True):
+            for each, dtype in zip(stage.sums[:-1], precisions[:-1], strict=True):
                 if not is_plain(places[each.target], dtype):
                     places[each.target] = places[each.target].to(dtype).contiguous()
             return following.contiguous()
@@ -121,7 +121,7 @@ class NativeBackend(TorchBackend):
         expected = program_for(*(self.sample for _ in callers))
         if expected is None:
             return leave
-        results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *made), self.sample)
+        results = _results(stage, len(inputs), sources, (*held, *(None for _ in callers), *precisions), self.sample)
         run = _runner(expected, inputs, results, stage, self.sample, leave)
         if not callers:
             return run
@@ -160,16 +160,16 @@ def _results(
     sample: torch.dtype,
 ) -> list[_Result]:
     """The arrays that the sums of `stage` write to, given the precisions of its inputs and results by their numbers."""
-    scratch = {number for number, made in enumerate(stage.sums, inputs) if made.scratch}
+    scratch = {number for number, total in enumerate(stage.sums, inputs) if total.scratch}
     if len(scratch) > MOST_SCRATCH:
         scratch = set()
     results = []
-    for number, (made, numbers) in enumerate(zip(stage.sums, sources, strict=True), inputs):
-        dtype, number_of = dtypes[number], dict(zip(made.sources, numbers, strict=True))
+    for number, (total, numbers) in enumerate(zip(stage.sums, sources, strict=True), inputs):
+        dtype, number_of = dtypes[number], dict(zip(total.sources, numbers, strict=True))
         fitting = (
-            place for place in made.reusable if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
+            place for place in total.reusable if dtypes[number_of[place]] is dtype and number_of[place] not in scratch
         )
-        target = None if number in scratch else made.target
+        target = None if number in scratch else total.target
         results.append((target, next(fitting, None), None if dtype is sample else dtype))
     return results
 
@@ -230,8 +230,8 @@ def _runner(
     return run
 
 
-def _made(found: object, sources: Sequence[Tensor]) -> Tensor:
+def _result_of(found: object, sources: Sequence[Tensor]) -> Tensor:
     """The one result of the program `found` from `sources`, in their precision."""
-    made, count = torch.empty_like(sources[0]), sources[0].numel()
-    _combine.combine(found, count, threads_for(count), *map(Tensor.data_ptr, (*sources, made)))
-    return made
+    result, count = torch.empty_like(sources[0]), sources[0].numel()
+    _combine.combine(found, count, threads_for(count), *map(Tensor.data_ptr, (*sources, result)))
+    return result

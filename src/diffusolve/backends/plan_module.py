@@ -51,30 +51,30 @@ class PlanModule(torch.nn.Module):
         self.transform = transform
         self.reads_unguided = plan.reads_unguided
         self.slots = slots_of(plan)
-        made = coefficients([(plan, position) for position in range(plan.nfe)])
+        steps = coefficients([(plan, position) for position in range(plan.nfe)])
         names = [f"slot{slot}" for slot in range(self.slots)]
         # A target's terms, the sample last: it is the largest, and the rounding errors of the others then do not count.
         self.sums = {
             target: [
                 (source, column)
                 for source, column in sorted(
-                    ((source, column) for column, (other, source) in enumerate(made.terms) if other == target),
+                    ((source, column) for column, (other, source) in enumerate(steps.terms) if other == target),
                     key=lambda term: term[0] == "sample",
                 )
             ]
             for target in ["sample", *names]
         }
-        self.noises = max(map(len, made.noises))
+        self.noises = max(map(len, steps.noises))
         placed = np.zeros((plan.nfe, self.slots, self.noises), bool)
-        for position, drawn in enumerate(made.noises):
+        for position, drawn in enumerate(steps.noises):
             for number, (slot, _, _) in enumerate(drawn):
                 placed[position, names.index(slot), number] = True
         self.noisy = [bool(placed[:, slot].any()) for slot in range(self.slots)]
         whole = all(isinstance(timestep, int) for timestep in plan.timesteps)
         conversion = [(stage.a, stage.b) for stage in plan.stages]
         for name, buffer in {
-            "table": torch.from_numpy(made.table).to(dtype),
-            "scales": torch.from_numpy(made.scales).to(dtype),
+            "table": torch.from_numpy(steps.table).to(dtype),
+            "scales": torch.from_numpy(steps.scales).to(dtype),
             "conversion": torch.tensor(conversion, dtype=dtype),
             "timesteps": torch.tensor(plan.timesteps, dtype=torch.int64 if whole else torch.float32),
             "indices": torch.arange(plan.nfe),
@@ -127,12 +127,11 @@ class PlanModule(torch.nn.Module):
             values["output"] = (data - a * values["sample"]) / b  # what a network would say that predicts these data
         values |= self._remembered(state, values["sample"], index, noise)
         row = _at(self.table, index)
-        made = {
+        following = {
             target: _sum([row[column] * values[source] for source, column in terms]) if terms else values[target]
             for target, terms in self.sums.items()
         }
-        following = made.pop("sample").to(sample.dtype)
-        return following, tuple(made.values())
+        return following.pop("sample").to(sample.dtype), tuple(following.values())
 
     def _remembered(
         self, state: tuple[Tensor, ...], like: Tensor, index: Tensor, noise: tuple[Tensor, ...] | None

@@ -101,10 +101,10 @@ def program(
         return None
     if any(dtype is not wide and not (dtype in HALF and wide is torch.float32) for dtype in dtypes):
         return None
-    if any(not made.sources or (made.limit < inf and len(made.sources) > 2) for made in sums):
+    if any(not total.sources or (total.limit < inf and len(total.sources) > 2) for total in sums):
         return None
     outputs = tuple(
-        (made.limit, _in_order(numbers, made.coefficients)) for made, numbers in zip(sums, sources, strict=True)
+        (total.limit, _in_order(numbers, total.coefficients)) for total, numbers in zip(sums, sources, strict=True)
     )
     kinds = bytes(KINDS[dtype] for dtype in dtypes)
     return _combine.program(wide is torch.float64, inputs, outputs, places, kinds)

@@ -56,19 +56,18 @@ class TorchBackend:
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
         """The sum of ``coefficient * source`` as a new tensor."""
-        total: Tensor = self.bind(Sum(NEXT, tuple(range(len(sources))), tuple(coefficients)))([*sources])
-        return total
+        result: Tensor = self.bind(Sum(NEXT, tuple(range(len(sources))), tuple(coefficients)))([*sources])
+        return result
 
-    def bind(self, made: Sum) -> Combine:
-        """The sum `made` (but for its limit), for the least work when it is computed.
+    def bind(self, total: Sum) -> Combine:
+        """The sum `total` (but for its limit), for the least work when it is computed.
 
         It may be accumulated in the tensor of a source that is reusable. A term with coefficient 1 is added last: it is
         the sample, and large against the rest, whose rounding errors then do not count.
         """
-        reusable = made.reusable
-        terms = sorted(
-            zip(made.sources, made.coefficients, strict=True), key=lambda term: (term[0] not in reusable, abs(term[1]))
-        )
+        reusable = total.reusable
+        terms = [*zip(total.sources, total.coefficients, strict=True)]
+        terms.sort(key=lambda term: (term[0] not in reusable, abs(term[1])))
         if not terms:
             return lambda places: torch.zeros_like(places[SAMPLE])
         whole = next((source for source, coefficient in terms if coefficient == 1.0), None)
@@ -79,12 +78,12 @@ class TorchBackend:
         unit, factor = next(part for part in parts if abs(part[1]) >= largest / 100)
         rest = [(source, coefficient / factor) for source, coefficient in parts if source != unit]
         if unit in reusable or not rest:
-            total = _sum(itemgetter(unit), rest)
+            others = _sum(itemgetter(unit), rest)
         else:
-            total = _sum(self._added(unit, itemgetter(rest[0][0]), rest[0][1]), rest[1:])
+            others = _sum(self._added(unit, itemgetter(rest[0][0]), rest[0][1]), rest[1:])
         if whole in reusable:
-            return lambda places: places[whole].add_(total(places), alpha=factor)
-        return self._added(whole, total, factor)
+            return lambda places: places[whole].add_(others(places), alpha=factor)
+        return self._added(whole, others, factor)
 
     def _scaled(self, source: int, factor: float, reusable: bool) -> Combine:
         """``factor * source``."""
@@ -122,28 +121,30 @@ class TorchBackend:
         sums: Sequence[Sum] = stage.sums
         given = {SAMPLE, OUTPUT, UNGUIDED, *stage.samples}
         if self.plain is None:  # sums may be of another precision than samples and outputs
-            sums = [made._replace(reusable=tuple(each for each in made.reusable if each not in given)) for made in sums]
+            sums = [
+                each._replace(reusable=tuple(place for place in each.reusable if place not in given)) for each in sums
+            ]
         exact = self.plain is not None and given.issuperset(numbered(sums)[0])
         return _memory_checked(stage, one_by_one(self, sums, casts=not exact))
 
-    def clip(self, total: Tensor, limit: float) -> Tensor:
-        """`total`, which nobody else has, within plus and minus `limit`."""
-        return total.clamp_(-limit, limit)
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        """`x`, which nobody else has, within plus and minus `limit`."""
+        return x.clamp_(-limit, limit)
 
 
-def _sum(total: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
-    """`total`, with ``coefficient * source`` accumulated in it for each of the `rest`."""
+def _sum(first: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
+    """`first`, with ``coefficient * source`` accumulated in it for each of the `rest`."""
     if not rest:
-        return total
+        return first
     if len(rest) == 1:
         ((source, coefficient),) = rest
-        return lambda places: total(places).add_(places[source], alpha=coefficient)
+        return lambda places: first(places).add_(places[source], alpha=coefficient)
 
     def accumulated(places: list[Tensor]) -> Tensor:
-        made: Tensor = total(places)
+        result: Tensor = first(places)
         for source, coefficient in rest:
-            made.add_(places[source], alpha=coefficient)
-        return made
+            result.add_(places[source], alpha=coefficient)
+        return result
 
     return accumulated
 

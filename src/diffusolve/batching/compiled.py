@@ -103,10 +103,10 @@ class CompiledRows(RowGroup):
         sample, *slots = row._memory[0]
         places = dict(enumerate(slots)) | {SAMPLE: sample, NEXT: sample, SHOWN: shown}
         places |= {OUTPUT: output, UNGUIDED: unguided}
-        for made in _sums([stage.lowered for stage in row._stages[row.position : row.position + 2]], self.wide):
-            sources = [places[source] for source in made.sources]
-            result = self.backend.combine(sources, made.coefficients) if sources else torch.zeros(self.shape)
-            places[made.target].copy_(result.clamp_(-made.limit, made.limit))
+        for total in _sums([stage.lowered for stage in row._stages[row.position : row.position + 2]], self.wide):
+            sources = [places[source] for source in total.sources]
+            result = self.backend.combine(sources, total.coefficients) if sources else torch.zeros(self.shape)
+            places[total.target].copy_(result.clamp_(-total.limit, total.limit))
 
     def put(self, row: Row, slot: int, value: Tensor) -> None:
         row._memory[0][1 + slot].copy_(value[0])
@@ -158,7 +158,7 @@ def _shows(sample: int, stage: LoweredStage, wide: torch.dtype) -> Sum:
 
 def _program(sums: Sequence[Sum], wide: torch.dtype) -> object | None:
     inputs, sources = numbered(sums)
-    places = tuple(map(_place, (*inputs, *(made.target for made in sums))))
+    places = tuple(map(_place, (*inputs, *(total.target for total in sums))))
     return programs.program(sums, len(inputs), sources, wide, places=places)
 
 

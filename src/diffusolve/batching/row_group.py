@@ -224,12 +224,12 @@ class RowGroup(ABC):
             if row.position != GONE:
                 self.put(row, slot, self._same_shape(row, drawn, "noise source"))
 
-    def _same_shape(self, row: Row, made: Array, by: str) -> Array:
-        if tuple(getattr(made, "shape", ())) != (1, *self.shape):
-            got = getattr(made, "shape", None)
-            shape = f"shape {tuple(got)}" if got is not None else f"a {type(made).__name__}"
+    def _same_shape(self, row: Row, value: Array, by: str) -> Array:
+        if tuple(getattr(value, "shape", ())) != (1, *self.shape):
+            got = getattr(value, "shape", None)
+            shape = f"shape {tuple(got)}" if got is not None else f"a {type(value).__name__}"
             raise ValueError(f"the {by} of {row} returned {shape}: expected shape {(1, *self.shape)}.")
-        return made
+        return value
 
     # What the network said
 

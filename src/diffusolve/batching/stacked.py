@@ -70,15 +70,15 @@ class StackedRows(RowGroup):
         self, rows: Sequence[Row | None], stages: list[BoundStage], traits: int, outputs: Array, unguided: Array
     ) -> None:
         parts = [
-            [Part(index, row, made) for made in sums_of(stage.lowered)]
+            [Part(index, row, total) for total in sums_of(stage.lowered)]
             for index, (row, stage) in enumerate(zip(rows, stages, strict=True))
             if row is not None
         ]
         for turn in range(max(map(len, parts)) - 1):
             together = [sums[turn] for sums in parts if turn < len(sums) - 1]
-            made = self._sums([part for part in together if not _copies(part.sum)], outputs, unguided)
+            computed = self._sums([part for part in together if not _copies(part.sum)], outputs, unguided)
             for part in together:
-                value = made[part.at] if part.at in made else self._copied(part, outputs, unguided)
+                value = computed[part.at] if part.at in computed else self._copied(part, outputs, unguided)
                 part.row._memory.slots[part.sum.target] = value
         last = [sums[-1] for sums in parts]
         following, numbers = self._combined(last, outputs, unguided), [part.row.number for part in last]
@@ -98,8 +98,8 @@ class StackedRows(RowGroup):
         """The sums that go to slots, by the index of their row."""
         if not parts:
             return {}
-        made = self._combined(parts, outputs, unguided)
-        return {part.at: made[place, ...] for place, part in enumerate(parts)}
+        results = self._combined(parts, outputs, unguided)
+        return {part.at: results[place, ...] for place, part in enumerate(parts)}
 
     def _combined(self, parts: list[Part], outputs: Array, unguided: Array) -> Array:
         """The sums of the parts, shape (parts, ...)."""
@@ -167,6 +167,6 @@ class StackedRows(RowGroup):
         return cast_like(detached(outputs), self.zeros)
 
 
-def _copies(made: Sum) -> bool:
+def _copies(total: Sum) -> bool:
     """True if the target becomes what a source is."""
-    return made.coefficients == (1.0,) and made.limit == inf
+    return total.coefficients == (1.0,) and total.limit == inf

@@ -29,7 +29,7 @@ def bytes_per_element(plan: Plan, *, sample: int, output: int, shown: int, kept:
         if stage.scale != 1.0 or shown != sample:
             total += sample + shown
         inputs, _ = numbered(stage.sums)
-        for place in (*inputs, *(made.target for made in stage.sums if not made.scratch)):
+        for place in (*inputs, *(each.target for each in stage.sums if not each.scratch)):
             as_samples = place in (SAMPLE, NEXT) or place in stage.samples | stage.callers
             total += output if place in (OUTPUT, UNGUIDED) else sample if as_samples else kept
     return total / plan.nfe

@@ -64,25 +64,27 @@ def carried_flow(
     Returns:
         the configuration, and keys that its constructor is not to see: they count together with :data:`FLOW_STEPS`.
     """
-    made = dict(config)
+    carried = dict(config)
     later: dict[str, Any] = {}
-    if "shift" in known and not made.keys() & {"use_flow_sigmas", "prediction_type"}:
-        return made, later
-    if "use_flow_sigmas" in given or ("use_flow_sigmas" in known and _says_so_itself(made)):
-        return made, later
-    shift = made.pop("flow_shift", None) if made.pop("use_flow_sigmas", None) else None
-    made["shift"] = given.get("flow_shift", given.get("shift", shift if shift is not None else made.get("shift", 1.0)))
-    made.pop("flow_shift", None)
-    made.pop(FLOW_STEPS, None)
+    if "shift" in known and not carried.keys() & {"use_flow_sigmas", "prediction_type"}:
+        return carried, later
+    if "use_flow_sigmas" in given or ("use_flow_sigmas" in known and _says_so_itself(carried)):
+        return carried, later
+    shift = carried.pop("flow_shift", None) if carried.pop("use_flow_sigmas", None) else None
+    carried["shift"] = given.get(
+        "flow_shift", given.get("shift", shift if shift is not None else carried.get("shift", 1.0))
+    )
+    carried.pop("flow_shift", None)
+    carried.pop(FLOW_STEPS, None)
     if "shift" in known:
-        made.pop("prediction_type", None)
-        return made, later
-    made["prediction_type"] = "flow_prediction"
+        carried.pop("prediction_type", None)
+        return carried, later
+    carried["prediction_type"] = "flow_prediction"
     if "use_flow_sigmas" in known:
-        made |= {"use_flow_sigmas": True, "flow_shift": made["shift"], FLOW_STEPS: True}
-        asked = {curve: given.pop(curve, made.pop(curve, None)) for curve in CURVES if curve in known}
+        carried |= {"use_flow_sigmas": True, "flow_shift": carried["shift"], FLOW_STEPS: True}
+        asked = {curve: given.pop(curve, carried.pop(curve, None)) for curve in CURVES if curve in known}
         later = {curve: value for curve, value in asked.items() if value}
-    return made, later
+    return carried, later
 
 
 def _says_so_itself(config: Mapping[str, Any]) -> bool:

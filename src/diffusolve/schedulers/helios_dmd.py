@@ -86,14 +86,14 @@ class HeliosDMDScheduler(PyramidScheduler):
         timesteps = self.timesteps if dmd_timesteps is None else dmd_timesteps
         sigmas = self.sigmas if dmd_sigmas is None else dmd_sigmas
         walked = self.timesteps if all_timesteps is None else all_timesteps
-        made = self.convert_flow_pred_to_x0(model_output, sample, timestep, sigmas, timesteps)
+        following = self.convert_flow_pred_to_x0(model_output, sample, timestep, sigmas, timesteps)
         if cur_sampling_step < len(walked) - 1:
             if dmd_noisy_tensor is None:
                 raise ValueError("dmd_noisy_tensor is missing: expected the noise to add, of the sample's shape.")
-            made = self.add_noise(made, dmd_noisy_tensor, walked[cur_sampling_step + 1], sigmas, timesteps)
+            following = self.add_noise(following, dmd_noisy_tensor, walked[cur_sampling_step + 1], sigmas, timesteps)
         generation = self._current
         generation.step_index = (generation.step_index or 0) + 1
-        return SchedulerOutput(made) if return_dict else (made,)
+        return SchedulerOutput(following) if return_dict else (following,)
 
     def convert_flow_pred_to_x0(
         self, flow_pred: Tensor, xt: Tensor, timestep: float | Tensor, sigmas: Tensor, timesteps: Tensor

@@ -44,10 +44,10 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
 
         Pipelines that are saved write down whose classes their parts are of; others can then load them without us.
         """
-        made = super().__new__(cls)
+        scheduler = super().__new__(cls)
         if cls._module_in_diffusers is not None:
-            vars(made)["__module__"] = cls._module_in_diffusers
-        return made
+            vars(scheduler)["__module__"] = cls._module_in_diffusers
+        return scheduler
 
     @overload
     @classmethod

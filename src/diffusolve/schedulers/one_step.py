@@ -62,9 +62,9 @@ class OneStepScheduler(TimestepScheduler):
         """A run of the step from `timestep`, which leads `to` the timestep given if one is; and what determines it."""
         generation, at, place = self._asked(timestep)
         key = at, self._previous(generation, at, place) if to is None else to, *options.values()
-        made = self._steps_made.get(key)
-        if made is not None:
-            return key, made.again(noise)
+        first = self._steps_made.get(key)
+        if first is not None:
+            return key, first.again(noise)
         self._steps_made.make_room()
         grid = Grid(self._ends(at, key[1]), self.noise_schedule, self.scaling)
         plan = trace(self._solver(1, **options), grid, self._prediction)

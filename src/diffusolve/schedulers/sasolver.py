@@ -138,10 +138,10 @@ class SASolverScheduler(LogSNRScheduler):
 
     def _with_taus(self, prepared: Prepared) -> Prepared:
         """The same with the noise in each step that `tau_func` asks for."""
-        made = copy.copy(prepared)
-        vars(made).pop("plan", None)
-        made.solver = prepared.solver.with_options(taus=self._taus(prepared.values))
-        return made
+        noisy = copy.copy(prepared)
+        vars(noisy).pop("plan", None)
+        noisy.solver = prepared.solver.with_options(taus=self._taus(prepared.values))
+        return noisy
 
     def _taus(self, timesteps: Sequence[float]) -> tuple[float, ...]:
         taus = {int(timestep): float(self.tau_func(int(timestep))) for timestep in timesteps}

@@ -173,10 +173,10 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
                 "FlowMatchEulerDiscreteScheduler, for example."
             )
         known = config_keys(cls)
-        made = carried_flow(config, given, known)
+        carried, later = carried_flow(config, given, known)
         for key in [key for key in given if key in FLOW_KEYS and key not in known]:
-            made[0][key] = given.pop(key)
-        return made
+            carried[key] = given.pop(key)
+        return carried, later
 
     @classmethod
     def _keys_of_compatibles(cls) -> set[str]:
@@ -205,9 +205,9 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         return int(self.config["num_train_timesteps"])
 
     def __copy__(self) -> Self:
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry))
-        return made
+        scheduler = object.__new__(type(self))
+        scheduler.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry))
+        return scheduler
 
     # Beginning a generation ----------------------------------------------------------------
 

@@ -300,11 +300,11 @@ class ContinuousBatcher:
             async with self._being_planned.setdefault(key, asyncio.Lock()):
                 if key not in self._plans:
                     self._plans[key] = await asyncio.to_thread(self._plan, wanted, steps)
-        made = self._plans[key]
+        planned = self._plans[key]
         self._plans.move_to_end(key)
         if len(self._plans) > MOST_PLANS:
             self._plans.popitem(last=False)
-        return made
+        return planned
 
     def _plan(self, wanted: str | Sampler, steps: int | None) -> tuple[Plan, Sampler]:
         sampler = sampler_called(wanted) if isinstance(wanted, str) else wanted

@@ -64,8 +64,8 @@ __all__ = [
 ]
 
 SOLVERS: dict[str, Solver] = {
-    made.name: made
-    for made in (
+    each.name: each
+    for each in (
         euler,
         heun,
         heunpp2,

@@ -174,15 +174,15 @@ def _orders(order: int, orders: tuple[int, ...], grid: Grid, solver_type: str) -
                 raise ValueError(
                     f"orders is {orders}: expected each to be 1, or one more than that before it, up to 3."
                 )
-    made = list(orders) or _full_groups(order, grid)
+    found = list(orders) or _full_groups(order, grid)
     if grid[-1].sigma == 0:
-        made[-1] = 1
-    return tuple(made)
+        found[-1] = 1
+    return tuple(found)
 
 
 def _full_groups(order: int, grid: Grid) -> list[int]:
     groups, left = divmod(grid.steps, order)
-    made = [*range(1, order + 1)] * groups + [*range(1, left + 1)]
+    orders = [*range(1, order + 1)] * groups + [*range(1, left + 1)]
     if order == 3 and left == 1 and groups and grid[-1].sigma > 0:
-        made[-4:] = 1, 2, 1, 2  # not 1, 2, 3, 1, whose last step would be of first order
-    return made
+        orders[-4:] = 1, 2, 1, 2  # not 1, 2, 3, 1, whose last step would be of first order
+    return orders

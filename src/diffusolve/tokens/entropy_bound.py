@@ -94,5 +94,5 @@ class EntropyBoundScheduler(TokenScheduler):
         within = ordered.cumsum(-1) - ordered <= bound
         accepted = torch.zeros_like(within).scatter(-1, order, within)
         random = torch.randint(logits.shape[-1], sample.shape, generator=generator, device=sample.device)
-        made = torch.where(accepted, tokens, random), accepted, tokens, probabilities, logits
-        return EntropyBoundSchedulerOutput(*made) if return_dict else made
+        fields = torch.where(accepted, tokens, random), accepted, tokens, probabilities, logits
+        return EntropyBoundSchedulerOutput(*fields) if return_dict else fields
