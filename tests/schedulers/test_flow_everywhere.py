@@ -37,6 +37,7 @@ DETERMINISTIC = [
     "DPMSolverSinglestepScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "IPNDMScheduler",
     "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
     "UniPCMultistepScheduler",

@@ -34,7 +34,6 @@ SAMPLES_FLOWS = (
     "FlowMatchLCMScheduler",
     "HeunDiscreteScheduler",
     "IPNDMScheduler",
-    "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
@@ -42,9 +41,6 @@ SAMPLES_FLOWS = (
     "UniPCMultistepScheduler",
 )
 """Classes that can sample a flow model."""
-
-PENDING: tuple[str, ...] = ("IPNDMScheduler",)
-"""Those that do not accept every call yet; one that does may not stay here."""
 
 OF_ONE_CLASS = {
     "block_length",
@@ -174,16 +170,15 @@ def test_every_class_that_samples_flows_accepts_the_calls_of_every_pipeline() ->
             if hasattr(diffusolve, name):
                 found = [f"{name}, {shape}: {text}" for shape in tried if (text := refusal(name, shape))]
                 refused |= {name: found} if found else {}
-    failures = [line for name, found in refused.items() if name not in PENDING for line in found]
+    failures = [line for found in refused.values() for line in found]
     assert not failures, "\n".join([f"{len(failures)} calls are refused:", *failures])
-    assert set(PENDING) <= refused.keys(), f"take off: {sorted(set(PENDING) - refused.keys())}"
 
 
 def test_pipelines_see_what_a_class_accepts() -> None:
     missing = [
         f"{name}.set_timesteps does not show {key}"
         for name in SAMPLES_FLOWS
-        if hasattr(diffusolve, name) and name not in PENDING
+        if hasattr(diffusolve, name)
         for key in ("sigmas", "timesteps", "mu")
         if key not in inspect.signature(getattr(diffusolve, name).set_timesteps).parameters
     ]

@@ -116,6 +116,22 @@ def test_ipndm_with_sigmas_of_its_own_is_as_in_diffusers() -> None:
         assert difference(x, y) < PROMISED
 
 
+def test_ipndm_takes_timesteps_and_sigmas_of_the_same_run() -> None:
+    asked = diffusolve.IPNDMScheduler()
+    asked.set_timesteps(6)
+    for given in ({"timesteps": asked.timesteps.tolist()}, {"sigmas": asked.sigmas}, {"sigmas": asked.sigmas[:-1]}):
+        scheduler = diffusolve.IPNDMScheduler()
+        scheduler.set_timesteps(**given)
+        assert len(scheduler.timesteps) == 6
+        torch.testing.assert_close(scheduler.timesteps, asked.timesteps, atol=2e-4, rtol=0)  # of single precision
+        torch.testing.assert_close(scheduler.sigmas, asked.sigmas, atol=1e-6, rtol=0)
+    for wrong in ({"timesteps": [1.2, 0.5]}, {"timesteps": [0.5, 0.7]}, {"sigmas": [1.5, 0.5]}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(wrong))} are .*expected numbers from 1 down to 0, decreasing"
+        ):
+            diffusolve.IPNDMScheduler().set_timesteps(**wrong)
+
+
 def test_what_is_wrong_is_said() -> None:
     x = noise(1, 2, 4, 4)
     unclip = diffusolve.UnCLIPScheduler()
@@ -147,5 +163,5 @@ def test_what_is_wrong_is_said() -> None:
         random.step(x, random.timesteps[0], x)
     with pytest.raises(ValueError, match="num_inference_steps is 2000"):
         random.set_timesteps(2000)
-    with pytest.raises(ValueError, match="expected sigmas from 1 down to 0"):
+    with pytest.raises(ValueError, match="trained_betas are .*expected numbers from 1 down to 0"):
         diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named
+from diffusolve.solvers import Solver
 from diffusolve.spacing.flow import shift_from_mu, stretched
 
 __all__ = ["FlowSigmas", "ReversedFlow"]
@@ -89,6 +91,15 @@ class FlowSigmas:
         sigmas = np.arange(self.count, 0, -1) / self.count
         return sigmas if self.dynamic else shifted(sigmas, self.shift)
 
+    @property
+    def steps_of_training(self) -> Steps:
+        """The steps over all training timesteps, and the end."""
+        return Steps(self.training * self.count, np.append(self.training, 0.0))
+
+    def equally_spaced(self, steps: int) -> Array:
+        """As many sigmas from the first to the last of training."""
+        return np.linspace(self.training[0], self.training[-1], steps)
+
     def steps(self, asked: Asked, equally_spaced: Array) -> Steps:
         """The steps that a call of `set_timesteps` has `asked` for.
 
@@ -118,6 +129,16 @@ class FlowSigmas:
     def of_noise(self, steps: Steps) -> Steps:
         """`steps` with the share of the noise for sigma, as solvers have it."""
         return Steps(steps.timesteps, 1.0 - steps.sigmas) if self.inverted else steps
+
+    def walked(self, steps: Steps, solver: Solver) -> Prepared:
+        """The findings of a call that places the steps so, for `solver`."""
+        return Prepared(
+            partial(self.of_noise(steps).grid, self.noise_schedule, None),
+            solver,
+            self.prediction,
+            steps.timesteps.astype(np.float32),
+            steps.sigmas.astype(np.float32),
+        )
 
     def shown(self, prepared: Prepared) -> Prepared:
         """`prepared` with a timestep and a sigma to show for each evaluation of its plan, and the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Steps
-from diffusolve.solvers import Solver
+from diffusolve.solvers import Solver, ipndm
 
 __all__ = ["IPNDMScheduler"]
 
@@ -31,6 +33,9 @@ class IPNDMScheduler(Scheduler):
     Liu et al. 2022, Pseudo Numerical Methods for Diffusion Models on Manifolds; Crowson's v-diffusion. Linear in the
     sample. Networks predict v, and are told ``2 / pi * atan2(sigma, alpha)``, which is 1 at pure noise.
 
+    Of a flow-matching model (`from_config` of such a scheduler's configuration) it samples as Zhang & Chen 2022 have
+    iPNDM, with the weights of equal steps on velocities, over the steps of FlowMatchEuler.
+
     Args:
         num_train_timesteps: the number of steps before `set_timesteps`.
         trained_betas: sigma at each timestep and at the end, falling, in place of those of the number of steps.
@@ -39,6 +44,7 @@ class IPNDMScheduler(Scheduler):
     _compatibles = []  # noqa: RUF012
     prediction_types = ()
     timestep_dtype = np.float32
+    samples_flow = True
     init_noise_sigma: float = 1.0
     pndm_order: int = 4
 
@@ -48,12 +54,39 @@ class IPNDMScheduler(Scheduler):
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """The noise schedule that the configuration describes."""
-        return Cosine(num_train_timesteps=len(self))
+        """The noise schedule that the configuration describes; flow matching's if it is that of such a model."""
+        flow = self._flow
+        return Cosine(num_train_timesteps=len(self)) if flow is None else flow.noise_schedule
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run of `num_inference_steps` steps."""
-        self._begin(asked_for(num_inference_steps), device)
+    @property
+    def _flow(self) -> FlowSigmas | None:
+        """The rule of flow matching's sigmas, if the configuration is that of such a model."""
+        return FlowSigmas.of(self.config) if self.config.get("prediction_type") == "flow_prediction" else None
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps`, or over the `sigmas`.
+
+        Args:
+            num_inference_steps: how many steps; may be left out where timesteps or sigmas are given.
+            device: for the timesteps.
+            timesteps: what the network is told, falling, shape (steps,): from 1 down, or a flow-matching model's.
+            sigmas: where the steps begin, from 1 down, shape (steps,), possibly with a last 0; of a flow-matching model
+                before they are shifted.
+            mu: how far a flow-matching model's sigmas are shifted, with `use_dynamic_shifting`; without effect
+                otherwise, since pipelines offer it to every scheduler.
+
+        Raises:
+            ValueError: none of them is given, or two that contradict each other; `mu` is missing; sigmas or timesteps
+                that do not fall or are out of range.
+        """
+        self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
     def step(
         self,
@@ -86,32 +119,56 @@ class IPNDMScheduler(Scheduler):
         return torch.tensor([point.alpha for point in self.grid])
 
     @property
+    def sigmas(self) -> Tensor:
+        """The share of the noise at each timestep of the run and at its end, shape (steps + 1,)."""
+        return self._current.sigmas
+
+    @property
     def _prediction(self) -> Prediction:
-        return prediction("v_prediction")
+        flow = self._flow
+        return prediction("v_prediction") if flow is None else flow.prediction
 
     def _configured(self) -> None:
-        self._steps(Asked(len(self)))  # which checks trained_betas
+        self._sigmas_of(Asked(len(self)))  # which checks trained_betas
         super()._configured()
 
     def _standing(self) -> Prepared:
-        return self._prepare(Asked(len(self)))
+        flow = self._flow
+        return self._prepared_over(self._steps(Asked(len(self))) if flow is None else flow.steps_of_training)
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        steps = self._steps(asked)
-        shown = steps.timesteps.astype(np.float32)
-        return Prepared(partial(self._points, steps), self._solver(asked.steps), self._prediction, shown)
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        flow = self._flow
+        if flow is not None:
+            return flow.walked(steps, ipndm)
+        shown, sigmas = steps.timesteps.astype(np.float32), steps.sigmas.astype(np.float32)
+        return Prepared(partial(self._points, steps), ipndm_of_noise, self._prediction, shown, sigmas)
 
     def _steps(self, asked: Asked) -> Steps:
-        """Timesteps in single precision, in which they are far from those of double precision near pure noise."""
-        given = self.config["trained_betas"]
-        if given is None:
-            sigmas = torch.sin(torch.linspace(1, 0, asked.steps + 1) * torch.pi / 2) ** 2
-        else:
-            sigmas = torch.tensor(given, dtype=torch.float32)
-            if not (sigmas[0] <= 1.0 and sigmas[-1] >= 0.0 and bool(torch.all(sigmas.diff() < 0))):
-                raise ValueError(f"trained_betas are {list(given)}: expected sigmas from 1 down to 0, decreasing.")
+        flow = self._flow
+        if flow is not None:
+            return flow.steps(asked, flow.equally_spaced(asked.steps))
+        sigmas = self._sigmas_of(asked)
         timesteps = torch.atan2(sigmas, (1 - sigmas**2) ** 0.5) / torch.pi * 2
-        return Steps(timesteps[:-1].double().numpy(), sigmas.double().numpy())
+        at = timesteps[:-1].double().numpy() if asked.timesteps is None else np.array(asked.timesteps, np.float64)
+        return Steps(at, sigmas.double().numpy())
+
+    def _sigmas_of(self, asked: Asked) -> Tensor:
+        """Those of the steps and of the end, without flow matching.
+
+        They are in single precision, in which timesteps are far from those of double precision near pure noise.
+        """
+        name, given, end = "trained_betas", self.config["trained_betas"], list[float]()
+        if asked.timesteps is not None:
+            name, given, end = "timesteps", asked.timesteps, [0.0]
+        if asked.sigmas is not None:
+            name, given, end = "sigmas", asked.sigmas, [asked.end or 0.0]
+        if given is None:
+            return torch.sin(torch.linspace(1, 0, asked.steps + 1) * torch.pi / 2) ** 2
+        falling = [*given, *end]
+        if not (falling[0] <= 1.0 and falling[-1] >= 0.0 and all(b < a for a, b in pairwise(falling))):
+            raise ValueError(f"{name} are {list(given)}: expected numbers from 1 down to 0, decreasing.")
+        sigmas = torch.tensor(falling, dtype=torch.float32)
+        return torch.sin(sigmas * torch.pi / 2) if name == "timesteps" else sigmas
 
     def _points(self, steps: Steps) -> Grid:
         alphas = np.sqrt(1.0 - steps.sigmas**2).tolist()
@@ -119,9 +176,30 @@ class IPNDMScheduler(Scheduler):
         schedule = self.noise_schedule
         return Grid(tuple(points), schedule, schedule.scaling)
 
-    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
+        if self._flow is not None:
+            return super()._signal_and_noise(like, timesteps)
         angle = moved(timesteps, like.device).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) * torch.pi / 2
         return torch.cos(angle), torch.sin(angle)
 
+    def _training_sigma(self, timesteps: Tensor) -> Tensor:
+        return timesteps.float() / len(self)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """``(1 - sigma) * sample + sigma * noise`` at each sample's timestep, for flow-matching models.
+
+        Args:
+            sample, noise: shape (batch, ...).
+            timestep: of the run, or training timesteps before `set_timesteps`, shape (batch,) or ().
+
+        Raises:
+            ValueError: the configuration is not that of such a model; :meth:`add_noise` is for others.
+        """
+        if self._flow is None:
+            raise ValueError(
+                "scale_noise is for flow-matching models, and this IPNDMScheduler's is none: use add_noise."
+            )
+        return self.add_noise(sample, noise, timestep)
+
     def _solver(self, steps: int, **options: Any) -> Solver:
-        return ipndm_of_noise
+        return ipndm_of_noise if self._flow is None else ipndm

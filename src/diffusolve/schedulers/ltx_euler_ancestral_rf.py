@@ -90,7 +90,7 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         return self._result(previous.to(sample.dtype), run, model_output, sample, return_dict)
 
     def _steps(self, asked: Asked) -> Steps:
-        if asked.sigmas is None:
+        if asked.end is None:
             return super()._steps(asked)
         steps = FlowSigmas(count=len(self)).steps(asked, np.empty(0))
         sigmas = np.append(steps.sigmas[:-1], (asked.end, asked.end))

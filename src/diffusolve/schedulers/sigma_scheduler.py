@@ -89,7 +89,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         """The steps over all training timesteps."""
         flow = self._flow
         if flow is not None:
-            return Steps(flow.training * len(self), np.append(flow.training, 0.0))
+            return flow.steps_of_training
         sigmas = self._sigma_table[::-1]
         at = 0.25 * np.log(sigmas) if self._is_continuous else np.arange(len(sigmas) - 1.0, -1.0, -1.0)
         return Steps(at, np.append(sigmas, 0.0))

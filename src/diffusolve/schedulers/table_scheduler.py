@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,17 +66,11 @@ class TableScheduler(Scheduler):
         flow = self._flow
         if flow is None:
             return super()._prepared_over(steps)
-        return Prepared(
-            partial(flow.of_noise(steps).grid, flow.noise_schedule, None),
-            self._solver(len(steps.timesteps)),
-            self._prediction,
-            steps.timesteps.astype(np.float32),
-            steps.sigmas.astype(np.float32),
-        )
+        return flow.walked(steps, self._solver(len(steps.timesteps)))
 
     def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
         """The steps on flow matching, those of FlowMatchEuler."""
-        return flow.steps(asked, np.linspace(flow.training[0], flow.training[-1], asked.steps))
+        return flow.steps(asked, flow.equally_spaced(asked.steps))
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
         if self._flow is None:
