@@ -1,10 +1,20 @@
-"""Docstrings name their subject: they open with a noun phrase or an imperative."""
+"""Docstrings name their subject, and are there where users look."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
+import inspect
+import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+
+import diffusolve
+from diffusolve.k_diffusion import comfyui, sampling
+from diffusolve.solvers import SOLVERS
 
 SOURCE = Path(__file__).parent.parent / "src" / "diffusolve"
 
@@ -60,3 +70,37 @@ async def g():
     """Their own."""
 '''
     assert [line for line, _ in sorted(docstrings(ast.parse(source)))] == [2, 4, 6, 8, 10, 13]
+
+
+def test_what_a_module_exports_has_a_docstring() -> None:
+    missing = []
+    for module in modules():
+        for name in getattr(module, "__all__", ()):
+            exported = getattr(module, name)
+            if (inspect.isclass(exported) or inspect.isfunction(exported)) and not exported.__doc__:
+                missing.append(f"{module.__name__}.{name}")
+    assert not missing
+
+
+def test_solvers_say_where_they_come_from() -> None:
+    silent = [name for name, solver in SOLVERS.items() if f"Source: {solver.paper}." not in (solver.__doc__ or "")]
+    assert not silent
+
+
+def test_the_functions_of_k_diffusion_explain_each_of_their_arguments() -> None:
+    unexplained = []
+    for name in sorted({*sampling.__all__, *comfyui.__all__}):
+        if name.startswith("sample_"):
+            function = getattr(sampling, name)
+            _, _, told = (function.__doc__ or "").partition("\n\nArgs:\n")
+            explained = ", ".join(re.findall(r"^ {4}([\w, ]+):", told, re.MULTILINE)).split(", ")
+            unexplained += [f"{each} of {name}" for each in inspect.signature(function).parameters.keys() - explained]
+    assert not unexplained
+
+
+def modules() -> list[ModuleType]:
+    found = []
+    for each in pkgutil.walk_packages(diffusolve.__path__, "diffusolve."):
+        with contextlib.suppress(ImportError):  # something optional is not installed
+            found.append(importlib.import_module(each.name))
+    return found

@@ -29,10 +29,12 @@ def report_once(message: str, category: type[Warning] | None = None) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
+    """`names` in quotes, in alphabetical order, as a part of a sentence."""
     return ", ".join(map(repr, sorted(names)))
 
 
 def nearest(names: Iterable[str], choices: Iterable[str]) -> str:
+    """A question that offers those of `choices` that `names` may be misspellings of; nothing if there are none."""
     choices = list(choices)
     close = [match for name in names for match in get_close_matches(name, choices, n=1, cutoff=0.7)]
     return f" Did you mean {listed(close)}?" if close else ""

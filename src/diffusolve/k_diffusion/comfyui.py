@@ -1,9 +1,8 @@
 """The functions that ComfyUI's ``k_diffusion.sampling`` has beside k-diffusion's own, with the same arguments.
 
-What they have in common is said in :mod:`diffusolve.k_diffusion.sampling`, where they can be found too. Samples are
-``x0 + sigma * noise``; noise comes from PyTorch's global generator or, for the SDE's DPM-Solver++, along a Brownian
-path. The functions with ``_cfg_pp`` in their names need a model that tells its prediction without guidance as ComfyUI's
-models do (:class:`~diffusolve.k_diffusion.loop.Unguided`).
+They can be found in :mod:`diffusolve.k_diffusion.sampling` too. The functions with ``_cfg_pp`` in their names need a
+model that tells its prediction without guidance as ComfyUI's models do
+(:class:`~diffusolve.k_diffusion.loop.Unguided`).
 
 Where ComfyUI departs from a method's formulas these keep to them: `sample_ipndm_v` has the exact weights of its steps,
 and the multistep CFG++ samplers extrapolate the guided data. Not there: ``sample_deis``, ``sample_sa_solver`` and
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusolve.k_diffusion.arguments import explain_arguments
 from diffusolve.k_diffusion.loop import (
     Callback,
     ExtraArgs,
@@ -631,3 +631,8 @@ def sample_exp_heun_2_x0_sde(
         after_each_evaluation,
         intervals,
     )
+
+
+for _name in __all__:
+    if _name.startswith("sample_"):
+        explain_arguments(globals()[_name])

@@ -266,18 +266,22 @@ def _no_noise(sigma: Any, sigma_next: Any) -> Tensor:
 
 
 def before_each_step(plan: Plan) -> Sequence[int]:
+    """A draw for each step, before its evaluations (:data:`Due`)."""
     return [*(stage.step + 1 for stage in plan.stages), plan.steps]
 
 
 def after_each_step(plan: Plan) -> Sequence[int]:
+    """A draw for each step, after its evaluations, but for a last one to sigma = 0 (:data:`Due`)."""
     return [*(stage.step for stage in plan.stages), plan.steps - (plan.end.sigma == 0)]
 
 
 def after_each_evaluation(plan: Plan) -> Sequence[int]:
+    """A draw after each evaluation, but for the last one of a way to sigma = 0 (:data:`Due`)."""
     return [*range(plan.nfe), plan.nfe - (plan.end.sigma == 0)]
 
 
 def as_the_run_does(plan: Plan) -> Sequence[int]:
+    """No draws but those that the plan asks for (:data:`Due`)."""
     return [0] * (plan.nfe + 1)
 
 
@@ -363,4 +367,5 @@ def fast_plan(solver: Solver, sigma_min: float, sigma_max: float, n: int) -> Pla
 
 
 def two_ends(sigma_min: float, sigma_max: float, n: int) -> Grid:
+    """The grid of `n` equal steps in log sigma from `sigma_max` down to `sigma_min`."""
     return UniformLogSNR(sigma_min=sigma_min, sigma_max=sigma_max, final_sigma="sigma_min").grid(EVERY_SIGMA, n)

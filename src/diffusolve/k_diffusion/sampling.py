@@ -1,25 +1,7 @@
 """The functions of ``k_diffusion.sampling``: same names, arguments, callbacks and random numbers.
 
-Each says which solver it stands for; one loop runs all their plans. A sample is ``x0 + sigma * noise``, shape
-(batch, ...), and is returned in the precision of `x`. What they have in common:
-
-Args:
-    model: a denoiser, called with samples, their sigma, shape (batch,), and `extra_args`; predicts x0.
-    x: the sample to start from, at ``sigmas[0]``.
-    sigmas: shape (steps + 1,), above 0 but for the last, which may be 0. They may rise, but for the SDE's multistep
-        samplers: a deterministic sampler then adds the noise that it sees in the sample, and an ancestral one renews
-        all of it. A step between equal sigmas changes nothing. With fewer than two nothing is done.
-    extra_args: keyword arguments for the model.
-    callback: called in each step with a dictionary: the sample `x`, the number of the step `i`, the noise level `sigma`
-        where it begins, `sigma_hat` after churn, and the model's prediction `denoised`.
-    disable: show no progress bar; None shows one on a terminal.
-    eta: how much noise a stochastic sampler replaces; 0 is the ODE, 1 the SDE.
-    s_noise: multiplies the noise.
-    noise_sampler: called with the noise levels that a step leads from and to; returns standard normal noise like `x`.
-        The default draws from PyTorch's global generator, for the SDE samplers along a Brownian path seeded by it
-        (needs torchsde).
-    s_churn, s_tmin, s_tmax: how much the noise level is raised before each step, times the number of steps, and the
-        range of noise levels where it is (Karras et al. 2022, algorithm 2).
+Each says which solver it stands for; one loop runs all their plans. What they have in common,
+:data:`~diffusolve.k_diffusion.arguments.ARGUMENTS`, is put into the docstring of each.
 
 ComfyUI's own functions, :mod:`diffusolve.k_diffusion.comfyui`, are found here too.
 
@@ -37,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusolve.k_diffusion.arguments import explain_arguments
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
     AdaptiveRun,
@@ -466,3 +449,8 @@ def __getattr__(name: str) -> Any:
     if name not in comfyui.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(comfyui, name)
+
+
+for _name in __all__:
+    if _name.startswith("sample_"):
+        explain_arguments(globals()[_name])

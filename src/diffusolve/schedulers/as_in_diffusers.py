@@ -144,10 +144,11 @@ def edm_with_late_churn(
 
 
 def edm_data_after_churn(hat: float, t: float, skip: float, out: float) -> tuple[float, float]:
-    """(a, b) so that ``a * end + b * output`` is the data prediction that a step by sigma `hat` to `t` used.
+    """(a, b) so that ``a * end + b * output`` is the data prediction of an Euler step that ended with the sample `end`.
 
     Args:
-        skip, out: what sample and output are multiplied by at `hat`.
+        hat, t: the sigma that the step began at, after churn, and the one that it ended at.
+        skip, out: the factors of sample and network's output in EDM's data prediction at `hat` (Karras et al. 2022).
     """
     ratio = t / hat
     power = ratio + skip * (1 - ratio)

@@ -71,9 +71,8 @@ def carried_flow(
     if "use_flow_sigmas" in given or ("use_flow_sigmas" in known and _says_so_itself(carried)):
         return carried, later
     shift = carried.pop("flow_shift", None) if carried.pop("use_flow_sigmas", None) else None
-    carried["shift"] = given.get(
-        "flow_shift", given.get("shift", shift if shift is not None else carried.get("shift", 1.0))
-    )
+    shift = carried.get("shift", 1.0) if shift is None else shift
+    carried["shift"] = given.get("flow_shift", given.get("shift", shift))
     carried.pop("flow_shift", None)
     carried.pop(FLOW_STEPS, None)
     if "shift" in known:

@@ -99,9 +99,9 @@ def solver(
     """Decorator: make a generator function a :class:`Solver`. Its keyword-only arguments are its options."""
 
     def decorate(function: Callable[..., SolverRun]) -> Solver:
-        solver = Solver(function, paper, integrates_dx_dsigma=integrates_dx_dsigma, adaptive=adaptive)
-        object.__setattr__(solver, "__doc__", function.__doc__)
-        return solver
+        decorated = Solver(function, paper, integrates_dx_dsigma=integrates_dx_dsigma, adaptive=adaptive)
+        object.__setattr__(decorated, "__doc__", f"{inspect.cleandoc(function.__doc__ or '')}\n\nSource: {paper}.")
+        return decorated
 
     return decorate
 

@@ -20,7 +20,7 @@ MASKING_SCHEDULES = ("cosine", "linear")
 
 
 class AmusedSchedulerOutput(TokenOutput):
-    """The result of a step.
+    """The result of a step of :class:`AmusedScheduler`.
 
     Attributes:
         prev_sample: token ids, the less certain ones masked again, of the shape of the sample.

@@ -19,7 +19,7 @@ SAMPLING_METHODS = ("auto", "greedy", "multinomial")
 
 
 class BlockRefinementSchedulerOutput(TokenOutput):
-    """The result of a step.
+    """The result of a step of :class:`BlockRefinementScheduler`.
 
     Attributes:
         prev_sample: token ids of the block, shape (batch, block).

@@ -19,7 +19,7 @@ SELECTIONS = ("lowest_log_margin", "lowest_maxprob", "lowest_current_prob", "ran
 
 
 class DiscreteDDIMSchedulerOutput(TokenOutput):
-    """The result of a step.
+    """The result of a step of :class:`DiscreteDDIMScheduler`.
 
     Attributes:
         prev_sample: token ids, shape (batch, tokens).

@@ -15,7 +15,7 @@ __all__ = ["EntropyBoundScheduler", "EntropyBoundSchedulerOutput"]
 
 
 class EntropyBoundSchedulerOutput(TokenOutput):
-    """The result of a step.
+    """The result of a step of :class:`EntropyBoundScheduler`.
 
     Attributes:
         prev_sample: token ids, the accepted ones as drawn and the others random, shape (batch, tokens).

@@ -18,7 +18,7 @@ TINY = 1e-30
 
 
 class VQDiffusionSchedulerOutput(TokenOutput):
-    """The result of a step.
+    """The result of a step of :class:`VQDiffusionScheduler`.
 
     Attributes:
         prev_sample: classes of the latent pixels, shape (batch, pixels).
