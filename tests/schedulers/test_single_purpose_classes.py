@@ -163,5 +163,5 @@ def test_what_is_wrong_is_said() -> None:
         random.step(x, random.timesteps[0], x)
     with pytest.raises(ValueError, match="num_inference_steps is 2000"):
         random.set_timesteps(2000)
-    with pytest.raises(ValueError, match="trained_betas are .*expected numbers from 1 down to 0"):
+    with pytest.raises(ValueError, match=r"trained_betas are .*expected numbers from 1 down to 0"):
         diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.0])

@@ -153,7 +153,7 @@ class IPNDMScheduler(Scheduler):
         return Steps(at, sigmas.double().numpy())
 
     def _sigmas_of(self, asked: Asked) -> Tensor:
-        """Those of the steps and of the end, without flow matching.
+        """The sigmas of the steps and of the end, without flow matching.
 
         They are in single precision, in which timesteps are far from those of double precision near pure noise.
         """
