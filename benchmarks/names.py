@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, Entry, ScheduleType
+from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORSE_THAN_EULER, Entry, ScheduleType
 
 PAGE = Path(__file__).parent.parent / "docs" / "names.md"
 
@@ -17,7 +17,11 @@ def main() -> None:
 
 def filled(page: str) -> str:
     """`page` with its tables as the catalog has them, each between its comments."""
-    for name, table in {"samplers": samplers(), "schedule types": schedule_types()}.items():
+    for name, table in {
+        "samplers": samplers(),
+        "schedule types": schedule_types(),
+        "worse than Euler": worse(),
+    }.items():
         begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
         before, rest = page.split(begin)
         page = f"{before}{begin}{table}\n{end}{rest.split(end)[1]}"
@@ -70,6 +74,12 @@ def options(config: Mapping[str, object]) -> str:
 def code(text: str) -> str:
     """`text` as code."""
     return f"`{text}`"
+
+
+def worse() -> str:
+    """One row for each deterministic sampler that is worse than Euler somewhere."""
+    rows = [[name, "all" if len(on) == len(SCHEDULE_TYPES) else ", ".join(on)] for name, on in WORSE_THAN_EULER.items()]
+    return markdown([["name", "on"], ["---", "---"], *rows])
 
 
 def markdown(rows: Iterable[list[str]]) -> str:

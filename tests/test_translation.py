@@ -217,7 +217,8 @@ def test_a_name_joined_to_any_configuration_is_that_name() -> None:
                 continue
             found = from_diffusers(translated.joined(before))
             extra = [text for text in found.differences if text not in translated.differences]
-            left = {key for key in found.options if key not in ("whole", "discard_next_to_last_sigma")}
+            expected = ("whole", "discard_next_to_last_sigma", *entry.diffusers.options)
+            left = {key for key in found.options if key not in expected}
             deis = entry.name == "DEIS"
             if found.name != f"{entry.name} {schedule_type}" or (extra and not deis) or (left and not deis):
                 wrong.append((entry.name, schedule_type, found))

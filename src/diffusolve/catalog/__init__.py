@@ -1,5 +1,6 @@
 """Every sampler by the name that people know, and from one world's names to another's."""
 
+from diffusolve.catalog.against_euler import WORSE_THAN_EULER
 from diffusolve.catalog.entries import ALIASES, CATALOG, DiffusersClass, Entry
 from diffusolve.catalog.find import AUTOMATIC, find, sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
@@ -13,6 +14,7 @@ __all__ = [
     "CATALOG",
     "SCHEDULE_TYPES",
     "WORLDS",
+    "WORSE_THAN_EULER",
     "DiffusersClass",
     "Entry",
     "FromDiffusers",

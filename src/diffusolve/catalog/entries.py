@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -47,12 +48,14 @@ class DiffusersClass:
         name: the class.
         config: the keys that matter.
         difference: what is different about it; nothing when empty.
+        options: of the sampler with which it is what the class is.
         in_diffusers, here: who has the class.
     """
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     difference: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     in_diffusers: bool = True
     here: bool = True
 
@@ -106,6 +109,11 @@ class Entry:
 
 
 DPMPP_2M = dpmpp_multistep.with_options(lower_order_final=False)
+SHORT_STEPS = {"longest_step": 1.5, "longest_log_snr": 1.5}
+"""Longer steps are of first order: with them UniPC is worse than Euler on most schedule types, or much worse."""
+
+ANY_STEPS = dict.fromkeys(SHORT_STEPS, inf)
+
 SDE_CONFIG = {"algorithm_type": "sde-dpmsolver++"}
 
 ENTRIES = (
@@ -275,10 +283,12 @@ ENTRIES = (
     ),
     Entry(
         "UniPC",
-        unipc.with_options(order=3, variant="bh1"),
+        unipc.with_options(order=3, variant="bh1", **SHORT_STEPS),
         4,
         comfyui=("uni_pc",),
-        diffusers=DiffusersClass("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}),
+        diffusers=DiffusersClass(
+            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, options=ANY_STEPS
+        ),
         aliases=("unipc_bh1",),
     ),
     Entry(
@@ -293,11 +303,13 @@ ENTRIES = (
     # What A1111 does not have.
     Entry(
         "UniPC bh2",
-        unipc.with_options(order=3),
+        unipc.with_options(order=3, **SHORT_STEPS),
         4,
         a1111=False,
         comfyui=("uni_pc_bh2",),
-        diffusers=DiffusersClass("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}),
+        diffusers=DiffusersClass(
+            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}, options=ANY_STEPS
+        ),
         nearest="UniPC",
     ),
     Entry(

@@ -180,6 +180,9 @@ def to_diffusers(name: str) -> ToDiffusers:
         differences.append("it ends at the sigma of timestep 0, and not at the data")
     if entry.discards:
         differences.append("A1111 leaves out the last sigma but one")
+    if there.options:
+        options = ", ".join(f"{key} {value:g}" for key, value in there.options.items())
+        differences.append(f"it is the sampler with {options}")
     return ToDiffusers(name, there.name, config, tuple(differences))
 
 
@@ -261,6 +264,7 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
     if full.get("use_flow_sigmas"):
         differences.append("use_flow_sigmas takes flow matching's sigmas: sample on a FlowMatching noise schedule")
     options: dict[str, Any] = {"discard_next_to_last_sigma": False} if best.discards else {}
+    options |= there.options
     if best.spaces_itself:
         return FromDiffusers(f"{best.name} Uniform", tuple(differences), MappingProxyType(options))
     schedule_type = _schedule_type(class_name, full, options, differences)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, Entry
+from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORSE_THAN_EULER, Entry
 from diffusolve.cli.classes import MODELS, classes_of
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
@@ -95,6 +95,7 @@ def record(entry: Entry) -> dict[str, Any]:
         "stochastic": plan is not None and plan.is_stochastic,
         "adaptive": entry.solver.adaptive,
         "solver": str(entry.solver),
+        "worse_than_euler_on": list(WORSE_THAN_EULER.get(entry.name, ())),
         "paper": entry.paper,
     }
 

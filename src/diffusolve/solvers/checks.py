@@ -7,7 +7,7 @@ from math import inf
 
 from diffusolve.errors import unknown_name
 
-__all__ = ["check_choice", "check_eta", "check_part", "check_past", "check_up_to"]
+__all__ = ["check_choice", "check_eta", "check_lengths", "check_part", "check_past", "check_up_to"]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -39,3 +39,12 @@ def check_past(unguided_past: bool, cfg_pp: bool) -> None:
     """Raise ValueError if the past is to be without guidance and nobody asks for predictions without guidance."""
     if unguided_past and not cfg_pp:
         raise ValueError("unguided_past says what CFG++ remembers: set cfg_pp=True, or leave it out.")
+
+
+def check_lengths(longest_step: float, longest_log_snr: float = inf) -> None:
+    """Raise ValueError unless these, how long a step of full order may be, are positive numbers."""
+    if not longest_step > 0.0 or not longest_log_snr > 0.0:
+        which, value = (
+            ("longest_step", longest_step) if not longest_step > 0.0 else ("longest_log_snr", longest_log_snr)
+        )
+        raise ValueError(f"{which} is {value:g}: expected a positive number (inf sets no limit).")

@@ -7,7 +7,7 @@ from math import inf
 from diffusolve.noise import Point
 from diffusolve.solvers.requests import Value
 
-__all__ = ["Past", "has_no_length"]
+__all__ = ["Past", "has_no_length", "near"]
 
 
 def has_no_length(s: Point, t: Point) -> bool:
@@ -37,3 +37,14 @@ class Past(list[tuple[Value, Point]]):
         if t.sigma == 0 or has_no_length(self[0][1], t):
             return 1
         return int(min(order, len(self), remaining))
+
+
+def near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> list[tuple[Value, Point]]:
+    """As many of `known`, newest first, as a step from the newest to `t` may use, at least one if there is any.
+
+    The step is to be no longer in log-SNR than `longest_step` times the mean length of those between them.
+    """
+    newest = known[0][1].log_snr if known else inf
+    while len(known) > 1 and t.log_snr - newest > longest_step * (newest - known[-1][1].log_snr) / (len(known) - 1):
+        known = known[:-1]
+    return known

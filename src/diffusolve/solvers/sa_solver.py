@@ -9,10 +9,10 @@ from typing import Any
 
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.checks import check_choice, check_eta
+from diffusolve.solvers.checks import check_choice, check_eta, check_lengths
 from diffusolve.solvers.deis import exponential_weights
 from diffusolve.solvers.exponential import decay, fresh_noise, noise_prediction
-from diffusolve.solvers.past import Past, has_no_length
+from diffusolve.solvers.past import Past, has_no_length, near
 from diffusolve.solvers.requests import Evaluate, Keep, Noise, Request, SolverRun, Value
 from diffusolve.solvers.sigma_alone import sigma_at_percent
 from diffusolve.solvers.solver import solver
@@ -95,7 +95,7 @@ def sa_solver(
             start, before, tau, noise = step_before
             limit = remaining + 2 - uncounted  # of the step before, which ComfyUI counts with the one that begins
             p = min(corrector_order, limit) if lower_order_final else corrector_order
-            known = _near(past[: p - 1], s, longest_step)
+            known = near(past[: p - 1], s, longest_step)
             x = step_through(start, before, s, tau, [(predicted, s), *known], simple_order_2)
             x = x if noise is None else x + noise
             if use_pece:
@@ -110,7 +110,7 @@ def sa_solver(
         fresh = _fresh_noise(form, s, t, tau)
         noise = (s_noise * fresh) * (yield Noise(s, t)) if fresh > 0 else None
         step_before = None if has_no_length(s, t) else (x, s, tau, noise)
-        x = step_through(x, s, t, tau, _near(past[:p], t, longest_step), simple_order_2)
+        x = step_through(x, s, t, tau, near(past[:p], t, longest_step), simple_order_2)
         x = x if noise is None else x + noise
         if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there
             past.clear()
@@ -122,8 +122,7 @@ def _check_orders(predictor_order: int, corrector_order: int, longest_step: floa
         raise ValueError(f"predictor_order is {predictor_order}: expected 1 to 6 (the paper has up to 4).")
     if corrector_order not in range(7):
         raise ValueError(f"corrector_order is {corrector_order}: expected 0 to 6 (0 corrects nothing).")
-    if not longest_step > 0.0:
-        raise ValueError(f"longest_step is {longest_step:g}: expected a positive number (inf sets no limit).")
+    check_lengths(longest_step)
 
 
 def _check_taus(grid: Grid, eta: float, window: tuple[float, float], taus: tuple[float, ...]) -> None:
@@ -146,14 +145,6 @@ def _check_form(grid: Grid, form: str, simple_order_2: bool) -> None:
             "form is 'noise', which has no limit where alpha or sigma is 0, and this run starts or ends there: use "
             "form='data', or end at sigma_min."
         )
-
-
-def _near(known: list[tuple[Value, Point]], t: Point, longest_step: float) -> list[tuple[Value, Point]]:
-    """As many of `known`, newest first, as a step from the newest to `t` may use, at least one if there is any."""
-    newest = known[0][1].log_snr if known else inf
-    while len(known) > 1 and t.log_snr - newest > longest_step * (newest - known[-1][1].log_snr) / (len(known) - 1):
-        known = known[:-1]
-    return known
 
 
 def _log_snr_at(grid: Grid, percent: float) -> float:

@@ -7,10 +7,10 @@ from itertools import pairwise
 from math import expm1, factorial, inf
 
 from diffusolve.noise import Grid, Point
-from diffusolve.solvers.checks import check_choice
+from diffusolve.solvers.checks import check_choice, check_lengths
 from diffusolve.solvers.exponential import data_step, noise_prediction, noise_step, z_phi
 from diffusolve.solvers.moments import weights_of
-from diffusolve.solvers.past import Past, has_no_length
+from diffusolve.solvers.past import Past, has_no_length, near
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
 
@@ -32,6 +32,8 @@ def unipc(
     corrector: bool = True,
     uncorrected: tuple[int, ...] = (),
     lower_order_final: bool = True,
+    longest_step: float = inf,
+    longest_log_snr: float = inf,
     end_sigma: float = 0.0,
 ) -> SolverRun:
     """Multistep UniPC.
@@ -48,6 +50,10 @@ def unipc(
         corrector: without it this is UniP.
         uncorrected: numbers of steps, from 0, whose result is not corrected.
         lower_order_final: the last steps fall back to lower orders.
+        longest_step, longest_log_snr: how long a step may be, in units of the mean length of those before it that the
+            polynomial goes through, and in log-SNR. A longer one takes fewer predictions; one that has only its own is
+            not corrected. Over a last step from sigma 0.7 to 0.03, as equally spaced timesteps have it, a polynomial is
+            worth nothing, and the corrector cannot help.
         end_sigma: a run to sigma = 0 ends at this sigma / alpha in place of there, with its noise left in the sample.
             ComfyUI's 0.001 is 2**-10 in single precision.
 
@@ -57,22 +63,26 @@ def unipc(
         raise ValueError(f"order is {order}: expected at least 1 (the paper has 2 and 3).")
     check_choice("variant", variant, VARIANTS)
     check_choice("form", form, FORMS)
+    check_lengths(longest_step, longest_log_snr)
     if end_sigma and grid[-1].sigma == 0:
         end = Point(grid[-1].timestep, 1.0, end_sigma)
         grid = Grid((*grid.points[:-1], end), grid.noise_schedule, grid.scaling)
     past = Past(order)
-    p = 0
+    p, too_long = 0, False
     start = x
     for step, (s, t) in enumerate(pairwise(grid)):
         x, data = yield Evaluate(x, s)
         value = data
         if form == "noise" and s.alpha > 0:
             value = yield Keep(noise_prediction(x, data, s))
-        if corrector and past and step - 1 not in uncorrected and not has_no_length(past[0][1], s):
+        corrects = corrector and past and step - 1 not in uncorrected and not too_long
+        if corrects and not has_no_length(past[0][1], s):
             x = yield Keep(_unified(start, past[0][1], s, past[:p], (value, s), variant, form), s)
         start = x
         past.remember(value, s)
         p = past.usable_order(t, order, grid.steps - step if lower_order_final else inf)
+        known = near(past[:p], t, longest_step) if t.log_snr - s.log_snr <= longest_log_snr else past[:1]
+        p, too_long = len(known), len(known) < min(p, 2) or t.log_snr - s.log_snr > longest_log_snr
         if predictor:
             x = _unified(start, s, t, past[:p], None, variant, form)
         if s.alpha == 0:  # at log-SNR = -inf: no polynomial goes there

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from diffusolve.catalog.entries import CATALOG, Entry
 from diffusolve.catalog.worlds.world import World, WorldSampler, table
-from diffusolve.solvers import dpmpp_sde, restart
+from diffusolve.solvers import dpmpp_sde, restart, unipc
 from diffusolve.spacing import (
     AlignYourSteps,
     BetaSigmas,
@@ -39,6 +39,7 @@ OWN_STEPS: dict[str, Spacing] = {
 SOLVERS = {
     "DPM++ SDE": dpmpp_sde.with_options(noise="path"),
     "Restart": restart.with_options(includes_end=True),
+    "UniPC": unipc.with_options(order=3, variant="bh1"),
 }
 """Samplers whose solver is not the catalog's."""
 
