@@ -141,6 +141,8 @@ def test_one_option_takes_several_numbers(arguments: str, expected: str) -> None
         (["Euler Karras", "--spacing", "Karras"], ["names the schedule type 'Karras' already"]),
         (["Euler", "--json", "no/folder/x.json"], ["no/folder"]),
         (["Euler", "--seed", "-1"], ["seed is -1", "0 or more"]),
+        (["Euler", "--guidance", "nan"], ["guidance is nan", "expected a finite number"]),
+        (["Euler", "--num", "1000000000"], ["num is 1000000000", "GB of memory"]),
         (["Euler", "--model", "digit"], ["'digit'", "'digits'"]),
         (["Euler", "--model", "gaussian", "--guidance", "2"], ["gaussian", "no classes"]),
         (["Euler", "--prompt", "a cat"], ["digits", "no prompt"]),

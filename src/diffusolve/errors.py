@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import isfinite, isnan
+from numbers import Integral, Real
 
 __all__ = [
     "NotPlannableError",
     "PlanFormatError",
     "SingularPointError",
     "UnknownNameError",
+    "check_finite",
+    "check_numbers",
     "check_options",
     "needs_torch",
     "shown",
@@ -77,3 +81,33 @@ def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> N
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {owner}", option, known)
+
+
+def check_numbers(owner: str, values: Mapping[str, object], whole: Iterable[str] = ()) -> None:
+    """Raise ValueError, naming it, for one of the `values` that is not a number (NaN) or beyond what a float can hold.
+
+    Infinity is a number: whoever cannot use it says so. Values that are of other types pass, unless they are to be
+    `whole` numbers.
+    """
+    whole = set(whole)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            continue
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} of {owner} is {shown(value)}: expected a number that a float can hold.") from None
+        if isnan(number):
+            raise ValueError(f"{name} of {owner} is not a number (NaN): give a number, or leave it out.")
+        if name in whole and not (isinstance(value, Integral) or number.is_integer()):
+            raise ValueError(f"{name} of {owner} is {shown(value)}: expected a whole number.")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a number, and not NaN or an infinity."""
+    try:
+        finite = isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        finite = False
+    if not finite:
+        raise ValueError(f"{name} is {shown(value)}: expected a finite number.")

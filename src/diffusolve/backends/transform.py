@@ -20,5 +20,9 @@ class Clip:
 
     limit: float
 
+    def __post_init__(self) -> None:
+        if not self.limit >= 0.0:  # NaN too
+            raise ValueError(f"limit is {self.limit!r}: expected at least 0.")
+
     def __call__(self, data: Array, stage: Stage) -> Array:
         return namespace(data).clip(data, -self.limit, self.limit)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from diffusolve.catalog import CATALOG
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import Cell, error_figure, error_table, report
@@ -101,7 +102,7 @@ def compare_command(
     """
     unit = "evaluations" if evaluations else "steps"
     columns = _columns(names, every, steps, evaluations)
-    _check_counts({unit: min(columns), "num": num}, seed)
+    check_asked({unit: min(columns)}, num, seed, guidance)
     recipes = [sampler_called(name, spacing) for name in (CATALOG if every else names or [])]
     if spacing is not None:
         recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
@@ -157,15 +158,6 @@ def _columns(names: list[str] | None, every: bool, steps: list[int] | None, eval
             'there is nothing to compare: name samplers, for example "DPM++ 2M Karras" Euler, or use --all.'
         )
     return list(dict.fromkeys(evaluations or steps or STEPS))
-
-
-def _check_counts(least: dict[str, int], seed: int) -> None:
-    """Raise ValueError for a number below 1, or a seed below 0."""
-    for what, value in least.items():
-        if value < 1:
-            raise ValueError(f"{what} is {value}: expected at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: expected 0 or more.")
 
 
 def _check_files(out: Path, error: Path | None, json: Path | None) -> None:

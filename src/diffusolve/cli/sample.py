@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.files import check_writable, write_atomically
 
@@ -39,11 +40,7 @@ def sample_command(
 ) -> None:
     """Make samples and write them as a picture."""
     recipe = sampler_called(sampler)
-    for name, value in {"steps": steps, "num": num}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: expected at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: expected 0 or more.")
+    check_asked({"steps": steps}, num, seed, guidance)
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     from diffusolve.cli.picture import check_picture_path, encode, tile
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffusolve.arrays import Array, array_like, concatenate, to_numpy
+from diffusolve.errors import check_finite
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.prediction import Prediction, prediction
@@ -67,6 +68,7 @@ class ClassifierFreeGuidance:
                 f"condition has shape {tuple(condition.shape)}, but unconditional has shape "
                 f"{tuple(unconditional.shape)}: they must be equal."
             )
+        check_finite("scale", scale)
         self.network = network
         self.scale = scale
         self.condition = condition

@@ -25,7 +25,11 @@ def betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_time
 
     Raises:
         UnknownNameError: no such schedule.
+        ValueError: a beta that is negative or not finite.
     """
+    for name, value in {"beta_start": beta_start, "beta_end": beta_end}.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} is {value:g}: expected a beta, between 0 and 1.")
     if beta_schedule not in BETA_SCHEDULES:
         raise unknown_name("beta schedule", beta_schedule, BETA_SCHEDULES)
     return BETA_SCHEDULES[beta_schedule](beta_start, beta_end, num_train_timesteps)

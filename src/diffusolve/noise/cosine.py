@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.noise.scaling import Scaling
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_parameters, check_range, check_sigma
 
 __all__ = ["ClampedCosine", "Cosine"]
 
@@ -33,7 +33,7 @@ class Cosine(NoiseSchedule):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        check_train_timesteps(self.num_train_timesteps)
+        check_parameters(self)
         if not math.isfinite(self.log_snr_shift):
             raise ValueError(f"log_snr_shift is {self.log_snr_shift:g}: expected a finite number (0 shifts nothing).")
 
@@ -75,7 +75,7 @@ class ClampedCosine(NoiseSchedule):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        check_train_timesteps(self.num_train_timesteps)
+        check_parameters(self)
         if not 0.0 < self.power < math.inf or not 0.0 <= self.offset < math.inf:
             raise ValueError(
                 f"power is {self.power:g} and offset {self.offset:g}: expected a positive power (1 bends nothing) and "

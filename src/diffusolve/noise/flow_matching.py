@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve.noise.scaling import Scaling
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_parameters, check_range, check_sigma
 
 __all__ = ["FlowMatching", "shifted"]
 
@@ -32,7 +32,7 @@ class FlowMatching(NoiseSchedule):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        check_train_timesteps(self.num_train_timesteps)
+        check_parameters(self)
         if not 0.0 < self.shift < np.inf:
             raise ValueError(f"shift is {self.shift:g}: expected a positive number (1 shifts nothing).")
 

@@ -8,11 +8,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve.errors import check_numbers, shown
 from diffusolve.noise.scaling import Scaling
 
 __all__ = ["NoiseSchedule"]
 
 Array = npt.NDArray[np.float64]
+
+MOST_TIMESTEPS = 1_000_000
+"""The largest number of training timesteps; models have 1,000, some 4,000."""
 
 
 class NoiseSchedule(ABC):
@@ -88,7 +92,11 @@ def check_sigma(values: Array, sigma_max: float) -> None:
         check_range("sigma", values, 0.0, sigma_max)
 
 
-def check_train_timesteps(count: int) -> None:
-    """Raise ValueError for a schedule of fewer than two training timesteps."""
-    if count < 2:
-        raise ValueError(f"num_train_timesteps is {count}: expected at least 2.")
+def check_parameters(schedule: NoiseSchedule) -> None:
+    """Raise ValueError for a parameter that is NaN, or a number of training timesteps that no schedule has."""
+    check_numbers(type(schedule).__name__, vars(schedule), ["num_train_timesteps"])
+    count = schedule.num_train_timesteps
+    if not 2 <= count <= MOST_TIMESTEPS:
+        raise ValueError(
+            f"num_train_timesteps is {shown(count)}: expected 2 to {MOST_TIMESTEPS:,}, as each takes a row of tables."
+        )

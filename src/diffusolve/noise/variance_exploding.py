@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diffusolve.errors import unknown_name
 from diffusolve.noise.scaling import Scaling
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_parameters, check_range, check_sigma
 
 __all__ = ["CONDITIONINGS", "VarianceExploding"]
 
@@ -42,7 +42,7 @@ class VarianceExploding(NoiseSchedule):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        check_train_timesteps(self.num_train_timesteps)
+        check_parameters(self)
         if not 0.0 < self.sigma_min < self.sigma_max < np.inf:
             raise ValueError(
                 f"expected 0 < sigma_min < sigma_max < inf, got {self.sigma_min:g} and {self.sigma_max:g}."

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from diffusolve.noise.betas import betas, rescale_zero_terminal_snr
 from diffusolve.noise.scaling import Scaling
-from diffusolve.noise.schedule import Array, NoiseSchedule, check_range, check_sigma, check_train_timesteps
+from diffusolve.noise.schedule import Array, NoiseSchedule, check_parameters, check_range, check_sigma
 
 __all__ = ["SignalTable", "TabulatedSignal", "VariancePreserving"]
 
@@ -118,7 +118,7 @@ class VariancePreserving(SignalTable):
         if self.trained_betas is not None:
             object.__setattr__(self, "trained_betas", tuple(float(beta) for beta in self.trained_betas))
             object.__setattr__(self, "num_train_timesteps", len(self.trained_betas))
-        check_train_timesteps(self.num_train_timesteps)
+        check_parameters(self)
         table = self.betas
         inside = (table > 0.0) & (table < 1.0)
         if not np.all(inside):

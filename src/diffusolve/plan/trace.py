@@ -42,6 +42,11 @@ def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
         except StopIteration as stop:
             result = stop.value
             break
+        except OverflowError as error:
+            raise SingularPointError(
+                f"{solver} has a coefficient beyond all floats in evaluation {len(tracer.stages) - 1}: an option is "
+                "too large."
+            ) from error
         answer = tracer.answer(request)
     return tracer.finish(result, grid)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from math import isfinite
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
 from diffusolve.backends import Transform
-from diffusolve.errors import shown
+from diffusolve.errors import check_finite, shown
 from diffusolve.plan import Plan, PlanPoint
 from diffusolve.randomness import NoiseLike
 from diffusolve.sampling import Sampler
@@ -114,10 +113,11 @@ class Request:
                 f"priority is {shown(self.priority)}: expected {-max_priority} to {max_priority}, which is what this "
                 f"batcher takes; the nearest is {nearest}."
             )
-        if not _is_finite(self.guidance_scale):
-            raise ValueError(f"guidance_scale is {shown(self.guidance_scale)}: expected a finite number.")
-        if self.timeout is not None and not (_is_finite(self.timeout) and self.timeout > 0):
-            raise ValueError(f"timeout is {shown(self.timeout)}: expected seconds, more than 0; None for no end.")
+        check_finite("guidance_scale", self.guidance_scale)
+        if self.timeout is not None:
+            check_finite("timeout", self.timeout)
+            if self.timeout <= 0:
+                raise ValueError(f"timeout is {shown(self.timeout)}: expected seconds, more than 0.")
         for name in ("on_step", "transform"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}: expected a function.")
@@ -130,11 +130,3 @@ def _check_whole(name: str, value: object, least: int | None = None) -> None:
         )
     if least is not None and value < least:
         raise ValueError(f"{name} is {shown(value)}: expected at least {least}.")
-
-
-def _is_finite(value: object) -> bool:
-    """True if `value` is a number that a float can be."""
-    try:
-        return isinstance(value, Real) and isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False

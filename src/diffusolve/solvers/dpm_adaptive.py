@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from math import atan, expm1, isinf, sqrt
+from math import atan, expm1, inf, isinf, isnan, sqrt
 
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point
@@ -15,6 +15,9 @@ from diffusolve.solvers.requests import ErrorRatio, Evaluate, Noise, Request, So
 from diffusolve.solvers.solver import solver
 
 __all__ = ["PIDController", "ancestral_end", "dpm_12", "dpm_23", "dpm_adaptive", "renewed"]
+
+MOST_STEPS = 100_000
+"""The most steps that are tried; tolerances of 1e-9 take some thousands."""
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver, algorithms 1 and 2 and appendix C; Soderlind 2003 (PID)", adaptive=True)
@@ -48,10 +51,16 @@ def dpm_adaptive(
 
     Raises:
         SingularPointError: the grid starts or ends at infinite log-SNR, so its length is infinite.
+        ValueError: an option out of its range; the network's output is NaN, or no step is small enough for the
+            tolerance.
     """
     if order not in (2, 3):
         raise ValueError(f"order is {order}: expected 2 or 3.")
     check_eta(eta)
+    _check_tolerances(rtol, atol, h_init, accept_safety)
+    for name, coefficient in {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff}.items():
+        if not -10.0 <= coefficient <= 10.0:
+            raise ValueError(f"{name} is {coefficient:g}: expected -10 to 10 (0 takes no part, 1 is usual).")
     s, end = grid[0], grid[-1]
     if isinf(s.log_snr) or isinf(end.log_snr):
         which = "starts at alpha = 0" if isinf(s.log_snr) else "ends at sigma = 0"
@@ -63,12 +72,21 @@ def dpm_adaptive(
     x, data = yield Evaluate(x, s)
     eps = noise_prediction(x, data, s)
     previous = x
+    tried = 0
     while s.log_snr < end.log_snr - 1e-5:
         log_snr = min(end.log_snr, s.log_snr + controller.h)
+        tried += 1
+        if log_snr <= s.log_snr or tried > MOST_STEPS:
+            raise ValueError(
+                f"dpm_adaptive does not get on from sigma {s.sigma:g}, with steps of {controller.h:g} in log-SNR: "
+                f"expected larger rtol and atol ({rtol:g}, {atol:g}), or a network without jumps."
+            )
         t = end if log_snr == end.log_snr else grid.at_log_snr(log_snr)
         down = ancestral_end(grid, s, t, end, eta)
         low, high = yield from (dpm_12 if order == 2 else dpm_23)(grid, x, eps, s, down)
         error = yield ErrorRatio(low, high, previous, rtol, atol)
+        if isnan(error):
+            raise ValueError(f"dpm_adaptive cannot choose a step: the network's output is NaN by sigma {s.sigma:g}.")
         accepted = controller.propose(error)
         if accepted:
             previous = low
@@ -81,6 +99,16 @@ def dpm_adaptive(
             x, data = yield Evaluate(x, s)
             eps = noise_prediction(x, data, s)
     return x
+
+
+def _check_tolerances(rtol: float, atol: float, h_init: float, accept_safety: float) -> None:
+    """Raise ValueError unless steps of some size are accepted with these options of :data:`dpm_adaptive`."""
+    if not (0.0 <= rtol < inf and 0.0 <= atol < inf and rtol + atol > 0.0):
+        raise ValueError(f"rtol is {rtol:g} and atol {atol:g}: expected numbers from 0 up, not both 0.")
+    if not 0.0 < h_init < inf:
+        raise ValueError(f"h_init is {h_init:g}: expected a positive number, a step in log(alpha / sigma).")
+    if not 0.0 < accept_safety <= 1.0:
+        raise ValueError(f"accept_safety is {accept_safety:g}: expected above 0 and up to 1 (0.81).")
 
 
 def ancestral_end(grid: Grid, s: Point, t: Point, end: Point, eta: float) -> Point:

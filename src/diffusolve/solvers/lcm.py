@@ -32,6 +32,8 @@ def lcm(
         noise_left: sigma where the trajectories end that the network was trained on, epsilon in Song et al.: the data
             have that much noise already.
     """
+    if not noise_left >= 0.0:
+        raise ValueError(f"noise_left is {noise_left:g}: expected at least 0.")
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         if timestep_scaling is not None:

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
-from diffusolve.errors import check_options
+from diffusolve.errors import check_numbers, check_options
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import SolverRun, Value
 from diffusolve.solvers.sigma_alone import after_percent, in_sigma_alone
@@ -66,8 +66,10 @@ class Solver:
 
         Raises:
             UnknownNameError: the solver has no such option.
+            ValueError: a value is NaN, or a fraction where the default is a whole number.
         """
         check_options(self.name, options, self.defaults)
+        check_numbers(self.name, options, [name for name, default in self.defaults.items() if type(default) is int])
         plain = {name: _plain(value, self.defaults[name]) for name, value in options.items()}
         values = {**dict(self.options), **plain}
         changed = {name: value for name, value in values.items() if value != self.defaults[name]}

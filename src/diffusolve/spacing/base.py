@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.errors import unknown_name
+from diffusolve.errors import check_numbers, unknown_name
 from diffusolve.noise import Grid, NoiseSchedule
 
 __all__ = ["FINAL_SIGMAS", "Spacing"]
@@ -31,6 +31,7 @@ class Spacing(ABC):
     final_sigma: str = "zero"
 
     def __post_init__(self) -> None:
+        check_numbers(type(self).__name__, vars(self))
         if self.final_sigma not in FINAL_SIGMAS:
             raise unknown_name("final_sigma", self.final_sigma, FINAL_SIGMAS)
 

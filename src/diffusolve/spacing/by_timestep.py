@@ -129,6 +129,8 @@ class Trailing(IndexSpacing):
 
     def indices(self, steps: int, count: int) -> Array:
         if self.stride is not None:
+            if not 0.0 < self.stride <= count:
+                raise ValueError(f"stride is {self.stride:g}: expected above 0 and up to {count}, the timesteps.")
             return np.asarray(np.rint(np.arange(count, 0, -self.stride)) - 1, np.float64)[:steps]
         return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
 
@@ -146,6 +148,7 @@ class Distilled(IndexSpacing):
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.strength <= 1.0:
             raise ValueError(f"strength is {self.strength:g}: expected a share of the timesteps, above 0 and up to 1.")
 

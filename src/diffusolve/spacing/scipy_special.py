@@ -14,7 +14,7 @@ def beta_quantile(probability: Array, alpha: float, beta: float) -> Array:
     Raises:
         ImportError: SciPy is not installed.
     """
-    if not (alpha > 0 and beta > 0):
+    if not (0.0 < alpha <= 1e6 and 0.0 < beta <= 1e6):  # beyond that SciPy has NaN, or all quantiles are one
         raise ValueError(f"alpha is {alpha:g} and beta is {beta:g}: expected two positive numbers (the paper: 0.6).")
     try:
         from scipy.special import betaincinv

@@ -1,0 +1,37 @@
+"""Checks of what several commands are asked for, cheap enough to come before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diffusolve.errors import check_finite
+
+__all__ = ["check_asked"]
+
+MOST_SAMPLES = 10_000
+"""The most samples of one command: a picture of more shows nobody anything."""
+
+BYTES_OF_A_DIGIT = 4 * 8 * 8
+
+
+def check_asked(counts: Mapping[str, int], num: int, seed: int, guidance: float) -> None:
+    """Raise ValueError for one of the `counts` or a number of samples below 1, or what no run could make.
+
+    Args:
+        counts: name -> value, other than the number of samples.
+        num: how many samples, all of which are made at once.
+        seed: of the first.
+        guidance: the scale of classifier-free guidance.
+    """
+    for what, value in {**counts, "num": num}.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}: expected at least 1.")
+    if num > MOST_SAMPLES:
+        raise ValueError(
+            f"num is {num}: expected at most {MOST_SAMPLES}. All samples are made at once: so many digits of 8 x 8 "
+            f"pixels alone would take {num * BYTES_OF_A_DIGIT / 1e9:,.1f} GB of memory, larger pictures more, and the "
+            "network many times that."
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: expected 0 or more.")
+    check_finite("guidance", guidance)
