@@ -327,7 +327,7 @@ def test_an_infinite_log_snr_cannot_be_divided() -> None:
         (lambda: BetaSigmas(beta=-1).grid(SD15, 5), "alpha is 0.6 and beta is -1"),
         (lambda: Karras(sigma_max=0.01).grid(SD15, 5), "0 < sigma_min < sigma_max, got sigma_min 0.029.* 0.01"),
         (lambda: Karras(sigma_min=0.0).grid(SD15, 5), "got sigma_min 0 and"),
-        (lambda: Karras(sigma_max=math.nan).grid(SD15, 5), "sigma_max nan"),
+        (lambda: Karras(sigma_max=math.nan).grid(SD15, 5), "sigma_max is nan"),
         (lambda: Karras(sigma_max=20.0).grid(SD15, 5), r"sigma 20 is outside .*the nearest is 14\.6"),
         (lambda: Leading(steps_offset=100).grid(SD15, 10), r"steps_offset is 100: with 10 of 1000 .* from 0 to 99"),
         (lambda: Leading(steps_offset=-1).grid(SD15, 10), "steps_offset is -1: .* from 0 to 99"),

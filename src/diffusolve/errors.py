@@ -96,11 +96,13 @@ def check_numbers(owner: str, values: Mapping[str, object], whole: Iterable[str]
         try:
             number = float(value)
         except OverflowError:
-            raise ValueError(f"{name} of {owner} is {shown(value)}: expected a number that a float can hold.") from None
+            raise ValueError(
+                f"{name} is {shown(value)}: expected a number for {owner} that a float can hold."
+            ) from None
         if isnan(number):
-            raise ValueError(f"{name} of {owner} is not a number (NaN): give a number, or leave it out.")
+            raise ValueError(f"{name} is nan: expected a number for {owner} (NaN is none).")
         if name in whole and not (isinstance(value, Integral) or number.is_integer()):
-            raise ValueError(f"{name} of {owner} is {shown(value)}: expected a whole number.")
+            raise ValueError(f"{name} is {shown(value)}: expected a whole number for {owner}.")
 
 
 def check_finite(name: str, value: object) -> None:
