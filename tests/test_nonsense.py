@@ -106,6 +106,12 @@ def test_a_schedule_has_as_many_training_timesteps_as_memory_holds(count: Any) -
                 dataclasses.replace(schedule, num_train_timesteps=count)  # type: ignore[type-var]
 
 
+def test_restarts_are_as_many_as_memory_holds() -> None:
+    solver = SOLVERS["restart"].with_options(restart_list={0.1: (10, 10**12, 2.0)})
+    with pytest.raises(ValueError, match=r"restart_list has 10 levels 1e\+12 times: expected at most 100,000 steps"):
+        Sampler(solver, spacing("karras")).plan(SD15, "epsilon", 5)
+
+
 # Steps that are chosen by the data
 
 

@@ -69,8 +69,8 @@ def er_sde(
     check_up_to("max_stage", max_stage, 3)
     check_choice("noise_scaler", noise_scaler, NOISE_SCALERS)
     check_choice("third_order", third_order, THIRD_ORDERS)
-    if points < 0:
-        raise ValueError(f"points is {points}: expected at least 0 (0 integrates exactly, ComfyUI has 200).")
+    if not 0 <= points <= 100_000:
+        raise ValueError(f"points is {points:g}: expected 0 to 100,000 (0 integrates exactly, ComfyUI has 200).")
     log_scale = NOISE_SCALERS[noise_scaler]
     past = Past(max_stage)
     for s, t in pairwise(grid):

@@ -12,6 +12,9 @@ from diffusolve.solvers.two_stage import heun
 
 __all__ = ["restart"]
 
+MOST_STEPS = 100_000
+"""The most steps of one entry of a list of restarts, over all its times."""
+
 Restarts = tuple[tuple[float, tuple[int, int, float]], ...]
 """Pairs ``(min_sigma, (restart_steps, restart_times, max_sigma))``."""
 
@@ -100,6 +103,10 @@ def _restarts(grid: Grid, restart_list: Restarts, includes_end: bool) -> dict[in
             raise ValueError(
                 f"restart_list has restart_steps {restart_steps} and restart_times {times}: expected whole numbers, at "
                 "least 2 levels and 1 restart (10 and 1, say)."
+            )
+        if restart_steps * times > MOST_STEPS:
+            raise ValueError(
+                f"restart_list has {restart_steps:g} levels {times:g} times: expected at most {MOST_STEPS:,} steps."
             )
         bottom, top = (_nearest(grid, sigma, includes_end) for sigma in (min_sigma, max_sigma))
         if top >= bottom:

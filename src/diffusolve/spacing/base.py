@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.errors import check_numbers, unknown_name
+from diffusolve.errors import check_numbers, shown, unknown_name
 from diffusolve.noise import Grid, NoiseSchedule
 
 __all__ = ["FINAL_SIGMAS", "Spacing"]
 
 Array = npt.NDArray[np.float64]
+
+MOST_STEPS = 100_000
+"""The most steps of a grid: a plan of so many takes half a minute to make."""
 
 FINAL_SIGMAS = ("zero", "sigma_min")
 """The ends that a grid can have: the data itself, or the smallest sigma that the network was trained on."""
@@ -54,8 +57,8 @@ def checked_steps(steps: int | None, most: int | None = None) -> int:
         raise ValueError("steps is missing: how many steps should the sampler take? 20 is usual.")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise TypeError(f"steps is {steps!r}: expected a whole number, at least 1.")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: expected at least 1.")
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps is {shown(steps)}: expected at least 1, and at most {MOST_STEPS:,}.")
     if most is not None and steps > most:
         raise ValueError(f"steps is {steps}, but the noise schedule holds only {most} timesteps: use at most {most}.")
     return int(steps)
