@@ -853,7 +853,6 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
     ("solver", "message"),
     [
         (ipndm.with_options(max_order=5), r"max_order is 5: expected 1, 2, 3 or 4"),
-        (ipndm_v.with_options(max_order=2.5), r"max_order is 2.5: expected 1, 2, 3 or 4"),
         (gradient_estimation.with_options(ge_gamma=math.inf), r"ge_gamma is inf: expected a number"),
         (res_multistep.with_options(eta=-1.0), r"eta is -1: expected at least 0"),
         (er_sde.with_options(max_stage=4), r"max_stage is 4: expected 1, 2 or 3"),
