@@ -856,7 +856,6 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
         (gradient_estimation.with_options(ge_gamma=math.inf), r"ge_gamma is inf: expected a number"),
         (res_multistep.with_options(eta=-1.0), r"eta is -1: expected at least 0"),
         (er_sde.with_options(max_stage=4), r"max_stage is 4: expected 1, 2 or 3"),
-        (er_sde.with_options(eta=math.nan), r"eta is nan"),
         (seeds_2.with_options(r=0.0), r"r is 0: expected a part of the step, above 0 and up to 1"),
         (seeds_2.with_options(r=1.01), r"r is 1.01"),
         (seeds_2.with_options(eta=-0.1), r"eta is -0.1"),
@@ -864,7 +863,6 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
         (seeds_3.with_options(r_2=1.0), r"r_2 1: expected"),
         (exp_heun_2_x0.with_options(eta=math.inf), r"eta is inf"),
         (sa_solver.with_options(predictor_order=0), r"predictor_order is 0: expected 1 to 6"),
-        (sa_solver.with_options(predictor_order=2.5), r"predictor_order is 2.5: expected 1 to 6"),
         (
             sa_solver.with_options(corrector_order=-1),
             r"corrector_order is -1: expected 0 to 6",
@@ -873,7 +871,6 @@ def test_restarts_run_with_any_backend_as_steps_of_the_plan() -> None:
         (sa_solver.with_options(sde_end_percent=80), r"sde_end_percent 80: expected 0 <= start <= end <= 1"),
         (sa_solver.with_options(eta=-1.0), r"eta is -1"),
         (sa_solver.with_options(longest_step=0.0), r"longest_step is 0: expected a positive number"),
-        (sa_solver.with_options(longest_step=math.nan), r"longest_step is nan"),
         (heunpp2.with_options(s_churn=-1.0), r"s_churn is -1"),
         (restart.with_options(restart_list=(0.1, 10, 1, 2.0)), r"restart_list has 0.1: expected pairs"),
         (restart.with_options(restart_list=((0.1, (10, 1)),)), r"has \(0.1, \(10, 1\)\): expected pairs"),

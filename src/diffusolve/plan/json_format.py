@@ -296,15 +296,16 @@ def _check_steps(stages: tuple[Stage, ...]) -> None:
 
 def _check_registers(fields: Mapping[str, Any]) -> None:
     """Raise unless each register holds a value when it is read and none is written twice."""
-    held = _held_after({fields["initial"]}, [], fields["opening"], "opening")
+    written = {fields["initial"]}
+    held = _held_after(written.copy(), written, [], fields["opening"], "opening")
     for i, stage in enumerate(fields["stages"]):
         _require(held, [stage.sample], f"stages[{i}]")
-        held = _held_after(held, [stage.data, *OUTPUTS], stage.update, f"stages[{i}]") - OUTPUTS
+        held = _held_after(held | OUTPUTS, written, [stage.data], stage.update, f"stages[{i}]") - OUTPUTS
     _require(held, [fields["result"]], "result")
 
 
 def _check_samples(fields: Mapping[str, Any]) -> None:
-    """Raise unless each update leads to the sample that follows it."""
+    """Raise unless each update leads to the sample that follows it, which it writes last."""
     stages = fields["stages"]
     updates = [fields["opening"], *(stage.update for stage in stages)]
     following = [
@@ -312,36 +313,37 @@ def _check_samples(fields: Mapping[str, Any]) -> None:
         ("result", fields["result"]),
     ]
     for i, (update, (path, sample)) in enumerate(zip(updates, following, strict=True)):
-        written = [write.register for write in update.writes]
-        if sample not in written and not (i == 0 and not written and sample == fields["initial"]):
-            before = "opening" if i == 0 else f"stages[{i - 1}]"
-            raise damaged(f"{path} is {shown(sample)}, expected a register that {before} writes: {_some(written)}")
+        if not update.writes and i > 0:
+            raise damaged(f"stages[{i - 1}] writes nothing, expected the sample that follows it")
+        last = update.writes[-1].register if update.writes else fields["initial"]
+        if sample != last:
+            what = f"what {'opening' if i == 0 else f'stages[{i - 1}]'} writes last" if update.writes else "initial"
+            raise damaged(f"{path} is {shown(sample)}, expected {what}: {shown(last)}")
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(map(shown, names[:8])) or "it writes none"
+def _held_after(held: set[str], written: set[str], filled: list[str], update: Update, path: str) -> set[str]:
+    """The registers held after an update, which finds those `filled` besides those already `held`.
 
-
-def _held_after(held: set[str], filled: list[str], update: Update, path: str) -> set[str]:
-    """The registers held after an update, which finds those `filled` written besides those already `held`."""
-    held = held.copy()
+    All registers that were ever `written` get those of the update besides.
+    """
     for register in [*filled, *(noise.register for noise in update.noises)]:
-        _fill(held, register, path)
+        _fill(held, written, register, path)
     for write in update.writes:
         sources = [source for source, _ in write.terms]
         _require(held, sources, path)
         if len(set(sources)) < len(sources):
             raise damaged(f"{path} names a source of register {shown(write.register)} twice")
-        _fill(held, write.register, path)
+        _fill(held, written, write.register, path)
     for register in update.frees:
         _require(held, [register], path)
         held.remove(register)
     return held
 
 
-def _fill(held: set[str], register: str, path: str) -> None:
-    if register in held:
+def _fill(held: set[str], written: set[str], register: str, path: str) -> None:
+    if register in written:
         raise damaged(f"{path} writes register {shown(register)} a second time")
+    written.add(register)
     held.add(register)
 
 
