@@ -17,24 +17,6 @@ _BY_REASON: dict[str, dict[str, tuple[str, ...]]] = {
         "resets_the_step_index_to_walk_again": ("HeunDiscrete",),
         "clears_the_history_of_outputs": ("DPMSolverMultistep", "UniPCMultistep"),
     },
-    "timesteps, sigmas and the number of steps cannot be written": {
-        "distilled_schedule_written_as_timesteps": ("DDIM", "DDPM", "EulerDiscrete"),
-        "moves_timesteps_to_its_device": ("EulerDiscrete", "DPMSolverMultistep", "HeunDiscrete", "DDIM"),
-        "writes_its_own_sigmas": ("EulerDiscrete", "LMSDiscrete", "DPMSolverMultistep"),
-        "changes_one_sigma_in_place": ("EulerDiscrete", "EulerAncestralDiscrete"),
-        "ddim_told_another_number_of_steps": ("DDIM",),
-        "truncates_a_schedule": ("EulerDiscrete",),
-    },
-    "tables that are written have no effect": {
-        "replaces_alphas_cumprod": ("DDIM", "DDPM", "PNDM"),
-        "another_final_alpha": ("DDIM",),
-    },
-    "the configuration cannot be written in mid-life": {
-        "registers_clipping_in_mid_run": ("DDIM", "DDPM"),
-        "kohya_writes_to_the_configuration": ("DDPM", "DDIM"),
-        "writes_a_prediction_type_to_the_configuration": ("DDIM", "EulerDiscrete", "DPMSolverMultistep"),
-        "ledits_writes_the_algorithm": ("DPMSolverMultistep",),
-    },
     "a traced loop does not pass its own check": {
         "traces_a_loop": ("DDIM", "DPMSolverMultistep", "EulerDiscrete"),
     },

@@ -82,7 +82,8 @@ def network(x: Tensor, t: Any) -> Tensor:
 def denoise(scheduler: Any, x: Tensor | None = None, timesteps: Any = None, **options: Any) -> Tensor:
     """The common loop over a scheduler whose timesteps are set."""
     x = noise() * scheduler.init_noise_sigma if x is None else x
+    scale = getattr(scheduler, "scale_model_input", lambda x, t: x)  # which flow matching has none of
     for t in scheduler.timesteps if timesteps is None else timesteps:
-        predicted = network(scheduler.scale_model_input(x, t), t)
+        predicted = network(scale(x, t), t)
         x = scheduler.step(predicted, t, x, **options).prev_sample
     return x

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 import diffusolve
-from tests.programs import precision_and_order, subclasses, values, writing  # noqa: F401 - they register programs
+from tests.programs import (  # noqa: F401 - they register programs
+    precision_and_order,
+    subclasses,
+    values,
+    writing,
+    writing_in_runs,
+)
 from tests.programs.pending import PENDING
 from tests.programs.registry import PROGRAMS, Program
 

@@ -216,7 +216,7 @@ def test_a_step_notices_once_that_something_was_written(monkeypatch: pytest.Monk
     for t in scheduler.timesteps[1:3]:
         scheduler.step(x, t, x)
     assert followed == [scheduler._current]
-    scheduler.betas = scheduler.betas.clone()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.clone()
     scheduler.step(x, scheduler.timesteps[3], x)
     assert len(followed) == 2
 

@@ -6,7 +6,7 @@ these stages plus what each needs to run one of them (:class:`BoundStage`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
@@ -94,11 +94,15 @@ class LoweredStage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan in numbered slots; there is no `opening` if the network is asked about the first sample as it is."""
+    """A plan in numbered slots; there is no `opening` if the network is asked about the first sample as it is.
+
+    The slots of the registers in `factors` hold them divided by these.
+    """
 
     slots: int
     opening: LoweredStage | None
     stages: tuple[LoweredStage, ...]
+    factors: Mapping[str, float]
 
     @cached_property
     def is_simple(self) -> bool:

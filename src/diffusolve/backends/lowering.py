@@ -55,7 +55,8 @@ def _lower(plan: Plan, transforms: bool, limit: float, donated: bool) -> Lowered
     samples = [number[plan.initial], *(number[stage.sample] for stage in plan.stages)]
     updates = [plan.opening, *(stage.update for stage in plan.stages)]
     callers = [{number[noise.register] for noise in update.noises} for update in updates]
-    stages = without_dead(_written_out(plan, number, transforms, limit))
+    factors: dict[int, float] = {}
+    stages = without_dead(_written_out(plan, number, transforms, limit, factors))
     if transforms:
         for theirs, stage in zip(callers[1:], plan.stages, strict=True):
             theirs.add(number[stage.data])
@@ -74,7 +75,8 @@ def _lower(plan: Plan, transforms: bool, limit: float, donated: bool) -> Lowered
             reusable -= {SAMPLE}
         lowered.append(places.stage(index - 1, with_reusable(sums, reusable), after))
     has_opening = plan.opening.writes or plan.opening.noises
-    return Lowered(places.slots.count, lowered[0] if has_opening else None, tuple(lowered[1:]))
+    opening = lowered[0] if has_opening else None
+    return Lowered(places.slots.count, opening, tuple(lowered[1:]), {places.names[r]: f for r, f in factors.items()})
 
 
 def _numbers_of_registers(plan: Plan) -> dict[str, int]:
@@ -91,15 +93,19 @@ def _numbers_of_registers(plan: Plan) -> dict[str, int]:
 # Writing out
 
 
-def _written_out(plan: Plan, number: Mapping[str, int], transforms: bool, limit: float) -> list[list[Sum]]:
-    """The sums of the opening and of each stage, with the data prediction folded into them where that is enough."""
+def _written_out(
+    plan: Plan, number: Mapping[str, int], transforms: bool, limit: float, factors: dict[int, float]
+) -> list[list[Sum]]:
+    """The sums of the opening and of each stage, with the data prediction folded into them where that is enough.
+
+    The `factors` up to which registers are kept are put there.
+    """
     samples = {number[stage.sample] for stage in plan.stages}
     opening = _leading_to(plan.stages[0].sample, plan.opening.writes)
     writes = [_leading_to(plan.next_sample(index), stage.update.writes) for index, stage in enumerate(plan.stages)]
     last_read = {source: index for index, each in enumerate(writes) for write in each for source, _ in write.terms}
     stages = [[_sum(write, plan.initial, number, {}) for write in opening]]
     stages[0][-1] = stages[0][-1]._replace(target=NEXT)
-    factors: dict[int, float] = {}
     for index, stage in enumerate(plan.stages):
         computed = last_read.get(stage.data, 0) > index or limit < inf
         sums = []

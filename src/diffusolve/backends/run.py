@@ -62,7 +62,7 @@ class Run:
             raise ValueError(f"{plan.solver} is stochastic: give its run a source of noise.")
         self.plan = plan
         self.position = 0
-        self._draw_noise = draw_noise
+        self.draw_noise = draw_noise
         self.transform = transform
         self.donate = donate
         self.backend = backend
@@ -79,12 +79,22 @@ class Run:
 
     @property
     def registers(self) -> dict[str, Array]:
-        """The arrays remembered from earlier stages, by the plan's names. Not to be changed."""
+        """The arrays remembered from earlier stages, by the plan's names, up to a factor. Not to be changed."""
         slots, lowered = self._remembered, self._lowered()
         before = lowered.stages[self.position - 1] if self.position else lowered.opening
         if slots is None or before is None:
             return {}
         return {register: slots[slot] for register, slot in before.holds}
+
+    @property
+    def plain_registers(self) -> dict[str, Array]:
+        """The same as the plan has them; without those that were added up, which cannot be told apart any more."""
+        known, factors = {name for live in self.plan.live() for name in live}, self._lowered().factors
+        return {
+            name: backend_of(array).combine((array,), (factors[name],)) if name in factors else array
+            for name, array in self.registers.items()
+            if name in known
+        }
 
     @property
     def _remembered(self) -> list[Any] | None:
@@ -245,12 +255,12 @@ class Run:
     def again(self, draw_noise: DrawNoise | None) -> Run:
         """Another run of the same plan and transform from its start, with this one's preparations."""
         run = object.__new__(Run)
-        run.__dict__.update(self.__dict__, position=0, _slots=[None], _draw_noise=draw_noise)
+        run.__dict__.update(self.__dict__, position=0, _slots=[None], draw_noise=draw_noise)
         return run
 
     def copied(self) -> Run:
         """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
-        run, remembered = self.again(self._draw_noise), self._remembered
+        run, remembered = self.again(self.draw_noise), self._remembered
         if remembered is not None:
             run._slots = [[None if array is None else copied(array) for array in remembered]]
         run.position = self.position
@@ -263,8 +273,8 @@ class Run:
         if lowered.data is not None and convert is not None and self.transform is not None:
             places[lowered.data.target] = self.transform(convert(places), self.plan.stages[self.position])
         for slot, sigma_from, sigma_to in lowered.noises:
-            assert self._draw_noise is not None
-            places[slot] = self._draw_noise(places[SAMPLE], sigma_from, sigma_to)
+            assert self.draw_noise is not None
+            places[slot] = self.draw_noise(places[SAMPLE], sigma_from, sigma_to)
 
     def _is_over(self) -> IndexError:
         return IndexError(

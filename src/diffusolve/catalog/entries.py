@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusolve.solvers import (
     Solver,
+    adams_data,
     deis,
     dpm_2,
     dpm_adaptive,
@@ -49,8 +50,7 @@ class DiffusersClass:
         config: the keys that matter.
         difference: what is different about it; nothing when empty.
         options: of the sampler with which it is what the class is.
-        in_diffusers: whether diffusers has the class too.
-        own_steps: it places its steps by a rule of its own, which no schedule type is.
+        in_diffusers, here: who has the class.
     """
 
     name: str
@@ -58,7 +58,7 @@ class DiffusersClass:
     difference: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     in_diffusers: bool = True
-    own_steps: bool = False
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,7 @@ ENTRIES = (
         lcm,
         1,
         comfyui=("lcm",),
-        diffusers=DiffusersClass(
-            "LCMScheduler",
-            difference="its timesteps are some of those of the distillation, and predictions go through the boundary "
-            "condition of consistency models",
-            own_steps=True,
-        ),
+        diffusers=DiffusersClass("LCMScheduler", here=False),
         aliases=("k_lcm",),
         nearest="Euler a",
     ),
@@ -355,6 +350,7 @@ ENTRIES = (
         diffusers=DiffusersClass("DDPMScheduler", {"clip_sample": False}),
         nearest="Euler a",
     ),
+    Entry("Adams data", adams_data, 1, a1111=False, nearest="DPM++ 2M"),
     Entry("Heun++ 2", heunpp2, 1, a1111=False, comfyui=("heunpp2",), nearest="Heun"),
     Entry(
         "iPNDM",
@@ -362,9 +358,7 @@ ENTRIES = (
         2,
         a1111=False,
         comfyui=("ipndm",),
-        diffusers=DiffusersClass(
-            "IPNDMScheduler", difference="it is for v-diffusion, and here for flow matching", own_steps=True
-        ),
+        diffusers=DiffusersClass("IPNDMScheduler", here=False),
         nearest="LMS",
     ),
     Entry("iPNDM-v", ipndm_v, 4, a1111=False, comfyui=("ipndm_v",), nearest="LMS"),
@@ -446,11 +440,7 @@ ENTRIES = (
         2,
         a1111=False,
         comfyui=("sa_solver",),
-        diffusers=DiffusersClass(
-            "SASolverScheduler",
-            {"predictor_order": 3, "corrector_order": 4},
-            "orders fall at the end, steps may be of any length, and its polynomials of second order are simpler",
-        ),
+        diffusers=DiffusersClass("SASolverScheduler", here=False),
         nearest="DPM++ 2M SDE",
     ),
     Entry(

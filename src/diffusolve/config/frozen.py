@@ -1,8 +1,15 @@
-"""A mapping that cannot be changed."""
+"""A mapping that only its owner changes."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ReferenceType, ref
+
+from diffusolve.config.values import check_no_nan
+
+if TYPE_CHECKING:
+    from diffusolve.config.mixin import ConfigMixin as Owner
 
 __all__ = ["FrozenConfig", "FrozenConfigError"]
 
@@ -12,10 +19,22 @@ class FrozenConfigError(TypeError):
 
 
 class FrozenConfig(dict[str, Any]):
-    """A configuration: a mapping that cannot be changed, whose keys can also be read as attributes.
+    """A configuration: a mapping whose keys can also be read as attributes.
 
-    `dict(config)`, `config.copy()` and `{**config, ...}` give a dictionary that can be changed.
+    `dict(config)`, `config.copy()` and `{**config, ...}` give a dictionary that can be changed. That of a living object
+    can be written to as well, ``scheduler.config.key = value``, as old programs do: it is deprecated, and the object is
+    told.
     """
+
+    owner: ReferenceType[Owner] | None
+
+    def __init__(self, values: Any = ()) -> None:
+        super().__init__(values)
+        self.__dict__["owner"] = None
+
+    def belong_to(self, owner: Owner) -> None:
+        """Tell `owner` from now on when something is written here."""
+        self.__dict__["owner"] = ref(owner)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -32,11 +51,26 @@ class FrozenConfig(dict[str, Any]):
     def __reduce__(self) -> tuple[type[FrozenConfig], tuple[dict[str, Any]]]:
         return type(self), (dict(self),)
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        owner = None if self.owner is None else self.owner()
+        if owner is None:
+            self._refuse(key)
+        check_no_nan({key: value}, "a configuration")
+        warnings.warn(
+            f"writing to a configuration is deprecated: register_to_config({key}=value) does the same.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        super().__setitem__(key, value)
+        owner._configuration_written(key)
+
+    __setattr__ = __setitem__
+
     def _refuse(self, *args: Any, **values: Any) -> NoReturn:
         key = next((key for key in (*values, *args[:1]) if isinstance(key, str) and key in self), "name")
         raise FrozenConfigError(
             f"a configuration cannot be changed: make a changed copy with from_config(config, {key}=value)."
         )
 
-    __setattr__ = __delattr__ = __setitem__ = __delitem__ = _refuse
+    __delattr__ = __delitem__ = _refuse
     clear = pop = popitem = setdefault = update = __ior__ = _refuse

@@ -48,9 +48,24 @@ class ConfigMixin:
 
     @property
     def config(self) -> FrozenConfig:
-        """The configuration, frozen; a changed copy of the object is ``from_config(config, name=value)``."""
-        config: FrozenConfig = self._internal_dict
+        """The configuration; a changed copy of the object is ``from_config(config, name=value)``."""
+        config: FrozenConfig | None = self.__dict__.get("_config")
+        if config is None:
+            return FrozenConfig()
+        owner = config.owner
+        if owner is not None and owner() is self:
+            return config
+        if owner is not None:  # an object that this one is a copy of
+            config = self.__dict__["_config"] = FrozenConfig(config)
+        config.belong_to(self)
         return config
+
+    def _configuration_written(self, key: str) -> None:
+        """Take note that `key` of the configuration was written to in place."""
+        config = self._internal_dict
+        defaulted = config.get(DEFAULTED, [])
+        if key in defaulted:
+            defaulted.remove(key)
 
     # Pipelines of diffusers replace the configuration of a scheduler that they find outdated through this name.
     @property

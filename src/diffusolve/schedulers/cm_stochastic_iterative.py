@@ -129,7 +129,7 @@ class CMStochasticIterativeScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The sigmas of the run's steps and of its end; those of training before `set_timesteps`."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     def _standing(self) -> Prepared:
         standing = self._prepare(asked_for(None, range(len(self))))

@@ -23,7 +23,7 @@ class DistilledScheduler(TimestepScheduler):
     def _configured(self) -> None:
         super()._configured()
         if not self.config["set_alpha_to_one"]:  # of which no step here depends
-            self.final_alpha_cumprod = self.alphas_cumprod[0]
+            self.final_alpha_cumprod = self._signal[0]
         else:
             self.final_alpha_cumprod = torch.tensor(1.0)
 

@@ -78,6 +78,8 @@ class DDIMScheduler(OneStepScheduler):
                 data; without, from the network's output, which then no longer agrees with the data.
             generator, variance_noise: where the noise comes from; at most one of them.
         """
+        if self._edition is not self._followed_edition:
+            self._follow(None)
         raw = self._transform is not None and not use_clipped_model_output
         if eta == 0:
             key, run = self._run_at(timestep, None, eta=0.0, unclipped_noise=raw)
@@ -99,7 +101,7 @@ class DDIMScheduler(OneStepScheduler):
 
     def _get_variance(self, timestep: int | Tensor, prev_timestep: int | Tensor) -> Tensor:
         """The variance of the noise in a step between two timesteps with ``eta=1`` (Song et al. 2021, equation 16)."""
-        table = self.alphas_cumprod
+        table = self._signal
         power, before = table[timestep], table[prev_timestep] if prev_timestep >= 0 else self.final_alpha_cumprod
         return (1 - before) / (1 - power) * (1 - power / before)
 

@@ -77,7 +77,7 @@ class DDIMInverseScheduler(OneStepScheduler):
             model_output, sample: shape (batch, ...).
             timestep: where the step leads, any whole training timestep.
         """
-        key, run = self._run_at(timestep, None, unclipped_noise=self._transform is not None)
+        key, run = self._run_at(timestep, None, unclipped_noise=self._clips)
         return self._result(self._stepped(key, run, model_output, sample), run, model_output, sample, return_dict)
 
     @property
@@ -96,7 +96,8 @@ class DDIMInverseScheduler(OneStepScheduler):
         return Grid((*begins, self._point(ends[-1])), self.noise_schedule, self.scaling)
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        return timestep - len(self) // len((generation or self._current).values)
+        generation = generation or self._current
+        return timestep - len(self) // (generation.steps or len(generation.values))
 
     def _ends(self, timestep: int, other: int) -> tuple[Point, Point]:
         s = self._point(other)

@@ -43,7 +43,7 @@ class DDIMParallelScheduler(DDIMScheduler):
         """
         if eta != 0.0:
             raise ValueError(f"eta is {eta:g}: expected 0, since parallel steps add no noise; use step for others.")
-        raw = self._transform is not None and not use_clipped_model_output
+        raw = self._clips and not use_clipped_model_output
         return self._rows_stepped(model_output, timesteps, sample, eta=0.0, unclipped_noise=raw)
 
     def _get_variance(self, timestep: Any, prev_timestep: Any = None) -> Tensor:

@@ -55,7 +55,7 @@ class DDPMScheduler(OneStepScheduler):
         rescale_betas_zero_snr: leave no signal at the last timestep.
     """
 
-    _end_power = 1.0
+    _end_configured = 1.0
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
     @register_to_config
@@ -139,8 +139,8 @@ class DDPMScheduler(OneStepScheduler):
         """
         kind = variance_type or self.config["variance_type"] or "fixed_small"
         before = self.previous_timestep(t)
-        power = self.alphas_cumprod[t]
-        power_before = self.alphas_cumprod[before] if before >= 0 else self.one
+        power = self._signal[t]
+        power_before = self._signal[before] if before >= 0 else self.one
         beta = 1 - power / power_before
         posterior = ((1 - power_before) / (1 - power) * beta).clamp(min=LEAST_VARIANCE)
         if kind.startswith("learned"):
@@ -166,7 +166,9 @@ class DDPMScheduler(OneStepScheduler):
         return self._following(generation, timestep, place)
 
     def _following(self, generation: Generation | None, timestep: int, place: int | None) -> int:
-        return timestep - 1 if generation is None else following_timestep(generation, timestep, place)
+        if generation is None or (generation.steps is None and not generation.custom):
+            return timestep - 1
+        return following_timestep(generation, timestep, place)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         variance = VARIANCES.get(self.config["variance_type"], "posterior")

@@ -99,9 +99,9 @@ class DPMSolverFastScheduler(SigmaScheduler):
         sigmas[-1], sigmas[0] = last, first  # to the bit
         return Steps(schedule.timestep(sigmas)[:steps], np.append(sigmas, 0.0) if final == "zero" else sigmas)
 
-    def _prepare(self, asked: Asked) -> Prepared:
+    def _prepared_over(self, steps: Steps) -> Prepared:
         """As for others, but for what is shown of a run: what the solver chose for each evaluation, and the end."""
-        prepared = super()._prepare(asked)
+        prepared = super()._prepared_over(steps)
         if self._flow is not None:
             return self._flow.shown(prepared)
         plan = prepared.plan

@@ -89,7 +89,7 @@ class EDMScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The sigmas of the run's steps and of its end."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     @property
     def init_noise_sigma(self) -> float:

@@ -88,9 +88,9 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         sigmas = shifted(plain, self.config["shift"])
         return Steps(sigmas * len(self), np.append(sigmas, 0.0))
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        prepared = super()._prepare(asked)
-        prepared.sigmas = self._steps(asked).sigmas  # in double precision
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        prepared = super()._prepared_over(steps)
+        prepared.sigmas = steps.sigmas  # in double precision
         return prepared
 
     def _standing(self) -> Prepared:
@@ -104,7 +104,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The sigmas of the run's steps and of its end; all training sigmas before `set_timesteps`."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     def apply_shift(self, sigmas: Any) -> Any:
         """The `sigmas`, an array or tensor, moved towards noise as configured."""

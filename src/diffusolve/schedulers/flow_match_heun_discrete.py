@@ -10,12 +10,12 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
-from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_as_in_diffusers import flow_heun_with_late_churn
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
-from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.outputs import StepResult
-from diffusolve.schedulers.two_stage import TwoEvaluations
+from diffusolve.schedulers.steps import Array, Steps
+from diffusolve.schedulers.two_stage import TwoEvaluations, of_evaluations
 from diffusolve.solvers import Solver, heun
 
 __all__ = ["FlowMatchHeunDiscreteScheduler"]
@@ -73,8 +73,11 @@ class FlowMatchHeunDiscreteScheduler(TwoEvaluations, FlowScheduler):
     def _solver(self, steps: int, **options: Any) -> Solver:
         return flow_heun_with_late_churn.with_options(**options) if options else heun
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        prepared = super()._prepare(asked)
+    def _steps_of_shown(self, generation: Generation, timesteps: Array, sigmas: Array, shown: Array | None) -> Steps:
+        return of_evaluations(timesteps, sigmas, shown, len(generation.values))
+
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        prepared = super()._prepared_over(steps)
         prepared.timesteps = twice(prepared.timesteps)
         prepared.sigmas = np.append(twice(prepared.sigmas[:-1]), prepared.sigmas[-1:])
         return prepared

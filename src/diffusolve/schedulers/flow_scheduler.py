@@ -94,7 +94,7 @@ class FlowScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The sigmas of the run's steps and of its end; all training sigmas before `set_timesteps`."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     @property
     def _training_sigmas(self) -> Array:
@@ -143,6 +143,7 @@ class FlowScheduler(Scheduler):
             prediction,
             steps.timesteps.astype(self.timestep_dtype),
             steps.sigmas.astype(np.float32),
+            steps,
         )
 
     def _steps(self, asked: Asked) -> Steps:

@@ -138,6 +138,7 @@ class FlowSigmas:
             self.prediction,
             steps.timesteps.astype(np.float32),
             steps.sigmas.astype(np.float32),
+            steps,
         )
 
     def shown(self, prepared: Prepared) -> Prepared:

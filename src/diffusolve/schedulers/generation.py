@@ -19,17 +19,36 @@ from diffusolve.noise import Grid, Point, VarianceExploding
 from diffusolve.plan import Combination, Plan, plan_for
 from diffusolve.prediction import Prediction, Sample
 from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of"]
+__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "shown", "version_of"]
 
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
 
 _NOTHING: Mapping[tuple[float, float], Tensor] = MappingProxyType({})
+
+
+UNTRACKED = -1
+"""The version of tensors that have none, from inference mode."""
+
+
+def version_of(tensor: Tensor) -> int:
+    """A number that grows when `tensor`, or what shares its memory, is written to."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return UNTRACKED
+
+
+def shown(array: Array) -> Tensor:
+    """A tensor of the numbers in `array`, for users to see; writing to it is noticed, in inference mode too."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(array.copy())
 
 
 class Prepared:
@@ -41,6 +60,7 @@ class Prepared:
         grid: the points, or what makes them.
         solver: what walks them, for a network with `prediction`.
         timesteps, sigmas: what users see; not all schedulers have sigmas.
+        steps: where the steps fall, if another plan can be made over them.
     """
 
     def __init__(
@@ -50,8 +70,10 @@ class Prepared:
         prediction: Prediction,
         timesteps: Array,
         sigmas: Array | None = None,
+        steps: Steps | None = None,
     ) -> None:
         self._grid = grid
+        self.steps = steps
         self.solver = solver
         self.prediction = prediction
         self.timesteps = timesteps
@@ -161,8 +183,13 @@ class Generation:
         by_number_of_calls: `step_index` alone says where the run is, since `set_begin_index` contradicted the first
             timestep.
         custom: its timesteps were given.
-        edition: what stood in the scheduler when it was begun, see :meth:`Scheduler._follow
-            <diffusolve.schedulers.scheduler.Scheduler._follow>`.
+        edition: what stands in the scheduler that its plan follows from, see :meth:`WrittenTo._follow
+            <diffusolve.schedulers.writing.WrittenTo._follow>`; None where each step is to look for what was written.
+        followed: the edition that its plan follows from, whether or not each step is to look.
+        timesteps_written, sigmas_written: users have replaced these numbers.
+        begun_before: its first step was made when they did so.
+        timesteps_version: of the tensor of its timesteps, when their values were read.
+        watched, watched_version: the sigmas, once they were handed to a user, and their version then.
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
             begins, and the one that this run has walked with.
         first_size: of the data's last axes, where a class lets them grow on the way (FlowMatchLCM).
@@ -180,26 +207,70 @@ class Generation:
     first_size: tuple[int, ...] = ()
     options: Options = ()
     run: Run | None = None
+    timesteps_written: bool = False
+    sigmas_written: bool = False
+    begun_before: bool = False
+    timesteps_version: int = 0
+    watched: Tensor | None = None
+    watched_version: int = 0
     owner: object = None
     origin: bytes = b""
 
     def __init__(self, prepared: Prepared, steps: int | None, noise: Noise, edition: object = None) -> None:
         self.prepared = prepared
         self.steps = steps
-        self.edition = edition
+        self.edition = self.followed = edition
         self.values = prepared.values
         self.noise = noise
-        self.sigmas = torch.from_numpy(prepared.sigmas.copy())
+        self.sigmas = shown(prepared.sigmas)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def timesteps_and_sigmas_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Both as tensors on `device`, copied to an accelerator once."""
         if device in self._on_device:
             return self._on_device[device]
-        both = moved(torch.from_numpy(self.prepared.timesteps), device), moved(self.sigmas, device)
+        own = self.prepared.timesteps
+        if self.timesteps_written:
+            own = np.array(self.values, own.dtype)
+        both = moved(torch.from_numpy(own), device), moved(self.sigmas, device)
         if device.type != "cpu" and type(both[1]) is Tensor:  # no fake tensors
             self._on_device[device] = both
         return both
+
+    def sigmas_for_users(self) -> Tensor:
+        """The sigmas; from now on it is noticed when they are written to."""
+        if self.watched is not self.sigmas:
+            self.watched, self.watched_version, self.edition = self.sigmas, version_of(self.sigmas), None
+        return self.sigmas
+
+    @property
+    def is_written_to(self) -> bool:
+        """True where the sigmas were written to since they were handed to a user."""
+        return self.watched is not None and version_of(self.watched) != self.watched_version
+
+    def with_timesteps(self, values: list[float]) -> None:
+        """Take these timesteps, which users have written, for its own."""
+        self.begun_before = self.step_index is not None
+        self.values, self.timesteps_written = values, True
+        self.edition = self.followed = None
+        self._on_device = {}
+
+    def with_sigmas(self, sigmas: Tensor, *, others: bool) -> None:
+        """Take these sigmas, which users have written, for its own, whether they are `others` or elsewhere."""
+        self.sigmas = sigmas
+        self.sigmas_for_users()
+        if others:
+            self.sigmas_written, self.followed = True, None
+        self._on_device = {}
+
+    def go_on_with(self, prepared: Prepared, run: Run | None) -> None:
+        """Walk another plan from here."""
+        self.prepared, self.run = prepared, run
+        if not self.timesteps_written:
+            self.values = prepared.values
+        if self.watched is not None:
+            self.watched_version = version_of(self.watched)
+        self._on_device = {}
 
     @property
     def is_done(self) -> bool:
@@ -213,7 +284,7 @@ class Generation:
 
     def __getstate__(self) -> dict[str, Any]:
         self.origin = self.origin or urandom(16)
-        state = {**vars(self), "_on_device": {}}
+        state = {**vars(self), "_on_device": {}, "watched": None, "edition": self.followed}
         if self.run is not None:  # its registers as they are now, should another thread be walking it
             state["run"] = self.run.copied()
         return state

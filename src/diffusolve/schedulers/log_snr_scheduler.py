@@ -190,17 +190,19 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
         generation = self._generation
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5 if generation is None else generation.sigmas
+        if generation is not None:
+            return generation.sigmas_for_users()
+        return self._shown_early.get("sigmas", ((1 - self._signal) / self._signal) ** 0.5)
 
     @property
     def alpha_t(self) -> Tensor:
         """Signal at each training timestep."""
-        return torch.sqrt(self.alphas_cumprod)
+        return torch.sqrt(self._signal)
 
     @property
     def sigma_t(self) -> Tensor:
         """Noise at each training timestep."""
-        return torch.sqrt(1 - self.alphas_cumprod)
+        return torch.sqrt(1 - self._signal)
 
     @property
     def lambda_t(self) -> Tensor:

@@ -15,8 +15,9 @@ from diffusolve.noise import Grid, Point
 from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
-from diffusolve.schedulers.generation import Generation, Noise, Prepared
+from diffusolve.schedulers.generation import UNTRACKED, Generation, Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.registry import read_again
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
@@ -45,6 +46,33 @@ class OneStepScheduler(TimestepScheduler):
     def _configured(self) -> None:
         super()._configured()
         self._steps_made: Cache[StepKey, Run] = Cache(MOST_STEPS)
+
+    def _forget_plans(self) -> None:
+        super()._forget_plans()
+        self._forget_runs()
+
+    def _follow(self, generation: Generation | None) -> None:
+        with self._registry.lock:
+            self._follow_configuration()
+            if self._edition is not self._edition_of_plans:
+                self._forget_runs()
+            self._edition_of_plans = self._edition
+            self._followed_edition = None if self._signal_is_handed_out else self._edition
+        if generation is not None and generation.followed is not self._edition:
+            generation.edition = generation.followed = self._edition
+            if generation.timesteps_written:
+                asked = Asked(len(generation.values), tuple(generation.values))
+                generation.go_on_with(self._prepare(asked), None)
+
+    _followed_edition: object = None
+    _edition_of_plans: object = None
+
+    @property
+    def _clips(self) -> bool:
+        """True where data predictions are changed before they are used."""
+        if self._edition is not self._followed_edition:
+            self._follow(None)
+        return self._transform is not None
 
     def _forget_runs(self) -> None:
         self._steps_made = Cache(MOST_STEPS)
@@ -78,7 +106,12 @@ class OneStepScheduler(TimestepScheduler):
     def _asked(self, timestep: Any) -> tuple[Generation | None, int, int | None]:
         """The run that `timestep` belongs to, `timestep` as a number, and its place if it is known without reading."""
         generation, place = self._registry.of(timestep)
+        if self._edition is not self._followed_edition:
+            self._follow(generation)
         if generation is not None and place is not None:
+            version = generation.timesteps_version
+            if version != UNTRACKED and timestep._version != version:
+                read_again(generation, timestep)
             return generation, generation.values[place], place  # type: ignore[return-value]  # they are whole
         value, count = float(timestep), len(self._tables.noise_schedule.signal)
         if value != int(value) or not 0 <= value < count:
@@ -118,7 +151,7 @@ def strided_timestep(generation: Generation, timestep: int, place: int | None, c
     """
     if generation.custom:
         return following_timestep(generation, timestep, place)
-    return timestep - count // len(generation.values)
+    return timestep - count // (generation.steps or len(generation.values))
 
 
 def following_timestep(generation: Generation, timestep: int, place: int | None) -> int:

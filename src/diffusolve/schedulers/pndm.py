@@ -97,6 +97,15 @@ class PNDMScheduler(TimestepScheduler):
         grid = self._calls(evaluated, begins, 0)
         return Prepared(grid, self._solver(asked.steps), self._prediction, np.array(evaluated))
 
+    def _prepared_again(self, generation: Generation) -> Prepared:
+        if generation.timesteps_written or generation.steps is None:
+            self._cannot_follow(generation)
+        return self._prepare(Asked(generation.steps))
+
+    def _write_steps(self, steps: int | None) -> None:
+        if steps != self.num_inference_steps:
+            raise ValueError(f"num_inference_steps is written: {steps}. Call set_timesteps({steps}) instead.")
+
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         assert generation.steps is not None  # it was begun by set_timesteps
         begins = [int(begin) for begin in self._chosen(Asked(generation.steps))]

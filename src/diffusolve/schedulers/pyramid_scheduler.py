@@ -103,7 +103,7 @@ class PyramidScheduler(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The sigmas of the stage's steps and of its end; the whole's before `set_timesteps`."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     def set_timesteps(
         self,

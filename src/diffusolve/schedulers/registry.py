@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from threading import RLock
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ReferenceType, ref
 
+import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.generation import Generation, version_of
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Registry", "read_again"]
 
 
-class Entry(NamedTuple):
+@dataclass(eq=False, slots=True)
+class Entry:
     """A generation, the tensor of its timesteps, and the registry that it stands in."""
 
     generation: Generation
@@ -64,10 +67,15 @@ class Registry:
     def stand_on(self, generation: Generation, timesteps: Tensor) -> Entry:
         """Make `generation`, with its `timesteps`, the latest of all, whichever the threads and tasks have begun."""
         generation.owner = self._key
-        # PyTorch keeps this object, with its attributes, as long as the memory that it stands for.
-        timesteps.untyped_storage()._diffusolve_generation = generation  # type: ignore[attr-defined]
         self._latest = entry = Entry(generation, timesteps, ref(self))
+        _hang_on(generation, timesteps)
         return entry
+
+    def rewrite(self, entry: Entry, timesteps: Tensor) -> None:
+        """Let `timesteps`, which are nobody else's, take the place of those that `entry` has."""
+        entry.timesteps.untyped_storage()._diffusolve_generation = None  # type: ignore[attr-defined]
+        entry.timesteps = timesteps
+        _hang_on(entry.generation, timesteps)
 
     @property
     def current(self) -> Entry | None:
@@ -114,6 +122,20 @@ class Registry:
     def __reduce__(self) -> tuple[Any, ...]:
         entry = self.current
         return _continued, () if entry is None else (entry.generation, entry.timesteps)
+
+
+def read_again(generation: Generation, view: Tensor) -> None:
+    """Read the timesteps of `generation` again, of which `view` shows that they were written to in place."""
+    storage = view.untyped_storage()
+    values = torch.empty(0, dtype=view.dtype, device=view.device).set_(storage).tolist()
+    generation.timesteps_version = version_of(view)
+    generation.with_timesteps(values)
+
+
+def _hang_on(generation: Generation, timesteps: Tensor) -> None:
+    generation.timesteps_version = version_of(timesteps)
+    # PyTorch keeps this object, with its attributes, as long as the memory that it stands for.
+    timesteps.untyped_storage()._diffusolve_generation = generation  # type: ignore[attr-defined]
 
 
 def _continued(*latest: Any) -> Registry:

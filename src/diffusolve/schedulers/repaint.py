@@ -38,7 +38,7 @@ class RePaintScheduler(OneStepScheduler):
     _compatibles = []  # noqa: RUF012
     prediction_types = ()
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-    _end_power = 1.0
+    _end_configured = 1.0
 
     @register_to_config
     def __init__(
@@ -102,7 +102,7 @@ class RePaintScheduler(OneStepScheduler):
             timestep,
             Noise(None).drawn_from(None, fresh),
             eta=float(self.eta),
-            unclipped_noise=self._transform is not None,
+            unclipped_noise=self._clips,
         )
         unknown = self._stepped(key, run, model_output, sample)
         end = run.plan.end
@@ -121,7 +121,7 @@ class RePaintScheduler(OneStepScheduler):
         stride = self._stride(generation)
         if at + stride > len(self):
             raise ValueError(f"timestep is {at}: expected at most {len(self) - stride}, a step below the last.")
-        for beta in self._tables.betas[at : at + stride].tolist():
+        for beta in self.betas[at : at + stride].tolist():
             sample = (1 - beta) ** 0.5 * sample + beta**0.5 * draw_normal_with(generator, sample)
         return sample
 

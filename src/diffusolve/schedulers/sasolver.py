@@ -13,13 +13,12 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.randomness import draw_normal_with
-from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import MOST_PREPARED
-from diffusolve.schedulers.steps import Array, curve_asked_for
+from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
 from diffusolve.solvers import Solver, sa_solver
 
 __all__ = ["SASolverScheduler"]
@@ -133,8 +132,14 @@ class SASolverScheduler(LogSNRScheduler):
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         return self._trained_signal_and_noise(like, timesteps)
 
-    def _prepare(self, asked: Asked) -> Prepared:
-        return self._with_taus(super()._prepare(asked))
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        return self._with_taus(super()._prepared_over(steps))
+
+    def _prepared_again(self, generation: Generation) -> Prepared:
+        prepared, before = super()._prepared_again(generation), generation.prepared
+        if generation.run is not None and dict(prepared.solver.options)["taus"] != dict(before.solver.options)["taus"]:
+            raise ValueError("tau_func was set in the middle of a run: call set_timesteps, or set it before that.")
+        return prepared
 
     def _with_taus(self, prepared: Prepared) -> Prepared:
         """The same with the noise in each step that `tau_func` asks for."""
@@ -156,11 +161,6 @@ class SASolverScheduler(LogSNRScheduler):
 
     def _follow(self, generation: Generation) -> None:
         self._prepared_runs = Cache(MOST_PREPARED)
-        taus = dict(generation.prepared.solver.options).get("taus")
-        if taus != self._taus(generation.values):
-            if generation.run is not None:
-                raise ValueError("tau_func was set in the middle of a run: call set_timesteps, or set it before that.")
-            generation.prepared = self._with_taus(generation.prepared)
         super()._follow(generation)
 
     def _solver(self, steps: int, **options: Any) -> Solver:

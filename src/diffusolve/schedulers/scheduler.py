@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -27,12 +28,14 @@ from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, is_flow
-from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of
+from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
 from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import UNKNOWN, LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Entry, Registry
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
+from diffusolve.schedulers.writing import WrittenTo
 from diffusolve.solvers import Solver
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
-class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
+class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
@@ -122,6 +125,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             self._prediction,
             steps.timesteps.astype(self.timestep_dtype),
             steps.sigmas.astype(np.float32),
+            steps,
         )
 
     def _standing(self) -> Prepared | None:
@@ -141,7 +145,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             self._check_choice("prediction_type", (*self.prediction_types, *more))
         self._transform = self._clipping()
         self._prepared_runs: Cache[Asked, Prepared] = Cache(MOST_PREPARED)
-        self._configured_for = self.config
+        self._configured_for: object = self.config
         self._edition = object()
         if "_registry" not in vars(self):
             self._registry = Registry()
@@ -192,6 +196,15 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         if self.config is not self._configured_for:
             self._configured()
 
+    def _forget_plans(self) -> None:
+        """Make the plans that follow of what stands here now."""
+        self._prepared_runs.clear()
+        self._edition = object()
+
+    def _configuration_written(self, key: str) -> None:
+        super()._configuration_written(key)
+        self._configured_for, self._edition = None, object()
+
     def _check_choice(self, key: str, choices: Sequence[str]) -> None:
         if self.config[key] not in choices:
             raise unknown_name(key, self.config[key], choices)
@@ -202,11 +215,12 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         return prediction(PREDICTION_NAMES.get(name, name))
 
     def __len__(self) -> int:
-        return int(self.config["num_train_timesteps"])
+        return int(self._internal_dict["num_train_timesteps"])
 
     def __copy__(self) -> Self:
         scheduler = object.__new__(type(self))
         scheduler.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry))
+        scheduler._configured_for = scheduler.config  # a copy
         return scheduler
 
     # Beginning a generation ----------------------------------------------------------------
@@ -218,8 +232,10 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             prepared, edition = self._prepared(asked), self._edition
         generation = Generation(prepared, asked.steps, self._noise(prepared), edition)
         generation.custom = asked.timesteps is not None
-        shown = torch.from_numpy(prepared.timesteps.copy())
-        self._registry.begin(generation, shown if device is None else shown.to(device))
+        if self._table_is_handed_out:
+            generation.edition = None
+        timesteps = shown(prepared.timesteps)
+        self._registry.begin(generation, timesteps if device is None else timesteps.to(device))
         return generation
 
     def _prepared(self, asked: Asked) -> Prepared:
@@ -272,23 +288,6 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             return sample
         return sample.to(torch.promote_types(sample.dtype, model_output.dtype))
 
-    def _follow(self, generation: Generation) -> None:
-        """Let `generation` go on after something was written that its plan followed from.
-
-        Whoever changes what plans are made of, a configuration or a table, replaces ``self._edition``; each step
-        compares it with the edition that its generation was begun with, by identity, and comes here if they differ.
-        A configuration that is replaced in the middle of a run takes effect with the next `set_timesteps`.
-        """
-        generation.edition = self._edition
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in self.plans_follow_from:
-            self._edition = object()
-
-    plans_follow_from: ClassVar[frozenset[str]] = frozenset({"_internal_dict"})
-    """The attributes that plans follow from: writing to one replaces ``_edition``, see :meth:`_follow`."""
-
     def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         """The run of `generation`, begun now at `timestep`, or moved there, or changed to other `options`.
 
@@ -317,7 +316,9 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         return run
 
     def _run_of(self, plan: Plan, noise: DrawNoise | None) -> Run:
-        """A run of `plan` as the configuration and :meth:`compile` want it."""
+        """A run of `plan` as the configuration, :meth:`compile` and :meth:`keep_history` want it."""
+        if self._keeps_history:
+            return OpenRun(plan, noise, self._transform)
         return Run(plan, noise, self._transform, self.donate, self._backend)
 
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
@@ -370,11 +371,11 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
             if prepared is None:
                 return None
             generation = Generation(prepared, None, self._noise(prepared), self._edition)
-            return self._registry.stand_on(generation, torch.from_numpy(prepared.timesteps.copy()))
+            return self._registry.stand_on(generation, shown(prepared.timesteps))
 
     def _generation_of(self, timestep: Any) -> Generation:
         """The generation that `timestep` belongs to."""
-        return self._registry.of(timestep)[0] or self._current
+        return self._followed(self._registry.of(timestep)[0] or self._current)
 
     def _none_begun(self) -> NoReturn:
         raise ValueError(f"{type(self).__name__} has no timesteps yet: call set_timesteps(num_inference_steps) first.")
@@ -392,6 +393,9 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
 
     _backend: str = "auto"
 
+    _shown_early: Mapping[str, Tensor] = MappingProxyType({})
+    """What users wrote before `set_timesteps`, on their device: the same numbers as are shown otherwise."""
+
     def compile(self) -> None:
         """From now on let torch.compile make a kernel for each form of a step, so that a step is one kernel on a GPU.
 
@@ -399,6 +403,17 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         :class:`~diffusolve.PlanModule`.
         """
         self._backend = "fused"
+        self._forget_runs()
+
+    _keeps_history: bool = False
+
+    def keep_history(self) -> None:
+        """From now on let runs hold what they remember as it is, so that it can be read and written in their middle.
+
+        Others add up early what they remember, and hold no more than they need. A run that was begun stays what it is.
+        Reading a member like `model_outputs` does the same.
+        """
+        self._keeps_history = True
         self._forget_runs()
 
     def _forget_runs(self) -> None:
@@ -409,7 +424,8 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         """The timesteps that the network is told, one per evaluation; before `set_timesteps` all of training."""
         entry = self._entry
         if entry is None:
-            return torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
+            of_training = torch.from_numpy(np.arange(len(self) - 1, -1, -1).astype(self.timestep_dtype))
+            return self._shown_early.get("timesteps", of_training)
         return entry.timesteps
 
     @property
@@ -421,12 +437,12 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
     @property
     def plan(self) -> Plan:
         """The run as a table of coefficients, to look at or to export (:meth:`Plan.to_json`)."""
-        return self._current.prepared.plan
+        return self._followed(self._current).prepared.plan
 
     @property
     def grid(self) -> Grid:
         """The points that the run's solver walks."""
-        return self._current.prepared.grid
+        return self._followed(self._current).prepared.grid
 
     @property
     def step_index(self) -> int | None:
@@ -478,8 +494,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         not see as they are: ``sample / sqrt(sigma^2 + 1)`` where alpha is 1.
         """
         generation, place = self._registry.of(timestep)
-        if generation is None:
-            generation = self._current
+        generation = self._followed(self._current if generation is None else generation)
         run = generation.run or self._started(generation, place, timestep, generation.options)
         if place is None or place == generation.step_index:
             scaled: Tensor = run.model_input(sample)
@@ -516,6 +531,7 @@ class Scheduler(ReachesIntoRuns, SchedulerMixin, ConfigMixin):
         if generation is None:
             sigma = self._training_sigma(timesteps)
         else:
+            self._followed(generation)
             own, sigmas = generation.timesteps_and_sigmas_on(like.device)
             if generation.begin_index is not None:
                 index = generation.begin_index if generation.step_index is None else generation.step_index

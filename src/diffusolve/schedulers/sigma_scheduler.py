@@ -79,7 +79,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
     @property
     def sigmas(self) -> Tensor:
         """The noise levels of the run's steps and of its end; of all training timesteps before `set_timesteps`."""
-        return self._current.sigmas
+        return self._current.sigmas_for_users()
 
     def _standing(self) -> Prepared:
         return self._prepared_over(self._training_steps)

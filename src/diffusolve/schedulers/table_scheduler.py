@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from diffusolve.arrays import moved
-from diffusolve.noise import NoiseSchedule, Scaling
+from diffusolve.noise import NoiseSchedule, Scaling, TabulatedSignal
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
-from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.generation import Prepared, version_of
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, tables_of
@@ -31,13 +32,47 @@ class TableScheduler(Scheduler):
 
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     signal_floor: ClassVar[float] = 0.0
-    plans_follow_from: ClassVar[frozenset[str]] = Scheduler.plans_follow_from | {"betas", "alphas", "alphas_cumprod"}
+    plans_follow_from: ClassVar[frozenset[str]] = Scheduler.plans_follow_from | {"alphas_cumprod"}
 
     def _configured(self) -> None:
-        self._tables: Tables = tables_of(self._own_config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
-        self.betas, self.alphas = self._tables.betas.clone(), self._tables.alphas.clone()
-        self.alphas_cumprod = self._tables.alphas_cumprod.clone()
+        tables = tables_of(self._own_config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
+        if tables is not vars(self).get("_tables_configured"):
+            self._tables = self._tables_configured = tables
+            with torch.inference_mode(False):  # so that writing to them is noticed
+                self.betas, self.alphas = tables.betas.clone(), tables.alphas.clone()
+                self._signal = tables.alphas_cumprod.clone()
+            self._signal_seen = self._signal, 0
         super()._configured()
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha^2 at each training timestep; from now on it is noticed when it is written to."""
+        if not self._signal_is_handed_out:
+            self._signal_is_handed_out, self._edition = True, object()
+        return self._signal
+
+    @alphas_cumprod.setter
+    def alphas_cumprod(self, signal: Tensor) -> None:
+        self._signal = signal
+
+    _signal_is_handed_out: bool = False
+
+    def _follow_configuration(self) -> None:
+        """Take note of a table that was replaced since, or written to in place, too."""
+        super()._follow_configuration()
+        if self._signal_is_written_to:
+            signal = self._signal
+            self._signal_seen = signal, version_of(signal)
+            schedule = TabulatedSignal(tuple(signal.double().tolist()))
+            if schedule != self._tables.noise_schedule:
+                self._tables = Tables(self.betas, self.alphas, signal.detach().cpu().clone(), schedule)
+                self._forget_plans()
+
+    @property
+    def _signal_is_written_to(self) -> bool:
+        """True where `alphas_cumprod` was replaced or changed since plans were made of it."""
+        signal, version = self._signal_seen
+        return self._signal is not signal or version_of(signal) != version
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -114,10 +149,10 @@ class TableScheduler(Scheduler):
 
     def _trained_signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at whole training timesteps, with alpha^2 + sigma^2 = 1, shape (batch, 1, ...), as `like`."""
-        table = self.alphas_cumprod
+        table = self._signal
         if table.device != like.device:
             table = moved(table, like.device)
-            vars(self)["alphas_cumprod"] = table  # the same numbers, so that no plan has to be looked at again
+            vars(self)["_signal"] = table  # the same numbers
         power = table.to(like.dtype)[moved(timesteps, like.device).long()]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5

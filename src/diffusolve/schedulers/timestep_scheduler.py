@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusolve.noise import Point, Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.generation import Generation, Prepared, version_of
 from diffusolve.schedulers.steps import Array, Steps, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 
@@ -25,15 +26,38 @@ class TimestepScheduler(TableScheduler):
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
     init_noise_sigma: float = 1.0
 
+    plans_follow_from: ClassVar[frozenset[str]] = TableScheduler.plans_follow_from | {"final_alpha_cumprod"}
+
     def _configured(self) -> None:
         super()._configured()
-        end = self._end_power
-        self.final_alpha_cumprod = torch.tensor(end, dtype=None if end == 1.0 else self.alphas_cumprod.dtype)
+        end = self._end_configured
+        if end != vars(self).get("_end_set"):
+            self._end_set = end
+            self.final_alpha_cumprod = torch.tensor(1.0) if end == 1.0 else self._signal[0]
+            self._end_read = self.final_alpha_cumprod, version_of(self.final_alpha_cumprod), end
+
+    @property
+    def _end_configured(self) -> float:
+        """alpha^2 at the end, as the configuration asks for it."""
+        return 1.0 if self.config["set_alpha_to_one"] else self._tables.noise_schedule.signal[0]
 
     @property
     def _end_power(self) -> float:
         """alpha^2 at the end."""
-        return 1.0 if self.config["set_alpha_to_one"] else self._tables.noise_schedule.signal[0]
+        final = self.final_alpha_cumprod
+        read, version, power = self._end_read
+        if final is not read or version_of(final) != version:
+            power = float(final)
+            self._end_read = final, version_of(final), power
+        return power
+
+    @property
+    def _table_is_handed_out(self) -> bool:
+        return self._signal_is_handed_out
+
+    def _prepared_again(self, generation: Generation) -> Prepared:
+        """With the sigmas that the table has now."""
+        return self._prepared_over(self._at(np.array(generation.values, np.float64)))
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
@@ -49,7 +73,9 @@ class TimestepScheduler(TableScheduler):
         self._begin(asked_for(num_inference_steps, timesteps), device)
 
     def _steps(self, asked: Asked) -> Steps:
-        at = self._chosen(asked)
+        return self._at(self._chosen(asked))
+
+    def _at(self, at: Array) -> Steps:
         sigmas = self._tables.noise_schedule.sigma(at)
         return Steps(at, np.append(sigmas, (1 / self._end_power - 1) ** 0.5))
 

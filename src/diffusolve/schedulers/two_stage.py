@@ -12,7 +12,7 @@ from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
-from diffusolve.schedulers.steps import Steps, curve_asked_for
+from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
 
 __all__ = ["KDPM2Scheduler", "TwoEvaluations", "TwoStageScheduler"]
 
@@ -105,9 +105,41 @@ class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
         prepared.sigmas = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
         return prepared
 
+    def _steps_of_shown(self, generation: Generation, timesteps: Array, sigmas: Array, shown: Array | None) -> Steps:
+        return of_evaluations(timesteps, sigmas, shown, len(generation.values))
+
     def _evaluated(self, prepared: Prepared) -> np.ndarray[Any, Any]:
         """The timesteps told at each evaluation, where `prepared` knows those of each step."""
         return np.array(prepared.plan.timesteps)
+
+
+def of_evaluations(timesteps: Array, sigmas: Array, shown: Array | None, evaluations: int) -> Steps:
+    """The steps of which users see, and have written, an entry per evaluation, two for all but the last.
+
+    Args:
+        timesteps: those that users see, or those of the steps.
+        sigmas: of the steps and of their end, as they were.
+        shown: the sigmas that users see, where they have written them.
+        evaluations: how many there are.
+
+    Raises:
+        ValueError: the sigma that one step ends at is not that which the next one begins with.
+    """
+    if len(timesteps) == evaluations:
+        timesteps = timesteps[::2]
+    if shown is not None:
+        shown = shown[: evaluations + 1]  # KDPM2 has more of them than there are
+        ends, begins = shown[1:-1:2], shown[2::2]
+        unequal = np.flatnonzero(ends != begins[: len(ends)])
+        if len(unequal) or len(shown) != evaluations + 1:
+            place = 1 + 2 * int(unequal[0]) if len(unequal) else 0
+            raise ValueError(
+                f"sigmas were written, {len(shown)} for {evaluations} evaluations; number {place} is "
+                f"{shown[place]:g} and the next one {shown[min(place + 1, len(shown) - 1)]:g}: expected one for each "
+                "evaluation and the end, and equal ones where a step ends and the next begins."
+            )
+        sigmas = np.append(shown[:-1:2], shown[-1])
+    return Steps(timesteps, sigmas[: len(timesteps) + 1])
 
 
 class KDPM2Scheduler(TwoStageScheduler):

@@ -43,7 +43,7 @@ class UnCLIPScheduler(OneStepScheduler):
     _compatibles = []  # noqa: RUF012
     prediction_types = ("epsilon", "sample")
     beta_schedules = ("squaredcos_cap_v2",)
-    _end_power = 1.0
+    _end_configured = 1.0
 
     @register_to_config
     def __init__(
@@ -112,7 +112,7 @@ class UnCLIPScheduler(OneStepScheduler):
     def _beta(self, s: int, t: int) -> float:
         """The variance that the forward process adds from `t` to `s`; that of the table from one to the next."""
         if t == s - 1:
-            return float(self._tables.betas[s])
+            return float(self.betas[s])
         signal = self._tables.alphas_cumprod
         return float(1 - signal[s] / (signal[t] if t >= 0 else 1.0))
 

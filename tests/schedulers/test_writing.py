@@ -1,0 +1,132 @@
+"""What is written to a scheduler takes effect, or is an error that says what to do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+import diffusolve
+from diffusolve.config import FrozenConfigError
+from tests.schedulers.parity import STABLE_DIFFUSION, ours, standard_noise, theirs
+
+
+def walked(scheduler: object, timesteps: Tensor) -> Tensor:
+    x = standard_noise()
+    for t in timesteps:
+        x = scheduler.step(0.1 * x, t, x).prev_sample  # type: ignore[attr-defined]
+    return x
+
+
+def test_a_history_that_was_added_up_cannot_follow_and_the_error_says_how_it_could() -> None:
+    scheduler = ours("UniPCMultistepScheduler", STABLE_DIFFUSION)
+    reference = theirs("UniPCMultistepScheduler", STABLE_DIFFUSION)
+    results = []
+    for each in (scheduler, reference):
+        each.set_timesteps(8)
+        x = walked(each, each.timesteps[:3])
+        each.sigmas[5] = 0.9 * each.sigmas[5]
+        if each is scheduler:
+            with pytest.raises(ValueError, match=r"in the middle of a run.*keep_history\(\) before that"):
+                each.step(x, each.timesteps[3], x)
+            each.keep_history()
+            each.set_timesteps(8)
+            x = walked(each, each.timesteps[:3])
+            each.sigmas[5] = 0.9 * each.sigmas[5]
+        for t in each.timesteps[3:]:
+            x = each.step(0.1 * x, t, x).prev_sample
+        results.append(x)
+    torch.testing.assert_close(*results)
+
+
+def test_lengths_and_kinds_that_cannot_be_are_refused() -> None:
+    scheduler = ours("EulerDiscreteScheduler", STABLE_DIFFUSION)
+    scheduler.set_timesteps(6)
+    with pytest.raises(TypeError, match="sigmas are a list: expected a tensor"):
+        scheduler.sigmas = [3.0, 0.0]
+    with pytest.raises(ValueError, match=r"timesteps have shape \(\): expected \(number,\)"):
+        scheduler.timesteps = torch.tensor(3)
+    scheduler.sigmas = scheduler.sigmas[:4]
+    x = standard_noise()
+    with pytest.raises(ValueError, match="there are 6 timesteps and 4 sigmas: expected one sigma more"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    heun = ours("HeunDiscreteScheduler", STABLE_DIFFUSION)
+    heun.set_timesteps(4)
+    heun.sigmas[3] = 0.9 * heun.sigmas[3]
+    with pytest.raises(ValueError, match="equal ones where a step ends and the next begins"):
+        heun.step(x, heun.timesteps[0], x)
+    with pytest.raises(ValueError, match="written before set_timesteps, which makes others"):
+        ours("DDIMScheduler", {}).timesteps = torch.tensor([3, 1])
+    with pytest.raises(AttributeError, match="init_noise_sigma follows from the configuration and the run"):
+        scheduler.init_noise_sigma = 2.0
+    pndm = ours("PNDMScheduler", {})
+    pndm.set_timesteps(5)
+    with pytest.raises(ValueError, match=r"Call set_timesteps\(7\) instead"):
+        pndm.num_inference_steps = 7
+
+
+def test_other_generations_of_a_scheduler_are_not_written_to() -> None:
+    scheduler = ours("EulerDiscreteScheduler", STABLE_DIFFUSION)
+    expected = {}
+    for factor in (1.0, 0.5):
+        scheduler.set_timesteps(6)
+        scheduler.sigmas[3:] *= factor
+        expected[factor] = walked(scheduler, scheduler.timesteps)
+
+    def run(factor: float) -> Tensor:
+        scheduler.set_timesteps(6)
+        scheduler.sigmas[3:] *= factor
+        return walked(scheduler, scheduler.timesteps)
+
+    with ThreadPoolExecutor(4) as pool:
+        for factor, result in zip([1.0, 0.5] * 8, pool.map(run, [1.0, 0.5] * 8), strict=True):
+            assert torch.equal(result, expected[factor])
+
+
+def test_copies_and_pickles_go_on_with_what_was_written() -> None:
+    scheduler = ours("DPMSolverMultistepScheduler", STABLE_DIFFUSION)
+    scheduler.set_timesteps(6)
+    scheduler.sigmas[3:] *= 0.5
+    x = walked(scheduler, scheduler.timesteps[:2])
+    for twin in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler)), copy.copy(scheduler)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            twin.config.solver_order = 1
+        assert scheduler.config.solver_order == 2
+        assert torch.equal(twin.sigmas, scheduler.sigmas)
+        first_order = twin.step(x, twin.timesteps[2], x).prev_sample
+    second_order = scheduler.step(x, scheduler.timesteps[2], x).prev_sample
+    assert not torch.allclose(first_order, second_order)
+
+
+def test_a_written_configuration_warns_and_is_read_and_saved_as_written() -> None:
+    scheduler = diffusolve.EulerDiscreteScheduler()
+    with pytest.warns(FutureWarning, match=r"deprecated: register_to_config\(prediction_type=value\)"):
+        scheduler.config.prediction_type = "v_prediction"
+    with pytest.warns(FutureWarning, match="timestep_spacing"):
+        scheduler.config["timestep_spacing"] = "trailing"
+    other = diffusolve.EulerDiscreteScheduler.from_config(scheduler.config)
+    assert (other.config.prediction_type, other.config["timestep_spacing"]) == ("v_prediction", "trailing")
+    with pytest.raises(FrozenConfigError):
+        scheduler.config.pop("prediction_type")
+    with pytest.warns(FutureWarning):
+        scheduler.config.prediction_type = "no such thing"
+    with pytest.raises(diffusolve.errors.UnknownNameError, match="unknown prediction_type"):
+        scheduler.set_timesteps(4)
+
+
+def test_a_table_read_before_is_watched_and_one_that_nobody_has_read_costs_nothing() -> None:
+    scheduler, twin = ours("LCMScheduler", {}), ours("LCMScheduler", {})
+    table = scheduler.alphas_cumprod
+    for each in (scheduler, twin):
+        each.set_timesteps(3)
+    table.mul_(0.9)
+    twin.alphas_cumprod = 0.9 * twin.alphas_cumprod
+    x = standard_noise()
+    results = [each.step(x, each.timesteps[0], x, torch.Generator().manual_seed(0)) for each in (scheduler, twin)]
+    assert torch.equal(results[0].prev_sample, results[1].prev_sample)
