@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench mutants clean
+.PHONY: demo test lint docs bench mutants clean
 
 demo: $(VENV)/.cli
 	$(BIN)/diffusolve sample --model digits --sampler "DPM++ 2M Karras" --steps 20 --num 100 --guidance 2 --out samples.png
@@ -18,6 +18,10 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site in build/site
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # A first look: make bench BENCH=--quick
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.suite $(BENCH) --json benchmarks/results
@@ -29,6 +33,7 @@ mutants: $(VENV)/.test
 	$(BIN)/python -m benchmarks.mutants $(MUTANTS)
 
 clean:
+	rm -rf build
 	rm -rf $(VENV)
 
 $(VENV)/bin/python:
@@ -46,4 +51,8 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable ".[lint]"
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable ".[docs]"
 	touch $@

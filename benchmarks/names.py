@@ -42,7 +42,6 @@ def row(entry: Entry) -> list[str]:
     else:
         where = code(there.name + options(there.config))
         where += "" if there.in_diffusers else " (ours)"
-        where += "" if there.here else " (not ours)"
         where += f"; {there.difference}" if there.difference else ""
     function = "-" if entry.k_diffusion is None else f"`{entry.k_diffusion}`"
     return [entry.name, "yes" if entry.a1111 else "-", ", ".join(map(code, entry.comfyui)) or "-", function, where]

@@ -61,6 +61,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert fragment in anchors(target), f"{page_id(page)} links to {link}"
 
 
+def test_every_page_has_its_place_on_the_site() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in site]
+    assert not missing, "pages that mkdocs.yml does not list under nav"
+
+
 def test_the_new_pages_can_be_found_from_the_readme() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(ROOT / "README.md"))
     assert {f"docs/{name}.md" for name in ("gallery", "which-sampler", "schedulers", "names", "k-diffusion")} <= set(

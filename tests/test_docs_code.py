@@ -173,6 +173,20 @@ def cheap_networks() -> dict[str, Any]:
     }
 
 
+def small_networks() -> dict[str, Any]:
+    """Networks, conditions and latents of the shape that the recipes have."""
+    from diffusolve.denoisers import Denoiser
+
+    names = cheap_networks()
+    return names | {
+        "cond": torch.ones(2, 3),
+        "nothing": torch.zeros(2, 3),
+        "latents": torch.ones(2, 4, 64, 64),
+        "refiner": Denoiser(network, "epsilon", diffusolve.SD15),
+        "pipe": SimpleNamespace(scheduler=diffusolve.EulerDiscreteScheduler(beta_schedule="scaled_linear")),
+    }
+
+
 def k_diffusion_model() -> dict[str, Any]:
     return {"torch": torch, "unet": LatentDiffusionModel(), "shape": (1, 1, 2, 2), "cond": None}
 
@@ -188,6 +202,7 @@ PRELUDES: Mapping[str, Callable[[], dict[str, Any]]] = {
     "docs/names.md": cheap_pipeline,
     "docs/performance.md": cheap_networks,
     "docs/plan-format.md": json_plan,
+    "docs/recipes.md": small_networks,
     "docs/schedulers.md": cheap_pipeline,
 }
 """Page -> the names that its code takes from the reader's program."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from diffusolve.noise import SD15
 from tests.tables import for_each
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-WITH_CLASS = [entry.name for entry in CATALOG.values() if entry.diffusers is not None and entry.diffusers.here]
+WITH_CLASS = [entry.name for entry in CATALOG.values() if entry.diffusers is not None and not entry.diffusers.own_steps]
 CURVES = ("Karras", "Exponential", "Beta sigmas", "Uniform log-SNR")
 
 
@@ -71,7 +72,7 @@ def test_the_tables_of_ratios_are_what_the_classes_have() -> None:
 
 def test_every_class_of_the_catalog_has_a_row() -> None:
     assert CLASS_STEPS.keys() == {
-        entry.diffusers.name for entry in CATALOG.values() if entry.diffusers and entry.diffusers.here
+        entry.diffusers.name for entry in CATALOG.values() if entry.diffusers and not entry.diffusers.own_steps
     }
 
 
@@ -92,6 +93,8 @@ def end_of_scheduler(scheduler: Any, entry: Entry, steps: int) -> Tensor:
         options["generator"] = torch.Generator().manual_seed(5)
     if entry.name == "DPM++ SDE":
         options["s_noise"] = 0.0  # its noise is along a Brownian path
+    if entry.name == "SA-Solver":
+        scheduler.tau_func = lambda timestep: 0.0  # it draws noise in steps that add none too
     first = scheduler.grid[0]
     x = normal() * first.sigma
     by_table = ((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double()).sqrt()
@@ -111,6 +114,7 @@ WITHOUT_DIFFERENCES: dict[str, dict[str, Any]] = {
     "DPM++ 3M": {"third_order": "authors"},
     "DPM++ 3M SDE": {"third_order": "diffusers_sde"},
     "DPM++ SDE": {"s_noise": 0.0},
+    "SA-Solver": {"eta": 0.0, "simple_order_2": True, "lower_order_final": True, "longest_step": inf},
 }
 """Options that make a sampler what its class is where the catalog tells a difference of the formula."""
 
@@ -219,8 +223,8 @@ def test_a_name_joined_to_any_configuration_is_that_name() -> None:
             extra = [text for text in found.differences if text not in translated.differences]
             expected = ("whole", "discard_next_to_last_sigma", *entry.diffusers.options)
             left = {key for key in found.options if key not in expected}
-            deis = entry.name == "DEIS"
-            if found.name != f"{entry.name} {schedule_type}" or (extra and not deis) or (left and not deis):
+            ends_before = entry.name in ("DEIS", "SA-Solver")
+            if found.name != f"{entry.name} {schedule_type}" or ((extra or left) and not ends_before):
                 wrong.append((entry.name, schedule_type, found))
     assert not wrong, "\n".join(map(str, wrong))
 
@@ -260,7 +264,10 @@ def test_there_and_back_is_the_same_name(name: str, schedule_type: str) -> None:
          {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
         ("DPM++ SDE Automatic", "DPMSolverSDEScheduler",
          {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
-        ("LCM", "LCMScheduler", {"timestep_spacing": "linspace"}),
+        ("LCM", "LCMScheduler", {}),
+        ("iPNDM", "IPNDMScheduler", {}),
+        ("SA-Solver Karras", "SASolverScheduler",
+         {"predictor_order": 3, "corrector_order": 4, "use_karras_sigmas": True}),
     ],
 )  # fmt: skip
 def test_names_lead_to_classes_and_keys(name: str, class_name: str, config: dict[str, Any]) -> None:
@@ -282,6 +289,19 @@ def test_names_lead_to_classes_and_keys(name: str, class_name: str, config: dict
         ({"_class_name": "UniPCMultistepScheduler", "solver_order": 3, "solver_type": "bh1", "use_karras_sigmas": True},
          "UniPC Karras"),
         ({"_class_name": "LCMScheduler"}, "LCM"),
+        ({"_class_name": "IPNDMScheduler"}, "iPNDM"),
+        ({"_class_name": "SASolverScheduler", "predictor_order": 3, "use_karras_sigmas": True}, "SA-Solver Karras"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "Euler Uniform"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_karras_sigmas": True}, "Euler Karras"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}, "LCM Uniform"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "Heun Uniform"),
+        ({"_class_name": "FlowMatchLCMScheduler"}, "LCM Uniform"),
+        ({"_class_name": "LTXEulerAncestralRFScheduler"}, "Euler a Uniform"),
+        ({"_class_name": "LTXEulerAncestralRFScheduler", "eta": 0.0}, "Euler Uniform"),
+        ({"_class_name": "DDIMParallelScheduler", "timestep_spacing": "trailing"}, "DDIM Trailing"),
+        ({"_class_name": "CogVideoXDPMScheduler"}, "DPM++ 2M SDE"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler"}, "DPM++ 2M"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "DPM++ 2M SDE"),
     ],
 )  # fmt: skip
 def test_configurations_lead_to_names(config: dict[str, Any], name: str) -> None:

@@ -109,7 +109,8 @@ CLASS_STEPS: Mapping[str, ClassSteps] = MappingProxyType(
         "KDPM2DiscreteScheduler": IN_SIGMA,
         "LMSDiscreteScheduler": IN_SIGMA,
         "PNDMScheduler": ClassSteps(WHOLE_TIMESTEPS, rounds=True, strides=True),
+        "SASolverScheduler": ClassSteps(WITHOUT_THE_LOWEST, to_first=False, rounds=True, end="sigma_min"),
         "UniPCMultistepScheduler": IN_LOG_SNR,
     }
 )
-"""Class -> where its steps fall, for each class that the catalog names and this library has."""
+"""Class -> where its steps fall, for each class of the catalog that has no rule of its own."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from diffusolve.solvers import (
     Solver,
-    adams_data,
     deis,
     dpm_2,
     dpm_adaptive,
@@ -50,7 +49,8 @@ class DiffusersClass:
         config: the keys that matter.
         difference: what is different about it; nothing when empty.
         options: of the sampler with which it is what the class is.
-        in_diffusers, here: who has the class.
+        in_diffusers: whether diffusers has the class too.
+        own_steps: it places its steps by a rule of its own, which no schedule type is.
     """
 
     name: str
@@ -58,7 +58,7 @@ class DiffusersClass:
     difference: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     in_diffusers: bool = True
-    here: bool = True
+    own_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,12 @@ ENTRIES = (
         lcm,
         1,
         comfyui=("lcm",),
-        diffusers=DiffusersClass("LCMScheduler", here=False),
+        diffusers=DiffusersClass(
+            "LCMScheduler",
+            difference="its timesteps are some of those of the distillation, and predictions go through the boundary "
+            "condition of consistency models",
+            own_steps=True,
+        ),
         aliases=("k_lcm",),
         nearest="Euler a",
     ),
@@ -350,7 +355,6 @@ ENTRIES = (
         diffusers=DiffusersClass("DDPMScheduler", {"clip_sample": False}),
         nearest="Euler a",
     ),
-    Entry("Adams data", adams_data, 1, a1111=False, nearest="DPM++ 2M"),
     Entry("Heun++ 2", heunpp2, 1, a1111=False, comfyui=("heunpp2",), nearest="Heun"),
     Entry(
         "iPNDM",
@@ -358,7 +362,9 @@ ENTRIES = (
         2,
         a1111=False,
         comfyui=("ipndm",),
-        diffusers=DiffusersClass("IPNDMScheduler", here=False),
+        diffusers=DiffusersClass(
+            "IPNDMScheduler", difference="it is for v-diffusion, and here for flow matching", own_steps=True
+        ),
         nearest="LMS",
     ),
     Entry("iPNDM-v", ipndm_v, 4, a1111=False, comfyui=("ipndm_v",), nearest="LMS"),
@@ -440,7 +446,11 @@ ENTRIES = (
         2,
         a1111=False,
         comfyui=("sa_solver",),
-        diffusers=DiffusersClass("SASolverScheduler", here=False),
+        diffusers=DiffusersClass(
+            "SASolverScheduler",
+            {"predictor_order": 3, "corrector_order": 4},
+            "orders fall at the end, steps may be of any length, and its polynomials of second order are simpler",
+        ),
         nearest="DPM++ 2M SDE",
     ),
     Entry(

@@ -10,6 +10,7 @@ from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
 from diffusolve.catalog.find import AUTOMATIC, find
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.catalog.translation import configuration_of, to_diffusers
+from diffusolve.config import config_keys
 from diffusolve.config.mixin import DEFAULTED
 from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.schedulers.flow_config import is_flow
@@ -49,7 +50,12 @@ def scheduler(name: str, like: Any) -> Any:
         )
     defaulted = {DEFAULTED, *config.get(DEFAULTED, ())}
     chosen = {key: value for key, value in config.items() if key not in defaulted}
-    _check_class(entry, entry.diffusers)
+    there = _check_class(entry, entry.diffusers)
+    if "beta_schedule" not in config_keys(scheduler_class(there.name)):
+        raise ValueError(
+            f"{entry.name!r} is {there.name}, which samples flow-matching models, and none with betas: use "
+            f"{entry.nearest!r}, or diffusolve.sample with {name!r}."
+        )
     return to_diffusers(name).scheduler(chosen)
 
 

@@ -26,13 +26,21 @@ from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
 from diffusolve.sampling.sampler import Sampler
-from diffusolve.schedulers import CLASSES, scheduler_class
+from diffusolve.schedulers import scheduler_class
 
 __all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "to_diffusers"]
 
 CONFIG_FILE = "scheduler_config.json"
 
-SOLVER_KEYS = ("algorithm_type", "solver_order", "solver_type", "predict_x0", "skip_prk_steps")
+SOLVER_KEYS = (
+    "algorithm_type",
+    "corrector_order",
+    "predict_x0",
+    "predictor_order",
+    "skip_prk_steps",
+    "solver_order",
+    "solver_type",
+)
 """Configuration keys that say which solver it is."""
 
 CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -67,9 +75,30 @@ FLOW_NAMES: Mapping[str, str] = MappingProxyType(
         "FlowMatchEulerDiscreteScheduler": "Euler",
         "FlowMatchHeunDiscreteScheduler": "Heun",
         "FlowMatchLCMScheduler": "LCM",
+        "LTXEulerAncestralRFScheduler": "Euler a",
     }
 )
 """Classes for flow matching alone -> the sampler's name."""
+
+SAME_CLASSES: Mapping[str, str] = MappingProxyType(
+    {"DDIMParallelScheduler": "DDIMScheduler", "DDPMParallelScheduler": "DDPMScheduler"}
+)
+"""Classes that sample as another one does -> that one."""
+
+OF_ONE_MODEL: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "CMStochasticIterativeScheduler": ("LCM", "consistency models on the noise schedule of EDM"),
+        "CogVideoXDDIMScheduler": ("DDIM", "CogVideoX"),
+        "CogVideoXDPMScheduler": ("DPM++ 2M SDE", "CogVideoX"),
+        "CosineDPMSolverMultistepScheduler": ("DPM++ 2M SDE", "Stable Audio"),
+        "DDPMWuerstchenScheduler": ("DDPM", "Wuerstchen and Stable Cascade"),
+        "EDMDPMSolverMultistepScheduler": ("DPM++ 2M", "EDM networks"),
+        "EDMEulerScheduler": ("Euler", "EDM networks"),
+        "SCMScheduler": ("LCM", "Sana-Sprint"),
+        "UnCLIPScheduler": ("DDPM", "unCLIP"),
+    }
+)
+"""Classes for models of one family -> the sampler's name, and that family."""
 
 FLOW_DIFFERENCE = "it is for flow matching: sample on a FlowMatching noise schedule"
 
@@ -101,7 +130,7 @@ class ToDiffusers:
         """A model's configuration, changed to this sampler; keys of other classes stay for the way back."""
         entry = find(self.name)[0]
         reset: dict[str, Any] = {curve: False for curve in CURVES if config.get(curve)}
-        if _of(entry).here:
+        if not _of(entry).own_steps:
             expected = {**_defaults(self.class_name), **_of(entry).config}
             reset |= {key: expected[key] for key in _contradictions(entry, config, (*SOLVER_KEYS, *OTHER_KEYS))}
             ends = {key: next(iter(values)) for key, values in ENDS.items() if key in expected}
@@ -110,17 +139,8 @@ class ToDiffusers:
         return {**config, **reset, **self.config, "_class_name": self.class_name}
 
     def scheduler(self, config: Mapping[str, Any] | None = None) -> Any:
-        """The scheduler, with a model's configuration if one is given.
-
-        Raises:
-            ValueError: only diffusers has the class.
-        """
-        if self.class_name not in CLASSES:
-            raise ValueError(
-                f"{self.class_name} is a class of diffusers that this library does not have: use diffusolve.sample "
-                f"with {self.name!r}, or {self.class_name}.from_config of diffusers."
-            )
-        if not _of(find(self.name)[0]).here:  # it chooses its own timesteps: no key of another class's changes them
+        """The scheduler, with a model's configuration if one is given."""
+        if _of(find(self.name)[0]).own_steps:  # no key of another class's changes them
             return scheduler_class(self.class_name).from_config({**(config or {}), **self.config})
         return scheduler_class(self.class_name).from_config(self.joined(config or {}))
 
@@ -176,7 +196,7 @@ def to_diffusers(name: str) -> ToDiffusers:
     config = dict(there.config)
     if not entry.spaces_itself:
         config |= _spacing_config(SCHEDULE_TYPES[schedule_type], there, differences)
-    if there.here and not entry.spaces_itself and CLASS_STEPS[there.name].end != "zero":
+    if not there.own_steps and not entry.spaces_itself and CLASS_STEPS[there.name].end != "zero":
         differences.append("it ends at the sigma of timestep 0, and not at the data")
     if entry.discards:
         differences.append("A1111 leaves out the last sigma but one")
@@ -188,14 +208,14 @@ def to_diffusers(name: str) -> ToDiffusers:
 
 def _spacing_config(wanted: ScheduleType, there: DiffusersClass, differences: list[str]) -> dict[str, Any]:
     """The keys that make the class's sigmas those of a schedule type, or the nearest that there are."""
+    if there.own_steps:
+        return {}
     if wanted.config is None:
         differences.append(
             f"no configuration says {wanted.name!r}: give the sigmas with set_timesteps(sigmas=...) or (timesteps=...)"
         )
         return {}
     chooses_timesteps = "timestep_spacing" in wanted.config
-    if not there.here:
-        return dict(wanted.config) if chooses_timesteps else {}
     keys, steps = _defaults(there.name), CLASS_STEPS[there.name]
     if chooses_timesteps:
         return _nearest_timesteps(wanted, there, differences)
@@ -246,20 +266,22 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
             "the configuration has no _class_name, so that nobody knows which scheduler it is of: add it, or give the "
             "scheduler itself."
         )
+    class_name = SAME_CLASSES.get(class_name, class_name)
+    if class_name in OF_ONE_MODEL:
+        return _from_one_model(class_name, config)
     if class_name in FLOW_NAMES:
         return _from_flow(FLOW_NAMES[class_name], config)
     of_class = [entry for entry in CATALOG.values() if entry.diffusers and entry.diffusers.name == class_name]
     if not of_class:
-        known = sorted({entry.diffusers.name for entry in CATALOG.values() if entry.diffusers})
+        known = sorted({entry.diffusers.name for entry in CATALOG.values() if entry.diffusers} | {*FLOW_NAMES})
         raise unknown_name("scheduler class with a name in the catalog", class_name, known)
-    here = _of(of_class[0]).here
-    full = {key: config.get(key, value) for key, value in _defaults(class_name).items()} if here else config
+    full = {key: config.get(key, value) for key, value in _defaults(class_name).items()}
     best = min(of_class, key=lambda entry: len(_contradictions(entry, full)))
     there = _of(best)
     differences = [there.difference] if there.difference else []
     for key, expected in _contradictions(best, full, (*SOLVER_KEYS, *OTHER_KEYS)).items():
         differences.append(f"{key} is {full[key]!r} there, and {expected!r} in {best.name!r}")
-    if not here:
+    if there.own_steps:
         return FromDiffusers(best.name, tuple(differences))
     if full.get("use_flow_sigmas"):
         differences.append("use_flow_sigmas takes flow matching's sigmas: sample on a FlowMatching noise schedule")
@@ -281,9 +303,21 @@ def _from_flow(name: str, config: Mapping[str, Any]) -> FromDiffusers:
             differences.append(f"{key} is {config[key]!r} there: see diffusolve.spacing.Shifted")
     if config.get("stochastic_sampling"):
         name = "LCM"
+    if name == "Euler a" and config.get("eta") == 0.0:
+        name = "Euler"
+    if name == "Euler a":
+        differences.append("with eta=1 it draws more noise in each step than the posterior of the forward process has")
     curve = next((key for key in CURVES if config.get(key)), None)
     kinds = [kind.name for kind in SCHEDULE_TYPES.values() if curve and kind.config == {curve: True}]
     return FromDiffusers(f"{name} {kinds[0] if kinds else 'Uniform'}", tuple(differences))
+
+
+def _from_one_model(class_name: str, config: Mapping[str, Any]) -> FromDiffusers:
+    """The name of a class whose noise schedule and steps are those of one family of models."""
+    name, family = OF_ONE_MODEL[class_name]
+    if config.get("algorithm_type") == "sde-dpmsolver++":
+        name = f"{name.removesuffix(' SDE')} SDE"
+    return FromDiffusers(name, (f"it is for {family}, whose noise schedule and steps no name has",))
 
 
 def _of(entry: Entry) -> DiffusersClass:
@@ -302,7 +336,7 @@ def _defaults(class_name: str) -> Mapping[str, Any]:
 def _contradictions(entry: Entry, config: Mapping[str, Any], keys: tuple[str, ...] = SOLVER_KEYS) -> dict[str, Any]:
     """The keys among `keys` and the entry's own that have other values than the entry has, with the entry's values."""
     there = _of(entry)
-    expected = {**(_defaults(there.name) if there.here else {}), **there.config}
+    expected = {**_defaults(there.name), **there.config}
     compared = sorted({*keys, *there.config} - ENDS.keys())
     return {
         key: expected[key]

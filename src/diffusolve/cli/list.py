@@ -88,7 +88,7 @@ def record(entry: Entry) -> dict[str, Any]:
         "k_diffusion": entry.k_diffusion,
         "diffusers": None if there is None or not there.in_diffusers else there.name,
         "config": {} if there is None else dict(there.config),
-        "class": None if there is None or not there.here else there.name,
+        "class": None if there is None else there.name,
         "aliases": list(entry.aliases),
         "order": entry.order,
         "evaluations_per_step": None if plan is None else round(plan.nfe / STEPS, 2),

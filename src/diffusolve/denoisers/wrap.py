@@ -23,7 +23,7 @@ class Denoiser:
     Args:
         network: called with samples (batch, ...), timesteps (batch,) and whatever else is passed through; returns an
             output of the samples' shape.
-        prediction: what the output is: epsilon, sample, v_prediction, flow or edm.
+        prediction_type: what the output is: epsilon, sample, v_prediction, flow or edm.
         noise_schedule: the schedule that the network was trained with, or its name.
 
     Raises:

@@ -132,6 +132,10 @@ class IPNDMScheduler(Scheduler):
         self._sigmas_of(Asked(len(self)))  # which checks trained_betas
         super()._configured()
 
+    @classmethod
+    def _keys_of_compatibles(cls) -> set[str]:
+        return super()._keys_of_compatibles() | {"prediction_type"}  # which makes it one of flow matching
+
     def _standing(self) -> Prepared:
         flow = self._flow
         return self._prepared_over(self._steps(Asked(len(self))) if flow is None else flow.steps_of_training)

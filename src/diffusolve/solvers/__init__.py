@@ -1,6 +1,5 @@
 """Solvers: each sampling algorithm once, as it stands in its paper, in scalar arithmetic."""
 
-from diffusolve.solvers.adams_data import adams_data
 from diffusolve.solvers.deis import deis
 from diffusolve.solvers.dpm_adaptive import dpm_adaptive
 from diffusolve.solvers.dpm_fast import dpm_fast
@@ -35,7 +34,6 @@ __all__ = [
     "SolverRun",
     "StepEnded",
     "Value",
-    "adams_data",
     "deis",
     "dpm_2",
     "dpm_adaptive",
@@ -69,7 +67,6 @@ SOLVERS: dict[str, Solver] = {
     each.name: each
     for each in (
         euler,
-        adams_data,
         heun,
         heunpp2,
         dpm_2,
