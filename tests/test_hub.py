@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffusolve import hub as hub_room
-from diffusolve.config import ConfigMixin, register_to_config
+from diffusolve.config import ConfigFileError, ConfigMixin, register_to_config
 from diffusolve.hub import (
     AccessDeniedError,
     HubError,
     HubUnreachableError,
+    InvalidNameError,
     MissingFileError,
     PushToHubMixin,
     UnknownRepositoryError,
@@ -32,8 +33,10 @@ from diffusolve.hub import (
     push_object,
     save_weights,
 )
+from diffusolve.hub.errors import without_secrets
 from diffusolve.schedulers.mixin import SchedulerMixin
 from tests.hub_server import Hub, connected_hub, hub_server
+from tests.tables import for_each
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 settings = pytest.importorskip("huggingface_hub.constants")
@@ -415,6 +418,52 @@ def test_endpoint_token_and_offline_mode_come_from_the_environment(hub: Hub, tmp
         "a",
     ]
     assert "offline mode is on" in run(HF_HUB_OFFLINE="1").stderr
+
+
+@for_each("name", ["a--b", "ann/a..b", "ann/x.git", "a" * 97, "ann/-x"])
+def test_a_name_that_no_repository_has_is_an_error_of_ours(name: str) -> None:
+    with pytest.raises(InvalidNameError, match=r"cannot load .*: 'a.* is no name or organisation/name"):
+        ExampleScheduler.load_config(name)
+    with pytest.raises(InvalidNameError, match=r"cannot push: 'a.* is no name or organisation/name"):
+        push_files({"a": b""}, name, token="none")
+
+
+@for_each("subfolder", ["..", "../other", "a/../../b", "/etc", "a\\..\\..\\b"])
+def test_a_subfolder_lies_inside(subfolder: str) -> None:
+    actions = (
+        lambda: ExampleScheduler.load_config("ann/example", subfolder=subfolder),
+        lambda: ExampleScheduler.load_config(Path.cwd(), subfolder=subfolder),
+        lambda: push_files({"a": b""}, "ann/example", subfolder=subfolder),
+    )
+    for action in actions:
+        with pytest.raises(InvalidNameError, match=r"subfolder is .*, which leads out of"):
+            action()
+
+
+@for_each("place", ["../other", "../../ann/example", "~/x/y", "ann/../example", "a/b/c", ""])
+def test_a_path_is_never_asked_of_the_hub(place: str) -> None:
+    with pytest.raises(ConfigFileError):
+        ExampleScheduler.load_config(place)
+
+
+@for_each(
+    ("text", "shown"),
+    [
+        ("no answer from http://ann:hush@proxy:8080/x", "no answer from http://***@proxy:8080/x"),
+        ("(https://hush@host) and //b:c@d", "(https://***@host) and //***@d"),
+        ("the token hf_AbC123 is not valid", "the token hf_*** is not valid"),
+        ("https://huggingface.co/ann/example@main", "https://huggingface.co/ann/example@main"),
+    ],
+)
+def test_errors_show_no_secrets(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: "")
+    with pytest.raises(TypeError, match=r"HTTPS_PROXY instead, for http\.") as caught:
+        ExampleScheduler.from_pretrained("ann/example", proxies={"http": "http://ann:hush@proxy:1"})
+    assert "hush" not in str(caught.value)
 
 
 def test_proxies_are_for_the_environment_where_the_client_takes_none(hub: Hub) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusolve.config.values import check_no_nan
-from diffusolve.hub import is_path
+from diffusolve.hub import check_inside, is_path
 
 __all__ = ["ConfigFileError", "local_config_file", "read_config_file"]
 
@@ -23,7 +23,9 @@ def local_config_file(place: str | os.PathLike[str], name: str, subfolder: str |
 
     Raises:
         ConfigFileError: the folder is not there or has no such file.
+        InvalidNameError: `subfolder` leads out of it.
     """
+    check_inside(subfolder)
     path = Path(place)
     if path.is_file():
         return path

@@ -8,9 +8,11 @@ from diffusolve.hub.errors import (
     AccessDeniedError,
     HubError,
     HubUnreachableError,
+    InvalidNameError,
     MissingFileError,
     UnknownRepositoryError,
     UnknownRevisionError,
+    check_inside,
 )
 from diffusolve.hub.push import PushToHubMixin, push_files, push_folder, push_object
 from diffusolve.hub.weights import add_variant, save_weights
@@ -19,11 +21,13 @@ __all__ = [
     "AccessDeniedError",
     "HubError",
     "HubUnreachableError",
+    "InvalidNameError",
     "MissingFileError",
     "PushToHubMixin",
     "UnknownRepositoryError",
     "UnknownRevisionError",
     "add_variant",
+    "check_inside",
     "commit_of",
     "download",
     "is_path",

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffusolve.hub.errors import HubError, MissingFileError, client_for, explained
+from diffusolve.hub.errors import HubError, MissingFileError, check_inside, client_for, explained
 
 __all__ = ["commit_of", "download", "is_path"]
 
@@ -44,13 +44,14 @@ def download(
         HubError: of the kinds above; each names the repository.
         ImportError: huggingface_hub is not installed.
     """
+    check_inside(subfolder)
     client = client_for(f"loading {filename} of {repo_id!r} from the Hub")
     options: dict[str, Any] = {}
     if proxies:
         if "proxies" not in inspect.signature(client.hf_hub_download).parameters:
             raise TypeError(
                 "this version of huggingface_hub takes no proxies: set the environment variables HTTP_PROXY and "
-                f"HTTPS_PROXY to {dict(proxies)!r} instead."
+                f"HTTPS_PROXY instead, for {', '.join(map(str, proxies))}."  # their addresses may hold passwords
             )
         options["proxies"] = dict(proxies)
     wanted = f"{subfolder}/{filename}" if subfolder else filename

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from types import ModuleType
+
+from diffusolve.errors import shown
 
 __all__ = [
     "AccessDeniedError",
     "HubError",
     "HubUnreachableError",
+    "InvalidNameError",
     "MissingFileError",
     "UnknownRepositoryError",
     "UnknownRevisionError",
+    "check_inside",
     "client_for",
     "explained",
+    "without_secrets",
 ]
 
 
 class HubError(OSError):
     """Something that the Hub did not do."""
+
+
+class InvalidNameError(HubError, ValueError):
+    """A name that no repository, revision or folder of one can have."""
 
 
 class UnknownRepositoryError(HubError):
@@ -77,6 +88,8 @@ def _explain(
     revision: str | None,
     token: str | bool | None,
 ) -> HubError | None:
+    if isinstance(error, client.utils.HFValidationError):
+        return InvalidNameError(f"{purpose}{shown(repo_id)} is no name or organisation/name. ({_brief(error)})")
     errors, where = client.utils, f"{repo_id!r} on {client.constants.ENDPOINT}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     anonymous = token is False or (not isinstance(token, str) and client.get_token() is None)
@@ -110,4 +123,17 @@ def _explain(
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return without_secrets(" ".join(str(error).split()))[:300]
+
+
+def without_secrets(text: str) -> str:
+    """`text` without the logins that addresses in it have, and without tokens of the Hub."""
+    return re.sub(r"\bhf_\w+", "hf_***", re.sub(r"//[^/@\s'\"]+@", "//***@", text))
+
+
+def check_inside(subfolder: str | None) -> None:
+    """Raise InvalidNameError for a folder that is not inside of where it is looked for."""
+    if subfolder and (PurePosixPath(subfolder).is_absolute() or ".." in subfolder.replace("\\", "/").split("/")):
+        raise InvalidNameError(
+            f"subfolder is {shown(subfolder)}, which leads out of the repository or folder: expected a folder in it."
+        )

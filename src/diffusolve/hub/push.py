@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusolve.hub.download import is_path
-from diffusolve.hub.errors import client_for, explained
+from diffusolve.hub.errors import check_inside, client_for, explained
 
 __all__ = ["PushToHubMixin", "push_files", "push_folder", "push_object"]
 
@@ -135,12 +135,15 @@ def push_files(
         HubError: of the kinds above; each names the repository.
         ImportError: huggingface_hub is not installed.
     """
+    check_inside(subfolder)
     client = client_for(f"pushing to {os.fspath(repo_id)!r} on the Hub")
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     content = {prefix + name: value for name, value in files.items()}
     message = commit_message or "Upload " + ", ".join(content)[:72]
     api = client.HfApi()
     name = repository_name(repo_id)
+    with explained(client, "push", name, revision, token):
+        client.utils.validate_repo_id(name)
     if "/" not in name:
         with explained(client, "push", name, revision, token):
             name = f"{api.whoami(token=token)['name']}/{name}"

@@ -98,6 +98,6 @@ def check_parameters(schedule: NoiseSchedule) -> None:
     count = schedule.num_train_timesteps
     if not 2 <= count <= MOST_TIMESTEPS:
         raise ValueError(
-            f"num_train_timesteps is {shown(count)}: expected at least 2, and at most {MOST_TIMESTEPS:,}, as each takes a "
-            "row of tables."
+            f"num_train_timesteps is {shown(count)}: expected at least 2, and at most {MOST_TIMESTEPS:,}, as each "
+            "takes a row of tables."
         )
