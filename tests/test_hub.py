@@ -541,5 +541,5 @@ def test_weights_that_cannot_be_saved_leave_the_old_file(tmp_path: Path, monkeyp
 
 def test_every_error_of_the_hub_is_an_oserror_as_users_of_diffusers_expect() -> None:
     kinds = [value for name, value in vars(hub_room).items() if name.endswith("Error")]
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     assert all(issubclass(kind, HubError) and issubclass(kind, OSError) for kind in kinds)
