@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import diffusolve
+from diffusolve.config import config_keys
 from diffusolve.schedulers.compatible import COMPATIBLE
 from tests.tables import for_each
 
@@ -209,10 +210,10 @@ def test_an_unknown_choice_is_answered_with_the_nearest(name: str, options: dict
         getattr(diffusolve, name)(**config)
 
 
-WITHOUT_CURVES = ("PNDMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverFastScheduler")
+WITH_CURVES = [name for name in HISTORY if "use_karras_sigmas" in config_keys(getattr(diffusolve, name))]
 
 
-@for_each("name", [name for name in HISTORY if name not in WITHOUT_CURVES])
+@for_each("name", WITH_CURVES)
 def test_curves_that_exclude_each_other_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="use_karras_sigmas and use_exponential_sigmas"):
         made(name, None, use_karras_sigmas=True, use_exponential_sigmas=True)
