@@ -1,6 +1,8 @@
-"""The compiled modules; all else about the package stands in pyproject.toml."""
+"""The compiled modules, and the README as the package index shows it; all else stands in pyproject.toml."""
 
+import re
 import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -26,7 +28,19 @@ def extension(name: str) -> Extension:
     )
 
 
+REPOSITORY = "https://github.com/diffusolve/diffusolve"
+
+
+def readme() -> str:
+    """README.md with links that work outside of the repository."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\g<1>{REPOSITORY}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!\w+:|#)", rf"\g<1>{REPOSITORY}/blob/main/", text)
+
+
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     ext_modules=[extension("diffusolve.backends._combine"), extension("diffusolve.randomness._normal")],
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED else {},
 )

@@ -132,6 +132,6 @@ def test_the_program_says_its_version_and_how_names_with_spaces_are_given(
     assert "compare" in capsys.readouterr().out
     assert run("plan", "DPM++", "2M", "Karras") == 2
     assert 'Quote a name with spaces: "DPM++ 2M Karras"' in " ".join(capsys.readouterr().err.replace("│", "").split())
-    assert run("compare", "Euler", "--steps", "3,4", "--num", "1", "--json", tmp_path / "c.json") == 0
+    assert run("compare", "Euler", "--steps", "3,4", "--num", "1", "--out", tmp_path / "c.png") == 0
     module = subprocess.run([sys.executable, "-m", "diffusolve", "--version"], capture_output=True, text=True)
     assert module.stdout == f"diffusolve {diffusolve.__version__}\n"
