@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from diffusolve import sampler
+import diffusolve
+from diffusolve import sampler, scheduler
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS
 from diffusolve.errors import UnknownNameError
 from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule
 from diffusolve.plan import Plan
 from diffusolve.prediction import Sample
 from diffusolve.sampling import Sampler, sample
+from tests.test_cli import run
 
 DATA = Path(__file__).parent / "data"
 COMFYUI = json.loads((DATA / "comfyui_names.json").read_text(encoding="utf-8"))
@@ -187,3 +190,97 @@ def test_noise_that_is_drawn_in_vain_is_part_of_the_plan_and_of_no_sum() -> None
     assert len(drawn) == 10
     assert [register in read for register in drawn] == [True, False] * 5
     assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_commands_take_a_world(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def said(*arguments: str) -> str:
+        assert run(*arguments) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    listed = json.loads(said("list", "--world", "comfyui", "--json"))
+    assert {made["name"] for made in listed["samplers"]} == {made.entry for made in WORLDS["comfyui"].samplers.values()}
+    assert [made["name"] for made in listed["schedule_types"]] == list(WORLDS["comfyui"].schedules)
+    plan = tmp_path / "plan.json"
+    assert "uni_pc normal (ComfyUI)" in said(
+        "plan", "uni_pc normal", "--world", "comfyui", "--steps", "4", "--json", str(plan)
+    )
+    wanted = sampler("uni_pc", "normal", world="comfyui").plan(SD15, "epsilon", 4)
+    assert Plan.from_json(plan.read_text(encoding="utf-8")) == wanted
+    picture = tmp_path / "compared.png"
+    said("compare", "euler karras", "--world", "comfyui", "--steps", "2", "--num", "1", "--out", str(picture))
+    assert picture.exists()
+    config = tmp_path / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}))
+    out = ("--out", str(tmp_path / "new"))
+    assert "not quite" not in said("convert", str(config), "--sampler", "euler karras", "--world", "comfyui", *out)
+    assert "ComfyUI has it with end_sigma=" in said(
+        "convert", str(config), "--sampler", "uni_pc karras", "--world", "comfyui", *out
+    )
+    for command in (
+        ("list",),
+        ("plan", "euler"),
+        ("compare", "euler"),
+        ("convert", str(config), "--sampler", "x", *out),
+    ):
+        assert run(*command, "--world", "comfy") == 2
+        assert "unknown world 'comfy': did you mean 'comfyui'" in capsys.readouterr().err
+    assert run("plan", "Restart", "--world", "comfyui") == 2
+    assert "ComfyUI has no sampler 'Restart': the nearest that it has is 'heun'" in capsys.readouterr().err
+
+
+def test_a_scheduler_of_a_world_is_one_that_makes_its_samples_or_an_error() -> None:
+    model = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    made = scheduler("euler karras", like=model, world="comfyui")
+    assert type(made).__name__ == "EulerDiscreteScheduler"
+    assert made.config.use_karras_sigmas
+    with pytest.raises(
+        ValueError, match="no scheduler class is 'lms karras' of comfyui: ComfyUI has it with ends_with"
+    ):
+        scheduler("lms karras", like=model, world="comfyui")
+    with pytest.raises(UnknownNameError, match="unknown world 'a111': did you mean 'a1111'"):
+        scheduler("Euler", like=model, world="a111")
+
+
+def test_in_the_world_of_diffusers_names_are_classes() -> None:
+    made = sampler("DPMSolverMultistepScheduler", "karras", world="diffusers")
+    network = Denoiser(SD15, False)
+    there = diffusolve.DPMSolverMultistepScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        use_karras_sigmas=True,
+        prediction_type="sample",
+    )
+    for steps in (8, 20):  # with lower orders at the end of a short run, and without
+        there.set_timesteps(steps)
+        start = np.array([COMFYUI["start"]["numbers"]])
+        x = torch.tensor(there.grid[0].sigma * start)
+        for timestep, stage in zip(there.timesteps, there.plan.stages, strict=True):
+            alpha, sigma = stage.point.alpha, stage.point.sigma
+            y, d = x.numpy() - alpha * BIAS, alpha**2 * VARIANCE + sigma**2
+            data = BIAS + (VARIANCE * alpha * y + sigma**2 * MEAN * np.tanh(MEAN * alpha * y / d)) / d
+            x = there.step(torch.tensor(data), timestep, x).prev_sample
+        ours = sample(network, made.grid(SD15, steps)[0].sigma * start, made, steps=steps)
+        np.testing.assert_allclose(ours, x.numpy(), atol=1e-4)
+    with pytest.raises(
+        ValueError, match="no sampler makes the steps of DDIMScheduler with 'DDIM Trailing': each of its"
+    ):
+        sampler("DDIM", "Trailing", world="diffusers")
+    with pytest.raises(UnknownNameError, match="diffusers has no scheduler for 'SEEDS-2'; the nearest"):
+        sampler("SEEDS-2", world="diffusers")
+    with pytest.raises(UnknownNameError, match="'EulerDiscretScheduler': did you mean 'EulerDiscreteScheduler'"):
+        sampler("EulerDiscretScheduler", world="diffusers")
+    with pytest.raises(UnknownNameError, match="unknown schedule type of diffusers 'KL Optimal'"):
+        sampler("EulerDiscreteScheduler", "KL Optimal", world="diffusers")
+
+
+def test_dpm_fast_and_adaptive_end_where_the_schedule_of_comfyui_says() -> None:
+    simple, karras = (sampler("dpm_fast", schedule, world="comfyui") for schedule in ("simple", "karras"))
+    assert levels(simple, SD15, 5)[[0, -1]] == pytest.approx(
+        np.array(COMFYUI["levels"]["sd15"]["simple"]["5"])[[0, -2]]
+    )
+    assert levels(karras, SD15, 5)[-1] == pytest.approx(SD15.sigma_min)
+    adaptive = sampler("dpm_adaptive", "simple", world="comfyui")
+    network = Denoiser(SD15, False)
+    start = adaptive.grid(SD15, 1)[0].sigma * np.array([COMFYUI["start"]["numbers"]])
+    assert np.isfinite(sample(network, start, adaptive)).all()

@@ -2,7 +2,8 @@
 
 from diffusolve.catalog.against_euler import WORSE_THAN_EULER
 from diffusolve.catalog.entries import ALIASES, CATALOG, DiffusersClass, Entry
-from diffusolve.catalog.find import AUTOMATIC, find, sampler
+from diffusolve.catalog.find import AUTOMATIC, find
+from diffusolve.catalog.named import WORLD_NAMES, differences_in_world, entry_in_world, sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
 from diffusolve.catalog.swap import patch, scheduler
 from diffusolve.catalog.translation import FromDiffusers, ToDiffusers, from_diffusers, to_diffusers
@@ -14,6 +15,7 @@ __all__ = [
     "CATALOG",
     "SCHEDULE_TYPES",
     "WORLDS",
+    "WORLD_NAMES",
     "WORSE_THAN_EULER",
     "DiffusersClass",
     "Entry",
@@ -22,6 +24,8 @@ __all__ = [
     "ToDiffusers",
     "World",
     "WorldSampler",
+    "differences_in_world",
+    "entry_in_world",
     "find",
     "from_diffusers",
     "patch",

@@ -48,7 +48,8 @@ class DiffusersClass:
         name: the class.
         config: the keys that matter.
         difference: what is different about it; nothing when empty.
-        options: of the sampler with which it is what the class is.
+        options: of the sampler with which there is no difference.
+        few_steps: of the sampler with which it is what the class is in fewer than 15 steps too.
         in_diffusers: whether diffusers has the class too.
         own_steps: it places its steps by a rule of its own, which no schedule type is.
     """
@@ -57,6 +58,7 @@ class DiffusersClass:
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     difference: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    few_steps: Mapping[str, Any] = field(default_factory=dict, hash=False)
     in_diffusers: bool = True
     own_steps: bool = False
 
@@ -114,6 +116,10 @@ SHORT_STEPS = {"longest_step": 1.5, "longest_log_snr": 1.5}
 """Longer steps are of first order: with them UniPC is worse than Euler on most schedule types, or much worse."""
 
 ANY_STEPS = dict.fromkeys(SHORT_STEPS, inf)
+LONG_STEPS = "its steps are of full order however long they are"
+
+LOWER_FINAL = {"lower_order_final": None}
+"""DPM-Solver++ as diffusers' class has it: with lower orders at the end of short runs."""
 
 SDE_CONFIG = {"algorithm_type": "sde-dpmsolver++"}
 
@@ -124,7 +130,7 @@ ENTRIES = (
         2,
         comfyui=("dpmpp_2m",),
         k_diffusion="sample_dpmpp_2m",
-        diffusers=DiffusersClass("DPMSolverMultistepScheduler"),
+        diffusers=DiffusersClass("DPMSolverMultistepScheduler", few_steps=LOWER_FINAL),
         automatic="Karras",
         aliases=("k_dpmpp_2m",),
     ),
@@ -144,7 +150,7 @@ ENTRIES = (
         2,
         comfyui=("dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
         k_diffusion="sample_dpmpp_2m_sde",
-        diffusers=DiffusersClass("DPMSolverMultistepScheduler", SDE_CONFIG),
+        diffusers=DiffusersClass("DPMSolverMultistepScheduler", SDE_CONFIG, few_steps=LOWER_FINAL),
         automatic="Exponential",
         aliases=("k_dpmpp_2m_sde",),
     ),
@@ -153,7 +159,9 @@ ENTRIES = (
         DPMPP_2M.with_options(eta=1.0, solver_type="heun"),
         2,
         comfyui=("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
-        diffusers=DiffusersClass("DPMSolverMultistepScheduler", {**SDE_CONFIG, "solver_type": "heun"}),
+        diffusers=DiffusersClass(
+            "DPMSolverMultistepScheduler", {**SDE_CONFIG, "solver_type": "heun"}, few_steps=LOWER_FINAL
+        ),
         automatic="Exponential",
         aliases=("k_dpmpp_2m_sde_heun",),
         nearest="DPM++ 2M SDE",
@@ -181,6 +189,8 @@ ENTRIES = (
             "DPMSolverMultistepScheduler",
             {**SDE_CONFIG, "solver_order": 3, "solver_type": "heun"},
             "its third-order terms are weighted otherwise",
+            options={"third_order": "diffusers_sde"},
+            few_steps=LOWER_FINAL,
         ),
         automatic="Exponential",
         discards=True,
@@ -288,7 +298,7 @@ ENTRIES = (
         4,
         comfyui=("uni_pc",),
         diffusers=DiffusersClass(
-            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, options=ANY_STEPS
+            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, LONG_STEPS, options=ANY_STEPS
         ),
         aliases=("unipc_bh1",),
     ),
@@ -314,7 +324,7 @@ ENTRIES = (
         a1111=False,
         comfyui=("uni_pc_bh2",),
         diffusers=DiffusersClass(
-            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}, options=ANY_STEPS
+            "UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}, LONG_STEPS, options=ANY_STEPS
         ),
         nearest="UniPC",
     ),
@@ -324,7 +334,10 @@ ENTRIES = (
         3,
         a1111=False,
         diffusers=DiffusersClass(
-            "DPMSolverMultistepScheduler", {"solver_order": 3}, "it weighs the second derivative by half"
+            "DPMSolverMultistepScheduler",
+            {"solver_order": 3},
+            "it weighs the second derivative by half",
+            options={"third_order": "authors"},
         ),
         aliases=("dpmpp_3m",),
     ),

@@ -10,46 +10,22 @@ from typing import Any
 from diffusolve.catalog.entries import ALIASES, CATALOG, Entry
 from diffusolve.catalog.folding import folded
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
-from diffusolve.catalog.worlds import World, world_called
 from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Solver
 from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Linspace, Spacing, spacing
 
-__all__ = ["AUTOMATIC", "find", "sampler"]
+__all__ = ["AUTOMATIC", "NOISE_OPTIONS", "find", "own_sampler"]
 
 AUTOMATIC = "Automatic"
 """The schedule type that A1111 chooses for each sampler."""
 
 NOISE_OPTIONS = ("brownian", "ensd")
+"""Options of a sampler that are about its noise."""
 
 
-def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | None = None, **options: Any) -> Sampler:
-    """The sampler called `name`, for example ``"DPM++ 2M Karras"``, or ``("dpmpp_2m", "karras", world="comfyui")``.
-
-    Args:
-        name: a name of :data:`CATALOG` or :data:`ALIASES`, in any case and spacing, with or without a schedule type of
-            :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses.
-        spacing: where the steps fall, in place of a schedule type: a name or a
-            :class:`~diffusolve.spacing.Spacing`.
-        world: a program, one of :data:`~diffusolve.catalog.WORLDS`, whose levels, end, variant and order of draws are
-            wanted, slips included. Names are then the program's, or ours of what it has. Without one this is the
-            library's own reading, in which no program's slips are.
-        options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
-            ``sigma_max=10``; and
-
-            - ``discard_next_to_last_sigma``: leave out the last sigma but one. When missing, as A1111 has it: for
-              DPM2, DPM2 a and DPM++ 3M SDE, unless a :class:`~diffusolve.spacing.Spacing` is given;
-            - ``ensd``: A1111's "eta noise seed delta", added to the seeds of the noise between steps;
-            - ``brownian``: noise between steps follows a Brownian path, as in k-diffusion. Needs torchsde.
-
-    Raises:
-        UnknownNameError: no such sampler, spacing, option or world, or none in that world; the nearest names are
-            offered.
-        ValueError: a schedule type in the name and a spacing besides; an option out of its range.
-    """
-    if world is not None:
-        return _in_world(world_called(world), name, spacing, options)
+def own_sampler(name: str, spacing: str | Spacing | None = None, **options: Any) -> Sampler:
+    """The library's own reading of a name; arguments and errors as of :func:`diffusolve.sampler`."""
     entry, schedule_type = find(name)
     if schedule_type is not None and spacing is not None:
         raise ValueError(
@@ -69,31 +45,6 @@ def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | Non
     full_name = entry.name if schedule_type is None else f"{entry.name} {schedule_type}"
     return Sampler(
         solver, chosen, name=full_name, seed_offset=int(noise.get("ensd", 0)), brownian=bool(noise.get("brownian"))
-    )
-
-
-def _in_world(world: World, name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:
-    """The sampler that `world` means by `name` and `spacing`; `options` as of :func:`sampler`."""
-    made, schedule = world.find(name)
-    if schedule is not None and spacing is not None:
-        raise ValueError(f"{name!r} names the schedule {schedule!r} already: leave spacing={shown(spacing)} out.")
-    discards = options.pop("discard_next_to_last_sigma", None)
-    noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
-    if isinstance(spacing, str):
-        automatic = folded(spacing) == folded(AUTOMATIC)
-        schedule = made.automatic or world.default if automatic else world.schedule(spacing)
-    label = made.name if schedule is None else f"{made.name} {schedule}"
-    base = spacing if isinstance(spacing, Spacing) else made.own_steps or world.schedules[schedule or world.default]
-    defaults = made.solver.defaults
-    check_options(made.solver.name, options, [*defaults, *(field.name for field in fields(base))])
-    solver = made.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
-    chosen = dataclasses.replace(base, **{key: value for key, value in options.items() if key not in defaults})
-    return Sampler(
-        solver,
-        chosen if isinstance(spacing, Spacing) else world.treated(made, chosen, discards),
-        name=f"{label} ({world.program})",
-        seed_offset=int(noise.get("ensd", 0)),
-        brownian=bool(noise.get("brownian", made.brownian)),
     )
 
 

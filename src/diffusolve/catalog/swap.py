@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
 from diffusolve.catalog.find import AUTOMATIC, find
+from diffusolve.catalog.named import differences_in_world, entry_in_world
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.catalog.translation import configuration_of, to_diffusers
 from diffusolve.config import config_keys
@@ -23,7 +24,7 @@ FLOW_CLASSES = {"EulerDiscreteScheduler": "FlowMatchEulerDiscreteScheduler", "LC
 CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
-def scheduler(name: str, like: Any) -> Any:
+def scheduler(name: str, like: Any, *, world: str | None = None) -> Any:
     """The scheduler that a sampler's name stands for, for the model of an existing scheduler.
 
     >>> pipe.scheduler = diffusolve.scheduler("DPM++ 2M Karras", like=pipe.scheduler)  # doctest: +SKIP
@@ -33,12 +34,17 @@ def scheduler(name: str, like: Any) -> Any:
             types that choose among timesteps ("Uniform", "Simple", "SGM Uniform") are all equal steps of sigma.
         like: a scheduler, ours or diffusers'; its configuration; or the path of its file. What belongs to the model is
             kept: betas, prediction, shift, terminal sigma. What belongs to the sampler is the name's.
+        world: a program, as for :func:`~diffusolve.sampler`, whose sampler is wanted. Classes have no program's slips,
+            so that this is an error where they would make another sample.
 
     Raises:
-        UnknownNameError: no such sampler; the nearest names are offered.
-        ValueError: a sampler that no scheduler class is, or none for such a model; those that are are named.
+        UnknownNameError: no such sampler or world, or none in that world; the nearest names are offered.
+        ValueError: a sampler that no scheduler class is, or none for such a model; those that are are named. A program
+            whose sampler differs from the class, and in what.
     """
     config = configuration_of(like)
+    if world is not None:
+        name = _as_class(name, world, is_flow(config))
     entry, kind = find(name)
     if is_flow(config):
         return _flow_scheduler(name, entry, kind, config)
@@ -57,6 +63,18 @@ def scheduler(name: str, like: Any) -> Any:
             f"{entry.nearest!r}, or diffusolve.sample with {name!r}."
         )
     return to_diffusers(name).scheduler(chosen)
+
+
+def _as_class(name: str, world: str, flow: bool) -> str:
+    """The catalog's name for what `name` is in a world, if its class makes the same samples."""
+    differences = differences_in_world(name, world, flow)
+    if differences:
+        raise ValueError(
+            f"no scheduler class is {name!r} of {world}: {'; '.join(differences)}. Use diffusolve.sample with "
+            f"diffusolve.sampler({name!r}, world={world!r}), or the nearest class, without world."
+        )
+    entry, kind = entry_in_world(name, world)
+    return entry if kind is None else f"{entry} {kind}"
 
 
 def patch(pipe: Any, name: str) -> str:

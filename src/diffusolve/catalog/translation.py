@@ -20,7 +20,7 @@ from diffusolve.catalog.class_steps import (
     ClassSteps,
 )
 from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
-from diffusolve.catalog.find import AUTOMATIC, find, sampler
+from diffusolve.catalog.find import AUTOMATIC, find, own_sampler
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES, ScheduleType
 from diffusolve.config import config_keys
 from diffusolve.errors import unknown_name
@@ -175,7 +175,7 @@ class FromDiffusers:
 
     def sampler(self) -> Sampler:
         """The sampler: ``diffusolve.sampler(name, **options)``."""
-        return sampler(self.name, **self.options)
+        return own_sampler(self.name, **self.options)
 
 
 def to_diffusers(name: str) -> ToDiffusers:
@@ -200,9 +200,6 @@ def to_diffusers(name: str) -> ToDiffusers:
         differences.append("it ends at the sigma of timestep 0, and not at the data")
     if entry.discards:
         differences.append("A1111 leaves out the last sigma but one")
-    if there.options:
-        options = ", ".join(f"{key} {value:g}" for key, value in there.options.items())
-        differences.append(f"it is the sampler with {options}")
     return ToDiffusers(name, there.name, config, tuple(differences))
 
 
@@ -278,7 +275,7 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
     full = {key: config.get(key, value) for key, value in _defaults(class_name).items()}
     best = min(of_class, key=lambda entry: len(_contradictions(entry, full)))
     there = _of(best)
-    differences = [there.difference] if there.difference else []
+    differences = [there.difference] if there.difference and not there.options else []
     for key, expected in _contradictions(best, full, (*SOLVER_KEYS, *OTHER_KEYS)).items():
         differences.append(f"{key} is {full[key]!r} there, and {expected!r} in {best.name!r}")
     if there.own_steps:

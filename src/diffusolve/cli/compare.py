@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -15,13 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from diffusolve.catalog import CATALOG
+from diffusolve.catalog import CATALOG, WORLDS
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import Cell, error_figure, error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
+from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.errors import unknown_name
 from diffusolve.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -66,6 +68,15 @@ def _numbers(argument: str) -> list[str]:
     return argument.split(",") if re.fullmatch(r"\d+(,\d+)+", argument) else [argument]
 
 
+def _every(world: str | None) -> Iterable[str]:
+    """The names of all samplers, or of those of a world, once where it has several names for one."""
+    if world is None:
+        return CATALOG
+    if world not in WORLDS:
+        raise unknown_name("world with a list of samplers", world, WORLDS)
+    return {made.solver: made.name for made in reversed(list(WORLDS[world].samplers.values()))}.values()
+
+
 def compare_command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help='Samplers by name: "DPM++ 2M Karras" Euler ...')
@@ -79,6 +90,7 @@ def compare_command(
     spacing: Annotated[
         str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
     ] = None,
+    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
     model: Annotated[
         str,
         typer.Option(help=MODEL_HELP),
@@ -103,8 +115,8 @@ def compare_command(
     unit = "evaluations" if evaluations else "steps"
     columns = _columns(names, every, steps, evaluations)
     check_asked({unit: min(columns)}, num, seed, guidance)
-    recipes = [sampler_called(name, spacing) for name in (CATALOG if every else names or [])]
-    if spacing is not None:
+    recipes = [sampler_called(name, spacing, world=world) for name in (_every(world) if every else names or [])]
+    if spacing is not None and world is None:
         recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     _check_files(out, error, json)

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from diffusolve.catalog import from_diffusers, to_diffusers
+from diffusolve.catalog import ToDiffusers, differences_in_world, entry_in_world, from_diffusers, to_diffusers
+from diffusolve.cli.worlds import WORLD_HELP
 from diffusolve.errors import UnknownNameError
+from diffusolve.schedulers.flow_config import is_flow
 
 __all__ = ["convert_command"]
 
@@ -22,6 +24,7 @@ def convert_command(
     sampler: Annotated[
         str | None, typer.Option(help='What to make it, for example "DPM++ 2M Karras"; without, only say what it is.')
     ] = None,
+    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write scheduler_config.json into.")] = None,
 ) -> None:
     """Change a model's scheduler configuration to another sampler."""
@@ -30,16 +33,28 @@ def convert_command(
     console = Console()
     _say_what_it_is(console, known)
     if sampler is None:
+        if world is not None:
+            raise ValueError(f"world is {world}, but there is no name to read there: say which --sampler to make it.")
         if out is not None:
             raise ValueError(f"out is {out}, but there is nothing to write: say which --sampler to make it.")
         return
     if out is None:
         raise ValueError("out is missing: say which folder the new scheduler_config.json goes to (--out DIR).")
-    translated = to_diffusers(sampler)
+    differences, translated = _translated(sampler, world, known)
     written = translated.save(out, known)
     console.print(f"[bold]{translated.class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
-    for difference in translated.differences:
+    for difference in differences:
         console.print(f"  not quite {sampler!r}: {difference}.", highlight=False, soft_wrap=True, markup=False)
+
+
+def _translated(sampler: str, world: str | None, known: dict[str, Any]) -> tuple[tuple[str, ...], ToDiffusers]:
+    """What is not quite `sampler` of a world about a scheduler class, and that class."""
+    if world is None:
+        translated = to_diffusers(sampler)
+        return translated.differences, translated
+    differences = differences_in_world(sampler, world, is_flow(known))
+    entry, kind = entry_in_world(sampler, world)
+    return differences, to_diffusers(entry if kind is None else f"{entry} {kind}")
 
 
 def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:

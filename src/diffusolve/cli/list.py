@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORSE_THAN_EULER, Entry
+from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORLD_NAMES, WORLDS, WORSE_THAN_EULER, Entry
 from diffusolve.cli.classes import MODELS, classes_of
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
@@ -27,19 +27,24 @@ STEPS = 12
 def list_command(
     word: Annotated[str | None, typer.Argument(help="Show only samplers with this word in a name or paper.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    world: Annotated[
+        str | None, typer.Option(help="Show what this program has: a1111, comfyui, k-diffusion or diffusers.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Show the classes of this model instead, or those with the word in their names.")
     ] = None,
 ) -> None:
     """Every sampler, what it is called elsewhere, and what is known about it; or the classes of a model."""
     if model is not None:
+        if world is not None:
+            raise ValueError(f"world is {world} and model {model}: list one of them, samplers or classes.")
         _list_classes(model, word, json)
         return
-    records = [record(entry) for entry in CATALOG.values()]
+    records = [record(entry) for entry in CATALOG.values() if world is None or _names_in(world, entry)]
     if word is not None:
         records = [known for known in records if word.casefold() in json_module.dumps(list(known.values())).casefold()]
     if json:
-        print(json_module.dumps({"samplers": records, "schedule_types": _schedule_types()}, indent=2))
+        print(json_module.dumps({"samplers": records, "schedule_types": _schedule_types(world)}, indent=2))
         return
     if not records:
         raise ValueError(
@@ -47,12 +52,24 @@ def list_command(
         )
     console = Console()
     console.print(_table(records))
-    types = ", ".join((*SCHEDULE_TYPES, AUTOMATIC))
+    types = ", ".join(
+        WORLDS[world].schedules if world is not None and world in WORLDS else (*SCHEDULE_TYPES, AUTOMATIC)
+    )
     console.print(
         f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({types}), as in "DPM++ 2M Karras". '
         "E: evaluations per step; * stochastic.",
         highlight=False,
     )
+
+
+def _names_in(world: str, entry: Entry) -> tuple[str, ...]:
+    """The names that a sampler has in a world; none if it is not there."""
+    if world not in WORLD_NAMES:
+        raise unknown_name("world", world, WORLD_NAMES)
+    if world in WORLDS:
+        return tuple(made.name for made in WORLDS[world].samplers.values() if made.entry == entry.name)
+    there = entry.diffusers
+    return () if there is None or not there.in_diffusers else (there.name,)
 
 
 def _list_classes(model: str, word: str | None, json: bool) -> None:
@@ -120,7 +137,10 @@ def _table(records: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _schedule_types() -> list[dict[str, Any]]:
+def _schedule_types(world: str | None) -> list[dict[str, Any]]:
+    """What is known of the schedule types, or of the schedules of a world that has a table of them."""
+    if world is not None and world in WORLDS:
+        return [{"name": name, "spacing": str(spacing)} for name, spacing in WORLDS[world].schedules.items()]
     return [
         {
             "name": kind.name,

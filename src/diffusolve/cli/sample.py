@@ -12,6 +12,7 @@ from rich.console import Console
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
+from diffusolve.cli.worlds import WORLD_HELP
 from diffusolve.files import check_writable, write_atomically
 
 __all__ = ["sample_command"]
@@ -25,6 +26,7 @@ def sample_command(
     sampler: Annotated[str, typer.Option(help='A sampler by name, for example "DPM++ 2M Karras" or "Euler a".')] = (
         "DPM++ 2M"
     ),
+    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
     steps: Annotated[int, typer.Option(help="How many steps; adaptive samplers choose for themselves.")] = 20,
     num: Annotated[int, typer.Option(help="How many samples.")] = 64,
     label: Annotated[
@@ -39,7 +41,7 @@ def sample_command(
     ),
 ) -> None:
     """Make samples and write them as a picture."""
-    recipe = sampler_called(sampler)
+    recipe = sampler_called(sampler, world=world)
     check_asked({"steps": steps}, num, seed, guidance)
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     from diffusolve.cli.picture import check_picture_path, encode, tile

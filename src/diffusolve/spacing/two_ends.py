@@ -20,16 +20,18 @@ class TwoEnds(Spacing):
 
     Args:
         inner: the other spacing.
+        of_steps: the number of its steps, where that is not the number of steps wanted: adaptive samplers have none.
     """
 
     inner: Spacing
+    of_steps: int | None = None
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
-        grid = self.inner.grid(noise_schedule, steps)
+        grid = self.inner.grid(noise_schedule, self.of_steps or steps)
         sigmas = noise_schedule.scaling.sigma_from_log_snr([point.log_snr for point in grid])
         above = sigmas[sigmas > 0]
         if len(above) < 2:
             raise ValueError(
                 f"{self.inner} has a single sigma above 0, so that there is no way to divide: use 2 steps."
             )
-        return Grid.from_sigmas(noise_schedule, np.geomspace(above[0], above[-1], len(sigmas)))
+        return Grid.from_sigmas(noise_schedule, np.geomspace(above[0], above[-1], (steps or grid.steps) + 1))

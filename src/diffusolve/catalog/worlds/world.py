@@ -17,6 +17,10 @@ from diffusolve.spacing import DiscardPenultimate, Spacing, TableSize, TwoEnds
 __all__ = ["World", "WorldSampler"]
 
 
+ADAPTIVE_STEPS = 20
+"""Of schedules from whose ends adaptive samplers step on their own, which are asked for no number of steps."""
+
+
 @dataclass(frozen=True)
 class WorldSampler:
     """A sampler as a program has it.
@@ -94,7 +98,7 @@ class World:
         if self.table_sizes:
             spacing = TableSize(inner=spacing, known=self.table_sizes)
         if sampler.two_ends:
-            return TwoEnds(inner=spacing)
+            return TwoEnds(inner=spacing, of_steps=ADAPTIVE_STEPS if sampler.solver.adaptive else None)
         if sampler.discards if discards is None else discards:
             spacing = DiscardPenultimate(spacing)
         return spacing

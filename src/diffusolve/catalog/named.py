@@ -1,0 +1,184 @@
+"""The sampler that a name stands for, here or in the world of another program."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import fields
+from typing import Any
+
+from diffusolve.catalog.entries import CATALOG
+from diffusolve.catalog.find import AUTOMATIC, NOISE_OPTIONS, find, own_sampler
+from diffusolve.catalog.folding import folded
+from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
+from diffusolve.catalog.translation import from_diffusers, to_diffusers
+from diffusolve.catalog.worlds import WORLDS, World
+from diffusolve.errors import UnknownNameError, check_options, shown, unknown_name
+from diffusolve.sampling.sampler import Sampler
+from diffusolve.spacing import Spacing
+
+__all__ = ["WORLD_NAMES", "differences_in_world", "entry_in_world", "sampler"]
+
+DIFFUSERS = "diffusers"
+
+WORLD_NAMES = (*WORLDS, DIFFUSERS)
+"""The worlds that names can be of: programs that have tables in :data:`WORLDS`, and the classes of diffusers."""
+
+
+def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | None = None, **options: Any) -> Sampler:
+    """The sampler called `name`, for example ``"DPM++ 2M Karras"``, or ``("dpmpp_2m", "karras", world="comfyui")``.
+
+    Args:
+        name: a name of :data:`CATALOG` or :data:`ALIASES`, in any case and spacing, with or without a schedule type of
+            :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses.
+        spacing: where the steps fall, in place of a schedule type: a name or a
+            :class:`~diffusolve.spacing.Spacing`.
+        world: a program, one of :data:`WORLD_NAMES`, whose levels, end, variant and order of draws are wanted, slips
+            included. Names are then the program's, or ours of what it has; of diffusers they are classes. Without one
+            this is the library's own reading, in which no program's slips are.
+        options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
+            ``sigma_max=10``; and
+
+            - ``discard_next_to_last_sigma``: leave out the last sigma but one. When missing, as A1111 has it: for
+              DPM2, DPM2 a and DPM++ 3M SDE, unless a :class:`~diffusolve.spacing.Spacing` is given; in a world, as that
+              has it;
+            - ``ensd``: A1111's "eta noise seed delta", added to the seeds of the noise between steps;
+            - ``brownian``: noise between steps follows a Brownian path, as in k-diffusion. Needs torchsde.
+
+    Raises:
+        UnknownNameError: no such sampler, spacing, option or world, or none in that world; the nearest names are
+            offered.
+        ValueError: a schedule type in the name and a spacing besides; an option out of its range; a class of diffusers
+            whose steps no sampler makes.
+    """
+    if world is None:
+        return own_sampler(name, spacing, **options)
+    if world == DIFFUSERS:
+        return _of_class(name, spacing, options)
+    return _in_world(_world_called(world), name, spacing, options)
+
+
+def entry_in_world(name: str, world: str) -> tuple[str, str | None]:
+    """The catalog's names of the sampler and of the schedule type, if there is one, in the `name` of a world.
+
+    Raises:
+        UnknownNameError: as :func:`sampler`; or a schedule that only the program has.
+    """
+    if world == DIFFUSERS:
+        entry, kind = find(name)
+        return entry.name, kind
+    program = _world_called(world)
+    made, schedule = program.find(name)
+    kinds = {kind.called_in(world): kind.name for kind in SCHEDULE_TYPES.values()}
+    if schedule is not None and schedule not in kinds:
+        raise unknown_name(f"schedule type in {name!r} outside {program.program}", schedule, SCHEDULE_TYPES)
+    return made.entry, None if schedule is None else kinds[schedule]
+
+
+def differences_in_world(name: str, world: str, flow: bool) -> tuple[str, ...]:
+    """In words, each way in which the scheduler class of a sampler is not quite what a world means by `name`.
+
+    Args:
+        name: with or without a schedule.
+        world: one of :data:`WORLD_NAMES`.
+        flow: whether the model is one of flow matching.
+    """
+    entry, kind = entry_in_world(name, world)
+    if CATALOG[entry].diffusers is None:
+        raise UnknownNameError(_without_class(entry))
+    told = list(to_diffusers(entry if kind is None else f"{entry} {kind}").differences)
+    if world == DIFFUSERS:
+        return tuple(told)
+    program = WORLDS[world]
+    made = program.find(name)[0]
+    own = dict(CATALOG[entry].solver.options)
+    options = {key: value for key, value in made.solver.options if flow or key not in OF_FLOW}
+    changed = {key: value for key, value in options.items() if own.get(key) != value}
+    if changed:
+        told.append(f"{program.program} has it with " + ", ".join(f"{key}={value!r}" for key, value in changed.items()))
+    if made.discards and not CATALOG[entry].discards:
+        told.append(f"{program.program} leaves out the last sigma but one")
+    if made.own_steps is not None:
+        told.append(f"{program.program} has its own steps for it, {made.own_steps}")
+    return tuple(told)
+
+
+OF_FLOW = ("ancestral", "first_middle", "sigma_alone", "start_percent")
+"""Options of solvers that change nothing but on flow matching."""
+
+
+def _world_called(name: str) -> World:
+    if name not in WORLDS:
+        raise unknown_name("world", name, WORLD_NAMES)
+    return WORLDS[name]
+
+
+def _in_world(world: World, name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:
+    """The sampler that `world` means by `name` and `spacing`; `options` as of :func:`sampler`."""
+    made, schedule = world.find(name)
+    if schedule is not None and spacing is not None:
+        raise ValueError(f"{name!r} names the schedule {schedule!r} already: leave spacing={shown(spacing)} out.")
+    discards = options.pop("discard_next_to_last_sigma", None)
+    noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
+    if isinstance(spacing, str):
+        automatic = folded(spacing) == folded(AUTOMATIC)
+        schedule = made.automatic or world.default if automatic else world.schedule(spacing)
+    label = made.name if schedule is None else f"{made.name} {schedule}"
+    base = spacing if isinstance(spacing, Spacing) else made.own_steps or world.schedules[schedule or world.default]
+    defaults = made.solver.defaults
+    check_options(made.solver.name, options, [*defaults, *(field.name for field in fields(base))])
+    solver = made.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
+    chosen = dataclasses.replace(base, **{key: value for key, value in options.items() if key not in defaults})
+    return Sampler(
+        solver,
+        chosen if isinstance(spacing, Spacing) else world.treated(made, chosen, discards),
+        name=f"{label} ({world.program})",
+        seed_offset=int(noise.get("ensd", 0)),
+        brownian=bool(noise.get("brownian", made.brownian)),
+    )
+
+
+def _of_class(name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:
+    """The sampler that makes the steps of the scheduler class called `name`, or of the class of a sampler."""
+    if isinstance(spacing, Spacing):
+        raise ValueError(f"spacing is {shown(spacing)}: in the world of diffusers a schedule type is a name.")
+    classes = {entry.diffusers.name: entry for entry in CATALOG.values() if entry.diffusers is not None}
+    if name in classes:
+        keys = {} if spacing is None else _keys(spacing)
+        config = {"_class_name": name, **keys}
+    elif name.endswith("Scheduler"):
+        raise unknown_name("scheduler class of diffusers with a name in the catalog", name, classes)
+    else:
+        entry, kind = find(name if spacing is None else f"{name} {spacing}")
+        if entry.diffusers is None:
+            raise UnknownNameError(_without_class(name))
+        there = to_diffusers(entry.name if kind is None else f"{entry.name} {kind}")
+        config = {"_class_name": there.class_name, **there.config}
+    found = from_diffusers(config)
+    if not found.is_exact:
+        told = "; ".join(found.differences)
+        raise ValueError(
+            f"no sampler makes the steps of {config['_class_name']} with {found.name!r}: {told}. Use the class itself, "
+            "diffusolve.scheduler or diffusolve.schedulers."
+        )
+    of_class = find(found.name)[0].diffusers
+    few_steps = {} if of_class is None else of_class.few_steps
+    made = own_sampler(found.name, **{**few_steps, **found.options, **options})
+    return dataclasses.replace(made, name=f"{found.name} ({config['_class_name']})")
+
+
+def _keys(schedule_type: str) -> dict[str, Any]:
+    """The keys of a configuration that say a schedule type, by its name or by the value of `timestep_spacing`."""
+    kinds = {folded(kind.name): kind for kind in SCHEDULE_TYPES.values()} | {"linspace": SCHEDULE_TYPES["Uniform"]}
+    kind = kinds.get(folded(schedule_type))
+    if kind is None or kind.config is None:
+        known = ["linspace", *(kind.name for kind in SCHEDULE_TYPES.values() if kind.config is not None)]
+        raise unknown_name("schedule type of diffusers", schedule_type, known)
+    return dict(kind.config)
+
+
+def _without_class(name: str) -> str:
+    try:
+        to_diffusers(name)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"{name} has a class")
