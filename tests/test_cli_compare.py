@@ -404,7 +404,7 @@ def cfg_pp_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = sampler("Euler Karras", cfg_pp=True)
     monkeypatch.setattr(
         "diffusolve.cli.compare.sampler_called",
-        lambda name, spacing: recipe if name == "CFG++" else sampler(name, spacing),
+        lambda name, spacing, world: recipe if name == "CFG++" else sampler(name, spacing, world=world),
     )
     monkeypatch.setattr("diffusolve.cli.compare.CATALOG", {"CFG++": None, "Heun": None})
 
