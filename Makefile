@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs bench mutants clean
+.PHONY: demo test lint docs bench mutants attack sanitize clean
 
 demo: $(VENV)/.cli
 	$(BIN)/diffusolve sample --model digits --sampler "DPM++ 2M Karras" --steps 20 --num 100 --guidance 2 --out samples.png
@@ -31,6 +31,15 @@ bench: $(VENV)/.test
 # The share of random faults that the tests catch: make mutants MUTANTS="--count 10"
 mutants: $(VENV)/.test
 	$(BIN)/python -m benchmarks.mutants $(MUTANTS)
+
+# Attacks that take minutes; short ones are among the tests. What they are: docs/reliability.md
+attack: $(VENV)/.test
+	$(BIN)/python -m tests.attack.plans --count 100000
+	$(BIN)/python -m tests.attack.soak --runs 200000 --requests 50000
+
+# The compiled modules under gcc's sanitizers: make sanitize SANITIZE="--count 10000"
+sanitize: $(VENV)/.test
+	$(BIN)/python -m tests.attack.sanitize $(SANITIZE)
 
 clean:
 	rm -rf build
