@@ -12,19 +12,6 @@ diffusers = pytest.importorskip("diffusers", reason="these tests compare with di
 TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffusion")
 """Classes that sample tokens; the matrix walks continuous samples."""
 
-EARLY = "timesteps, step and add_noise before set_timesteps"
-PENDING: dict[str, str] = {
-    "DPMSolverSDEScheduler": EARLY,
-    "DPMSolverSinglestepScheduler": EARLY,
-    "EulerAncestralDiscreteScheduler": f"{EARLY}; zero terminal SNR",
-    "HeunDiscreteScheduler": EARLY,
-    "KDPM2AncestralDiscreteScheduler": EARLY,
-    "KDPM2DiscreteScheduler": EARLY,
-    "LMSDiscreteScheduler": EARLY,
-    "PNDMScheduler": EARLY,
-}
-"""Classes that do not agree yet, and in what. The list only gets shorter: one that agrees may not stay here."""
-
 
 def test_every_class_of_diffusers_has_a_row() -> None:
     public = {name for name in diffusers._class_to_module if name.endswith("Scheduler")}
@@ -39,7 +26,4 @@ def test_the_reference_walks_the_defaults_of_every_row_and_agrees_with_itself() 
 @pytest.mark.parametrize("name", sorted(name for name in ROWS if in_library(diffusolve, name)))
 def test_class_agrees_with_diffusers(name: str) -> None:
     failures = check_class(name)
-    if name in PENDING:
-        assert failures, f"{name} agrees with diffusers: take it off the list of pending classes"
-        pytest.xfail(f"{PENDING[name]} ({len(failures)} parts differ)")
     assert not failures, summary(failures)

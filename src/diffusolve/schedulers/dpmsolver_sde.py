@@ -31,7 +31,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
-        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one.
         noise_sampler_seed: of the Brownian path that the noise follows, or a list with one seed per sample; drawn from
             PyTorch's global generator for each run when missing.
@@ -39,7 +39,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
 
     @register_to_config

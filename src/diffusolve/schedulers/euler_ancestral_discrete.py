@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
@@ -22,13 +24,13 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
-        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
         rescale_betas_zero_snr: leave (almost) no signal at the last timestep; sigma is 4096 there.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     precision = "output"
 
     @register_to_config
@@ -58,6 +60,11 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         previous, run = self._advance(model_output, timestep, sample, generator)
         self._draw_last(run, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)
+
+    def _standing(self) -> Prepared:
+        standing = super()._standing()
+        standing.timesteps = standing.timesteps.astype(np.float64)  # as diffusers has them there, and later in float32
+        return standing
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(eta=1.0)

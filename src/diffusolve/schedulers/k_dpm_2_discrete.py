@@ -24,7 +24,7 @@ class KDPM2DiscreteScheduler(KDPM2Scheduler):
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: where the steps fall; at most one. With Karras's
             the network is told whole timesteps where a step begins, as in diffusers, and exact ones in the middle.
-        prediction_type: what the network predicts: "epsilon" or "v_prediction".
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """

@@ -34,6 +34,7 @@ class LMSDiscreteScheduler(SigmaScheduler):
     """
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
+    begun_when_made: ClassVar[bool] = True
 
     @register_to_config
     def __init__(

@@ -537,11 +537,11 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
                 index = generation.begin_index if generation.step_index is None else generation.step_index
                 sigma = sigmas[index].expand(len(timesteps))
             else:
-                places = (own[None, :] == timesteps.to(own.dtype)[:, None]).to(torch.uint8).argmax(dim=1)
-                sigma = sigmas[places]
+                equal = own[None, :] == timesteps.to(own.dtype)[:, None]
+                number = equal.cumsum(dim=1)  # of several places the second one, as `index_of` has it
+                sigma = sigmas[(equal & (number == number[:, -1:].clamp(max=2))).to(torch.uint8).argmax(dim=1)]
                 if self._fills_in_from_training:  # for what is none of the run's timesteps, as trainers pass it
-                    is_own = (own[None, :] == timesteps.to(own.dtype)[:, None]).any(dim=1)
-                    sigma = torch.where(is_own, sigma, self._training_sigma(timesteps))
+                    sigma = torch.where(equal.any(dim=1), sigma, self._training_sigma(timesteps))
         of_each: Tensor = sigma.to(like.dtype)
         return of_each.reshape(-1, *[1] * (like.ndim - 1))
 

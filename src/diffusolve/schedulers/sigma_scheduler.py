@@ -30,6 +30,8 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
 
     Attributes:
         ends_with_last: the last of given sigmas is where the run ends; if not, that is so of a last 0 only.
+        begun_when_made: diffusers' constructor sets timesteps: before `set_timesteps` the class stands on the steps of
+            a run with as many as there are training timesteps, along the curve that is configured.
     """
 
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
@@ -38,6 +40,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")
     output = SchedulerOutputWithData
     ends_with_last: ClassVar[bool] = False
+    begun_when_made: ClassVar[bool] = False
     samples_flow: ClassVar[bool] = True
 
     def set_timesteps(
@@ -90,9 +93,17 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         flow = self._flow
         if flow is not None:
             return flow.steps_of_training
+        if self.begun_when_made:
+            return self._steps(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
         sigmas = self._sigma_table[::-1]
         at = 0.25 * np.log(sigmas) if self._is_continuous else np.arange(len(sigmas) - 1.0, -1.0, -1.0)
         return Steps(at, np.append(sigmas, 0.0))
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """The number of steps of the run."""
+        steps = super().num_inference_steps
+        return len(self) if steps is None and self.begun_when_made else steps
 
     @property
     def _fills_in_from_training(self) -> bool:

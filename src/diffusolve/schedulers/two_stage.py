@@ -53,12 +53,7 @@ class TwoEvaluations(Scheduler):
 class TwoStageScheduler(TwoEvaluations, SigmaScheduler):
     """`timesteps` has one entry per evaluation, two a step; the last step, to sigma = 0, has one."""
 
-    @property
-    def _training_steps(self) -> Steps:
-        """The steps over all training timesteps, along the curve that the configuration asks for."""
-        if self._flow is not None:
-            return super()._training_steps
-        return self._steps(Asked(len(self), tuple(range(len(self) - 1, -1, -1))))
+    begun_when_made: ClassVar[bool] = True
 
     def set_timesteps(  # type: ignore[override]  # the order of diffusers
         self,
@@ -145,7 +140,7 @@ def of_evaluations(timesteps: Array, sigmas: Array, shown: Array | None, evaluat
 class KDPM2Scheduler(TwoStageScheduler):
     """The second evaluation of a step is in its middle. `sigmas` ends in two more zeros, as in diffusers."""
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
 
     def _prepared_over(self, steps: Steps) -> Prepared:
