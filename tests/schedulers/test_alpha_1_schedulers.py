@@ -164,7 +164,7 @@ def test_the_state_before_set_timesteps_covers_the_training_timesteps(name: str)
     assert difference(mine.timesteps, reference.timesteps) <= TIMESTEPS_WITHIN.get(name, 1e-6)
     assert difference(mine.sigmas, reference.sigmas) < 1e-6
     assert float(mine.init_noise_sigma) == pytest.approx(float(reference.init_noise_sigma))
-    assert mine.num_inference_steps is None
+    assert mine.num_inference_steps == reference.num_inference_steps
     x, noise, timesteps = standard_noise(0), standard_noise(1), torch.tensor([3, 70])
     assert difference(mine.add_noise(x, noise, timesteps), reference.add_noise(x, noise, timesteps)) < 1e-6
 
@@ -259,14 +259,23 @@ def test_what_cannot_be_is_refused(name: str) -> None:
     walk(scheduler)
     with pytest.raises(IndexError, match=f"{5 if name in TWO_STAGE else 3} evaluations"):
         scheduler.step(x, scheduler.timesteps[-1], x)
-    wrong = "flow" if "sample" in PREDICTIONS[name] else "sample"
     with pytest.raises(UnknownNameError, match="prediction_type"):
-        ours(name, {"prediction_type": wrong})
+        ours(name, {"prediction_type": "flow"})
     with pytest.raises(UnknownNameError, match="beta_schedule"):
         ours(name, {"beta_schedule": "sigmoid"})
     if name != EULER_A:
         with pytest.raises(ValueError, match="use_karras_sigmas and use_beta_sigmas exclude each other"):
             ours(name, {"use_karras_sigmas": True, "use_beta_sigmas": True})
+
+
+@every_class
+def test_networks_that_predict_the_data_are_sampled_too_where_diffusers_refuses_them(name: str) -> None:
+    scheduler = ours(name, {**SHORT, **SEED.get(name, {}), "prediction_type": "sample"})
+    scheduler.set_timesteps(4)
+    data, x = standard_noise(1), standard_noise() * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(data, timestep, x).prev_sample
+    assert difference(x, data) < 1e-5
 
 
 # LMS

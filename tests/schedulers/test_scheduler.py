@@ -169,7 +169,7 @@ def test_a_step_before_set_timesteps_is_one_of_all_training_timesteps_or_says_to
     scheduler, x = made(name, None), noise()
     if hasattr(scheduler, "sigmas") and scheduler.init_noise_sigma != 1.0:
         assert scheduler.step(x, scheduler.timesteps[0], x).prev_sample.shape == x.shape
-        assert scheduler.num_inference_steps is None
+        assert scheduler.num_inference_steps in (None, 1000)  # as many where diffusers' constructor sets timesteps
         return
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x)
