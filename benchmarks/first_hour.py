@@ -1,8 +1,8 @@
 """The first hour of a user, in new virtual environments: ``python -m benchmarks.first_hour``.
 
 Builds the wheel, and for each interpreter that is there installs it without extras, beside the oldest NumPy that it
-takes, and with each extra; then it does what a user does first, and makes the commonest mistakes. Prints a row for each,
-and exits with status 1 if any failed.
+takes, and with each extra; then it does what a user does first, and makes the commonest mistakes. Prints a row for
+each, and exits with status 1 if any failed.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from types import ModuleType
 import diffusolve
 from diffusolve.k_diffusion import comfyui, sampling
 from diffusolve.solvers import SOLVERS
+from diffusolve.solvers.solver import COMMON_OPTIONS
 
 SOURCE = Path(__file__).parent.parent / "src" / "diffusolve"
 
@@ -82,9 +83,14 @@ def test_what_a_module_exports_has_a_docstring() -> None:
     assert not missing
 
 
-def test_solvers_say_where_they_come_from() -> None:
+def test_solvers_say_where_they_come_from_and_explain_each_of_their_options() -> None:
     silent = [name for name, solver in SOLVERS.items() if f"Source: {solver.paper}." not in (solver.__doc__ or "")]
-    assert not silent
+    unexplained = [
+        f"{option} of {name}"
+        for name, solver in SOLVERS.items()
+        for option in solver.defaults.keys() - COMMON_OPTIONS.keys() - explained_in(solver.__doc__)
+    ]
+    assert not silent + unexplained
 
 
 def test_the_functions_of_k_diffusion_explain_each_of_their_arguments() -> None:
@@ -92,10 +98,15 @@ def test_the_functions_of_k_diffusion_explain_each_of_their_arguments() -> None:
     for name in sorted({*sampling.__all__, *comfyui.__all__}):
         if name.startswith("sample_"):
             function = getattr(sampling, name)
-            _, _, told = (function.__doc__ or "").partition("\n\nArgs:\n")
-            explained = ", ".join(re.findall(r"^ {4}([\w, ]+):", told, re.MULTILINE)).split(", ")
-            unexplained += [f"{each} of {name}" for each in inspect.signature(function).parameters.keys() - explained]
+            arguments = inspect.signature(function).parameters.keys()
+            unexplained += [f"{each} of {name}" for each in arguments - explained_in(function.__doc__)]
     assert not unexplained
+
+
+def explained_in(docstring: str | None) -> set[str]:
+    """The arguments that have an entry under Args."""
+    _, _, told = (docstring or "").partition("\n\nArgs:\n")
+    return set(", ".join(re.findall(r"^ {4}([\w, ]+):", told, re.MULTILINE)).split(", "))
 
 
 def modules() -> list[ModuleType]:

@@ -48,7 +48,7 @@ def convert_command(
 
 
 def _translated(sampler: str, world: str | None, known: dict[str, Any]) -> tuple[tuple[str, ...], ToDiffusers]:
-    """What is not quite `sampler` of a world about a scheduler class, and that class."""
+    """Differences of a scheduler class from `sampler` of a world, and that class."""
     if world is None:
         translated = to_diffusers(sampler)
         return translated.differences, translated

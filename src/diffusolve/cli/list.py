@@ -138,7 +138,7 @@ def _table(records: list[dict[str, Any]]) -> Table:
 
 
 def _schedule_types(world: str | None) -> list[dict[str, Any]]:
-    """What is known of the schedule types, or of the schedules of a world that has a table of them."""
+    """A table of the schedule types, or of the schedules of a world that has a table of them."""
     if world is not None and world in WORLDS:
         return [{"name": name, "spacing": str(spacing)} for name, spacing in WORLDS[world].schedules.items()]
     return [

@@ -394,7 +394,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     _backend: str = "auto"
 
     _shown_early: Mapping[str, Tensor] = MappingProxyType({})
-    """What users wrote before `set_timesteps`, on their device: the same numbers as are shown otherwise."""
+    """Tensors that users wrote before `set_timesteps`, on their device: the same numbers as are shown otherwise."""
 
     def compile(self) -> None:
         """From now on let torch.compile make a kernel for each form of a step, so that a step is one kernel on a GPU.

@@ -34,19 +34,20 @@ def euler(
 ) -> SolverRun:
     """Euler's method for the probability-flow ODE, which is DDIM; with ``eta=1`` Euler ancestral, which is DDPM.
 
-    Each step replaces noise of standard deviation `up` by fresh noise. With ``eta=1`` that is as much as the posterior
-    of the forward process holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number). On flow
-    matching, ``ancestral="rectified"`` replaces as much as ComfyUI does there
-    (:func:`~diffusolve.solvers.ancestral.ancestral_noise`).
-
-    Where data predictions are clipped, the noise that is left is what separates the sample from the clipped data; with
-    `unclipped_noise` it is the noise as the network predicted it, which the clipped data no longer agree with.
-
-    With `cfg_pp` the noise that is left is the network's without guidance, and the data those with it: DDIM CFG++,
-    Euler CFG++ and, with ``eta=1``, Euler ancestral CFG++ (Chung et al. 2024, algorithm 2). The guidance scale is then
-    to be from 0 to 1, see :mod:`diffusolve.solvers.cfg_pp`.
-
-    With `s_churn`, noise is added before a step (:func:`~diffusolve.solvers.churn.churn` explains all three options).
+    Args:
+        eta: how much noise a step replaces by fresh noise. With 1 it is as much as the posterior of the forward process
+            holds (Karras et al.'s "ancestral" step and DDIM's equation 16 are the same number).
+        s_noise: multiplies the noise.
+        unclipped_noise: where data predictions are clipped, leave the noise as the network predicted it, which the
+            clipped data no longer agree with; else it is what separates the sample from the clipped data.
+        s_churn: how much noise a step adds before it begins, as a part of sigma / alpha and times the number of steps
+            (:func:`~diffusolve.solvers.churn.churn`); 0 adds none.
+        s_tmin, s_tmax: the range of sigma / alpha where noise is added.
+        ancestral: "posterior", or "rectified": on flow matching replace as much noise as ComfyUI does there
+            (:func:`~diffusolve.solvers.ancestral.ancestral_noise`).
+        cfg_pp: the noise that is left is the network's without guidance, and the data those with it: DDIM CFG++, Euler
+            CFG++ and, with ``eta=1``, Euler ancestral CFG++ (Chung et al. 2024, algorithm 2). The guidance scale is
+            then to be from 0 to 1, see :mod:`diffusolve.solvers.cfg_pp`.
     """
     check_eta(eta)
     if cfg_pp and unclipped_noise:

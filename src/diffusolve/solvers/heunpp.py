@@ -24,8 +24,13 @@ def heunpp2(
 
     The later slopes weigh ``sigma / (3 * first sigma)`` each, the first one the rest, so that the method is of first
     order and near to Euler's where there is little noise. The last step is Euler's, and the one before has two slopes,
-    of which the second weighs ``sigma / (2 * first sigma)``. With `s_churn`, noise is added before a step
-    (:func:`~diffusolve.solvers.churn.churn` explains the options).
+    of which the second weighs ``sigma / (2 * first sigma)``.
+
+    Args:
+        s_churn: how much noise a step adds before it begins, as a part of sigma / alpha and times the number of steps
+            (:func:`~diffusolve.solvers.churn.churn`); 0 adds none.
+        s_tmin, s_tmax: the range of sigma / alpha where noise is added.
+        s_noise: multiplies the noise.
     """
     first = grid[0].sigma
     for step, (s, t) in enumerate(pairwise(grid)):

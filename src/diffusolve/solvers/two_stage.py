@@ -21,7 +21,11 @@ def heun(
 ) -> SolverRun:
     """Heun's method: the average of the slopes at both ends. The last step to sigma = 0 is Euler's.
 
-    With `s_churn`, noise is added before a step (:func:`~diffusolve.solvers.churn.churn` explains the options).
+    Args:
+        s_churn: how much noise a step adds before it begins, as a part of sigma / alpha and times the number of steps
+            (:func:`~diffusolve.solvers.churn.churn`); 0 adds none.
+        s_tmin, s_tmax: the range of sigma / alpha where noise is added.
+        s_noise: multiplies the noise.
     """
     for s, t in pairwise(grid):
         x, s = yield from churn(grid, x, s, s_churn, s_tmin, s_tmax, s_noise)
@@ -51,8 +55,16 @@ def dpm_2(
     """DPM-Solver-2: the slope at the geometric mean of both sigmas; with ``eta=1`` DPM2 ancestral.
 
     An ancestral step goes on to less noise than asked for and fills up with fresh noise. A step that leaves nothing of
-    the old noise, as the last one to sigma = 0 does, is Euler's. With `s_churn`, noise is added before a step
-    (:func:`~diffusolve.solvers.churn.churn` explains the options). `ancestral` is as in :obj:`euler`.
+    the old noise, as the last one to sigma = 0 does, is Euler's.
+
+    Args:
+        eta: how much noise a step replaces; 0 is the ODE, and 1 as much as the posterior of the forward process holds.
+        s_noise: multiplies the noise.
+        s_churn: how much noise a step adds before it begins, as a part of sigma / alpha and times the number of steps
+            (:func:`~diffusolve.solvers.churn.churn`); 0 adds none.
+        s_tmin, s_tmax: the range of sigma / alpha where noise is added.
+        ancestral: "posterior", or "rectified": on flow matching replace as much noise as ComfyUI does there
+            (:func:`~diffusolve.solvers.ancestral.ancestral_noise`).
     """
     check_eta(eta)
     for s, t in pairwise(grid):
