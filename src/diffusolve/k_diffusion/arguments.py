@@ -41,6 +41,13 @@ ARGUMENTS: Mapping[str, str] = MappingProxyType(
         "r_1, r_2": "where the second and the third evaluation of a step are, as parts of it in log sigma.",
         "ge_gamma": "the slope is ``ge_gamma`` times the new one and ``1 - ge_gamma`` times that of the step before.",
         "cfg_pp": "renoise with the noise that the model sees without guidance (CFG++).",
+        "deis_mode": 'the form of DEIS, "tab".',
+        "tau_func": "tau at the sigma where a step ends: 0 is the ODE, 1 the SDE. When missing, 1 between 20 and 80 % "
+        "of the training time that ComfyUI's models tell, and 0 elsewhere.",
+        "predictor_order, corrector_order": "the number of predictions used, fewer at both ends; a corrector of 0 "
+        "corrects nothing.",
+        "use_pece": "evaluate the corrected sample too.",
+        "simple_order_2": "integrate lines as if the weight of their slope were constant, as in the authors' code.",
         "rtol, atol": "relative and absolute tolerance for the difference between this order and one less.",
         "h_init": "the first step in log sigma.",
         "pcoeff, icoeff, dcoeff": "the controller's coefficients.",

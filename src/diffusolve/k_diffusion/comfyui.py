@@ -4,14 +4,15 @@ They can be found in :mod:`diffusolve.k_diffusion.sampling` too. The functions w
 model that tells its prediction without guidance as ComfyUI's models do
 (:class:`~diffusolve.k_diffusion.loop.Unguided`).
 
-Where ComfyUI departs from a method's formulas these keep to them: `sample_ipndm_v` has the exact weights of its steps,
-and the multistep CFG++ samplers extrapolate the guided data. Not there: ``sample_deis``, ``sample_sa_solver`` and
-``sample_sa_solver_pece``, and the three forms for flow matching whose names end in ``_RF``.
+They do what ComfyUI's do, slips included (docs/coming-from-comfyui.md lists these). Those with ``_RF`` in their names
+are for samples of flow matching, ``(1 - sigma) * x0 + sigma * noise``; ComfyUI calls them on its own for such models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -30,10 +31,14 @@ from diffusolve.k_diffusion.loop import (
     part_and_whole,
     parts,
     run_solver,
+    whole_steps,
     with_numbers,
 )
 from diffusolve.k_diffusion.sampling import default_noise_sampler
 from diffusolve.solvers import (
+    Solver,
+    deis,
+    dpm_2,
     dpmpp_2s_ancestral,
     dpmpp_multistep,
     dpmpp_sde,
@@ -45,20 +50,25 @@ from diffusolve.solvers import (
     ipndm_v,
     lcm,
     res_multistep,
+    sa_solver,
     seeds_2,
     seeds_3,
 )
 
 __all__ = [
     "sample_ddpm",
+    "sample_deis",
+    "sample_dpm_2_ancestral_RF",
     "sample_dpmpp_2m_cfg_pp",
     "sample_dpmpp_2m_sde_gpu",
     "sample_dpmpp_2m_sde_heun",
     "sample_dpmpp_2m_sde_heun_gpu",
+    "sample_dpmpp_2s_ancestral_RF",
     "sample_dpmpp_2s_ancestral_cfg_pp",
     "sample_dpmpp_3m_sde_gpu",
     "sample_dpmpp_sde_gpu",
     "sample_er_sde",
+    "sample_euler_ancestral_RF",
     "sample_euler_ancestral_cfg_pp",
     "sample_euler_cfg_pp",
     "sample_exp_heun_2_x0",
@@ -73,6 +83,8 @@ __all__ = [
     "sample_res_multistep_ancestral",
     "sample_res_multistep_ancestral_cfg_pp",
     "sample_res_multistep_cfg_pp",
+    "sample_sa_solver",
+    "sample_sa_solver_pece",
     "sample_seeds_2",
     "sample_seeds_3",
 ]
@@ -176,8 +188,8 @@ def sample_ipndm_v(
     disable: bool | None = None,
     max_order: int = 4,
 ) -> Tensor:
-    """Adams-Bashforth with the weights of the steps as they are."""
-    solver = ipndm_v.with_options(max_order=max_order)
+    """Adams-Bashforth with weights that are meant to be those of the steps as they are."""
+    solver = ipndm_v.with_options(max_order=max_order, misplaced=True)
     return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
@@ -235,7 +247,7 @@ def sample_dpmpp_2s_ancestral_cfg_pp(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """DPM-Solver++(2S) ancestral of CFG++."""
-    solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
+    solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise).with_options(cfg_pp=True, latest_unguided=True)
     return run_solver(
         solver,
         model,
@@ -259,7 +271,7 @@ def sample_dpmpp_2m_cfg_pp(
     disable: bool | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) of CFG++."""
-    solver = DPMPP_M.with_options(cfg_pp=True)
+    solver = DPMPP_M.with_options(cfg_pp=True, unguided_past=True)
     return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
@@ -359,7 +371,7 @@ def sample_res_multistep_cfg_pp(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """RES, multistep, of second order of CFG++ (Zhang et al. 2023). Noise is drawn and not used."""
-    solver = with_numbers(res_multistep, s_noise=s_noise).with_options(cfg_pp=True)
+    solver = with_numbers(res_multistep, s_noise=s_noise).with_options(cfg_pp=True, unguided_past=True)
     return run_solver(
         solver,
         model,
@@ -386,7 +398,7 @@ def sample_res_multistep_ancestral_cfg_pp(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """RES, multistep, to less noise than asked for, then fresh noise of CFG++."""
-    solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
+    solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise).with_options(cfg_pp=True, unguided_past=True)
     return run_solver(
         solver,
         model,
@@ -510,7 +522,7 @@ def sample_er_sde(
     Raises:
         ValueError: a `noise_scaler`, which is a function there: the solver has named ones.
     """
-    solver = with_numbers(er_sde, s_noise=s_noise).with_options(max_stage=max_stage, third_order="authors")
+    solver = with_numbers(er_sde, s_noise=s_noise).with_options(max_stage=max_stage, third_order="authors", points=200)
     if noise_scaler is not None:
         raise ValueError(f"noise_scaler is {noise_scaler!r}: expected None; diffusolve.solvers.er_sde has named ones.")
     return run_solver(
@@ -630,6 +642,173 @@ def sample_exp_heun_2_x0_sde(
         noise_sampler or default_noise_sampler(x),
         after_each_evaluation,
         intervals,
+    )
+
+
+@torch.no_grad()
+def sample_deis(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    max_order: int = 3,
+    deis_mode: str = "tab",
+) -> Tensor:
+    """DEIS with polynomials in time (Zhang & Chen 2022, tAB).
+
+    Raises:
+        ValueError: another `deis_mode` than "tab".
+    """
+    if deis_mode != "tab":
+        raise ValueError(f"deis_mode is {deis_mode!r}: expected 'tab', what ComfyUI's sampler of that name takes.")
+    solver = deis.with_options(order=max_order, polynomial="time")
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
+
+
+@torch.no_grad()
+def sample_sa_solver(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    tau_func: Callable[[float], float] | None = None,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    predictor_order: int = 3,
+    corrector_order: int = 4,
+    use_pece: bool = False,
+    simple_order_2: bool = False,
+) -> Tensor:
+    """SA-Solver (Xue et al. 2023). Noise is drawn in steps with a tau above 0 alone.
+
+    Raises:
+        ValueError: no `tau_func`, and a model that does not tell its training time as ComfyUI's do.
+    """
+    tau_func = tau_func or _tau_of(model)
+    taus = [float(tau_func(sigma)) for sigma in sigmas[1:].tolist()]
+    solver = with_numbers(sa_solver, s_noise=s_noise).with_options(
+        predictor_order=predictor_order,
+        corrector_order=corrector_order,
+        use_pece=use_pece,
+        simple_order_2=simple_order_2,
+        lower_order_final=True,
+        counts_last=False,
+        longest_step=inf,
+        taus=tuple(taus),
+    )
+
+    def noisy(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [step for step, tau in zip(whole_steps(sigmas), taus, strict=True) if tau > 0]
+
+    noise_sampler = noise_sampler or default_noise_sampler(x)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does, noisy)
+
+
+@torch.no_grad()
+def sample_sa_solver_pece(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    tau_func: Callable[[float], float] | None = None,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    predictor_order: int = 3,
+    corrector_order: int = 4,
+    simple_order_2: bool = False,
+) -> Tensor:
+    """SA-Solver that evaluates the corrected sample too (predict, evaluate, correct, evaluate)."""
+    orders = (predictor_order, corrector_order, True, simple_order_2)
+    return sample_sa_solver(model, x, sigmas, extra_args, callback, disable, tau_func, s_noise, noise_sampler, *orders)
+
+
+def _tau_of(model: Model) -> Callable[[float], float]:
+    """Tau 1 between 20 and 80 % of the training time, which ComfyUI's models tell."""
+    try:
+        told: Any = model.inner_model.model_patcher.get_model_object("model_sampling")  # type: ignore[attr-defined]
+        start, end = float(told.percent_to_sigma(0.2)), float(told.percent_to_sigma(0.8))
+    except AttributeError:
+        raise ValueError(
+            "tau_func is missing, and the model does not tell its training time as ComfyUI's do: give "
+            "tau_func=lambda sigma: 1.0 for the SDE, or 0.0 for the ODE."
+        ) from None
+    return lambda sigma: 1.0 if start >= sigma >= end else 0.0
+
+
+# For samples of flow matching
+
+
+@torch.no_grad()
+def sample_euler_ancestral_RF(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """Euler ancestral for flow matching."""
+    return _rectified(euler, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
+
+
+@torch.no_grad()
+def sample_dpm_2_ancestral_RF(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """DPM-Solver-2 ancestral for flow matching."""
+    return _rectified(dpm_2, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
+
+
+@torch.no_grad()
+def sample_dpmpp_2s_ancestral_RF(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """DPM-Solver++(2S) ancestral for flow matching."""
+    solver = dpmpp_2s_ancestral.with_options(first_middle=0.9999)
+    return _rectified(solver, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
+
+
+def _rectified(
+    solver: Solver,
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs,
+    callback: Callback,
+    disable: bool | None,
+    eta: float,
+    s_noise: float,
+    noise_sampler: NoiseSampler | None,
+) -> Tensor:
+    solver = with_numbers(solver, eta=eta, s_noise=s_noise).with_options(ancestral="rectified")
+    noise_sampler = noise_sampler or default_noise_sampler(x)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=True
     )
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm, trange
 from diffusolve.arrays import moved, widen
 from diffusolve.backends import Run
 from diffusolve.k_diffusion.noise import BrownianTreeNoiseSampler
-from diffusolve.noise import Grid, VarianceExploding
+from diffusolve.noise import FlowMatching, Grid, VarianceExploding
 from diffusolve.plan import Plan, Stage, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import run_directly
@@ -61,6 +61,10 @@ EVERY_SIGMA = VarianceExploding(float_info.min, float_info.max / 2, conditioning
 """Denoisers are told sigma itself, and decide on their own what they make of it."""
 
 
+FLOW = FlowMatching()
+"""For samples ``(1 - sigma) * x0 + sigma * noise``; what it says of timesteps is not asked for."""
+
+
 def run_solver(
     solver: Solver,
     model: Model,
@@ -72,6 +76,7 @@ def run_solver(
     noise_sampler: NoiseSampler | None = None,
     due: Due | None = None,
     intervals: Intervals | None = None,
+    flow: bool = False,
 ) -> Tensor:
     """Run `solver` over `sigmas`.
 
@@ -83,7 +88,7 @@ def run_solver(
     levels = _levels(sigmas, may_rise=due is not as_the_run_does)
     if len(levels) < 2:
         return x
-    plan = _plan(solver, levels)
+    plan = _plan(solver, levels, flow)
     if noise_sampler is None and due is not None:
         noise_sampler = BrownianTreeNoiseSampler(x, min(level for level in levels if level > 0), max(levels))
     noise = StepNoise(noise_sampler, lambda: (intervals or whole_steps)(sigmas))
@@ -160,7 +165,7 @@ def follow(
         ends: the progress bar moves on when as many evaluations are done.
     """
     like, extra = x, extra_args or {}
-    levels = moved(torch.tensor(plan.timesteps, dtype=x.dtype), x.device)
+    levels = moved(torch.tensor([stage.point.sigma for stage in plan.stages], dtype=x.dtype), x.device)
     asked = levels[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
     x = run.begin(widen(x))
@@ -350,10 +355,10 @@ def _with_options(solver: Solver, options: tuple[tuple[str, float], ...]) -> Sol
 
 
 @lru_cache(maxsize=256)
-def _plan(solver: Solver, sigmas: tuple[float, ...]) -> Plan:
-    levels = np.array(sigmas)
+def _plan(solver: Solver, sigmas: tuple[float, ...], flow: bool) -> Plan:
+    levels, schedule = np.array(sigmas), FLOW if flow else EVERY_SIGMA
     try:
-        return trace(solver, Grid.through(EVERY_SIGMA, levels, levels), Sample())
+        return trace(solver, Grid.through(schedule, levels, levels), Sample())
     except ZeroDivisionError:
         raise ValueError(
             f"{solver.name} extrapolates along a polynomial in sigma, and the sigmas come back to one that they had "
