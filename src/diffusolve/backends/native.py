@@ -22,12 +22,12 @@ from diffusolve.backends.programs import (
     increment_versions,
     is_dynamo_compiling,
     is_plain,
+    is_tracing,
     is_transformed,
     is_watched,
     modes,
     program,
     threads_for,
-    tracer,
 )
 from diffusolve.backends.torch_eager import HALF, TorchBackend, check_memory
 
@@ -67,7 +67,7 @@ class NativeBackend(TorchBackend):
             and output.is_contiguous()
             and not (x.requires_grad or output.requires_grad or x.is_neg() or output.is_neg())
             and forward_ad._current_level < 0
-            and not (is_transformed() or modes() or tracer() is not None or is_dynamo_compiling())
+            and not (is_transformed() or modes() or is_tracing() or is_dynamo_compiling())
         )
 
     def combine(self, sources: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:

@@ -23,12 +23,12 @@ __all__ = [
     "increment_versions",
     "is_dynamo_compiling",
     "is_plain",
+    "is_tracing",
     "is_transformed",
     "is_watched",
     "modes",
     "program",
     "threads_for",
-    "tracer",
 ]
 
 LARGE = 1 << 16
@@ -41,12 +41,12 @@ KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2
 """The compiled module's name of each precision; arrays of kind 0 have that of the sums."""
 
 is_transformed = torch._C._are_functorch_transforms_active
-modes, tracer = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+modes, is_tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
 
 
 def is_watched() -> bool:
     """True if something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
-    return is_transformed() or modes() > 0 or tracer() is not None or is_dynamo_compiling()
+    return is_transformed() or modes() > 0 or is_tracing() or is_dynamo_compiling()
 
 
 def increment_versions(tensors: Sequence[Tensor]) -> None:
