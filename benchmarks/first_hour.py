@@ -93,7 +93,8 @@ def tried(setting: Setting, wheel: Path, constraints: Path | None) -> str:
         home = Path(folder)
         programs = home / "venv" / "bin"
         what = f"{wheel}[{setting.extra}]" if setting.extra else str(wheel)
-        install = [programs / "python", "-m", "pip", "install", "-q", *(["-c", constraints] if constraints else [])]
+        pinned: list[str | Path] = ["-c", constraints] if constraints else []
+        install = [programs / "python", "-m", "pip", "install", "-q", *pinned]
         (home / "first.py").write_text(PROGRAMS[setting.extra], encoding="utf-8")
         commands: list[Sequence[str | Path]] = [
             [setting.python, "-m", "venv", home / "venv"],

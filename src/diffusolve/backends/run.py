@@ -15,7 +15,7 @@ from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
 from diffusolve.plan import Plan, Stage
 
-__all__ = ["BACKENDS", "DrawNoise", "Run"]
+__all__ = ["BACKENDS", "DrawNoise", "Run", "data_prediction"]
 
 BACKENDS = ("auto", "fused")
 
@@ -144,9 +144,7 @@ class Run:
 
     def data(self, output: Array, x: Array) -> Array:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
-        stage = self.stage
-        data = backend_of(x).combine((x, output), (stage.a, stage.b))
-        return data if self.transform is None else self.transform(data, stage)
+        return data_prediction(self.stage, x, output, self.transform)
 
     def step(self, output: Array, x: Array, unguided: Array | None = None) -> Array:
         """The next sample, from the network's `output` on the current sample `x`.
@@ -292,6 +290,12 @@ class Run:
     def __getstate__(self) -> dict[str, Any]:
         made_anew = {"_stages": (), "_backend": None, "_shape": None}  # functions, from the plan
         return {**vars(self), **made_anew, "_slots": [self._remembered]}
+
+
+def data_prediction(stage: Stage, x: Array, output: Array, transform: Transform | None) -> Array:
+    """The prediction of x0 by the network's `output` on sample `x` in a stage, transformed."""
+    data = backend_of(x).combine((x, output), (stage.a, stage.b))
+    return data if transform is None else transform(data, stage)
 
 
 def _check_donated(x: Array, output: Array) -> None:

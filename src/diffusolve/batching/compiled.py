@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusolve.backends import _combine, programs
+from diffusolve.backends import _combine, backend_of, programs
 from diffusolve.backends.lowered import (
     NEXT,
     OUTPUT,
@@ -105,7 +105,7 @@ class CompiledRows(RowGroup):
         places |= {OUTPUT: output, UNGUIDED: unguided}
         for total in _sums([stage.lowered for stage in row._stages[row.position : row.position + 2]], self.wide):
             sources = [places[source] for source in total.sources]
-            result = self.backend.combine(sources, total.coefficients) if sources else torch.zeros(self.shape)
+            result = backend_of(sample).combine(sources, total.coefficients) if sources else torch.zeros(self.shape)
             places[total.target].copy_(result.clamp_(-total.limit, total.limit))
 
     def put(self, row: Row, slot: int, value: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffusolve.arrays import Array, cast_like, copied, detached, is_floating, is_torch, moved, namespace, widen
-from diffusolve.backends import Run, Transform, backend_of
+from diffusolve.backends import Run, Transform, data_prediction
 from diffusolve.backends.lowered import SAMPLE, BoundStage, Lowered, LoweredStage, Sum, Trait
 from diffusolve.backends.lowering import lower
 from diffusolve.batching.rows import GONE, USED, Inputs, Row, names_of
@@ -44,7 +44,6 @@ class RowGroup(ABC):
         self.shape = tuple(x.shape)
         self.dtype = x.dtype
         self.device = x.device if is_torch(x) else None
-        self.backend = backend_of(x)
         self.like = namespace(x).zeros_like(detached(x)[None, ...][:0])
         """No rows, in the library and precision, and on the device, of those that join."""
         self.wide = widen(self.like).dtype
@@ -192,9 +191,7 @@ class RowGroup(ABC):
 
     def data(self, row: Row, output: Array) -> Array:
         """The prediction of x0 by `output`, shape (1, ...), transformed."""
-        stage = row.stage
-        data = self.backend.combine((row.sample[None, ...], output), (stage.a, stage.b))
-        return data if row.transform is None else row.transform(data, stage)
+        return data_prediction(row.stage, row.sample[None, ...], output, row.transform)
 
     def _prepare_all(
         self, rows: Sequence[Row | None], stages: Sequence[BoundStage], outputs: Array, over: list[Row]

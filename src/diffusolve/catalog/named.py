@@ -67,11 +67,11 @@ def entry_in_world(name: str, world: str) -> tuple[str, str | None]:
         entry, kind = find(name)
         return entry.name, kind
     program = _world_called(world)
-    made, schedule = program.find(name)
+    named, schedule = program.find(name)
     kinds = {kind.called_in(world): kind.name for kind in SCHEDULE_TYPES.values()}
     if schedule is not None and schedule not in kinds:
         raise unknown_name(f"schedule type in {name!r} outside {program.program}", schedule, SCHEDULE_TYPES)
-    return made.entry, None if schedule is None else kinds[schedule]
+    return named.entry, None if schedule is None else kinds[schedule]
 
 
 def differences_in_world(name: str, world: str, flow: bool) -> tuple[str, ...]:
@@ -89,16 +89,16 @@ def differences_in_world(name: str, world: str, flow: bool) -> tuple[str, ...]:
     if world == DIFFUSERS:
         return tuple(told)
     program = WORLDS[world]
-    made = program.find(name)[0]
+    named = program.find(name)[0]
     own = dict(CATALOG[entry].solver.options)
-    options = {key: value for key, value in made.solver.options if flow or key not in OF_FLOW}
+    options = {key: value for key, value in named.solver.options if flow or key not in OF_FLOW}
     changed = {key: value for key, value in options.items() if own.get(key) != value}
     if changed:
         told.append(f"{program.program} has it with " + ", ".join(f"{key}={value!r}" for key, value in changed.items()))
-    if made.discards and not CATALOG[entry].discards:
+    if named.discards and not CATALOG[entry].discards:
         told.append(f"{program.program} leaves out the last sigma but one")
-    if made.own_steps is not None:
-        told.append(f"{program.program} has its own steps for it, {made.own_steps}")
+    if named.own_steps is not None:
+        told.append(f"{program.program} has its own steps for it, {named.own_steps}")
     return tuple(told)
 
 
@@ -114,26 +114,26 @@ def _world_called(name: str) -> World:
 
 def _in_world(world: World, name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:
     """The sampler that `world` means by `name` and `spacing`; `options` as of :func:`sampler`."""
-    made, schedule = world.find(name)
+    named, schedule = world.find(name)
     if schedule is not None and spacing is not None:
         raise ValueError(f"{name!r} names the schedule {schedule!r} already: leave spacing={shown(spacing)} out.")
     discards = options.pop("discard_next_to_last_sigma", None)
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
     if isinstance(spacing, str):
         automatic = folded(spacing) == folded(AUTOMATIC)
-        schedule = made.automatic or world.default if automatic else world.schedule(spacing)
-    label = made.name if schedule is None else f"{made.name} {schedule}"
-    base = spacing if isinstance(spacing, Spacing) else made.own_steps or world.schedules[schedule or world.default]
-    defaults = made.solver.defaults
-    check_options(made.solver.name, options, [*defaults, *(field.name for field in fields(base))])
-    solver = made.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
+        schedule = named.automatic or world.default if automatic else world.schedule(spacing)
+    label = named.name if schedule is None else f"{named.name} {schedule}"
+    base = spacing if isinstance(spacing, Spacing) else named.own_steps or world.schedules[schedule or world.default]
+    defaults = named.solver.defaults
+    check_options(named.solver.name, options, [*defaults, *(field.name for field in fields(base))])
+    solver = named.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
     chosen = dataclasses.replace(base, **{key: value for key, value in options.items() if key not in defaults})
     return Sampler(
         solver,
-        chosen if isinstance(spacing, Spacing) else world.treated(made, chosen, discards),
+        chosen if isinstance(spacing, Spacing) else world.treated(named, chosen, discards),
         name=f"{label} ({world.program})",
         seed_offset=int(noise.get("ensd", 0)),
-        brownian=bool(noise.get("brownian", made.brownian)),
+        brownian=bool(noise.get("brownian", named.brownian)),
     )
 
 
@@ -162,8 +162,8 @@ def _of_class(name: str, spacing: str | Spacing | None, options: dict[str, Any])
         )
     of_class = find(found.name)[0].diffusers
     few_steps = {} if of_class is None else of_class.few_steps
-    made = own_sampler(found.name, **{**few_steps, **found.options, **options})
-    return dataclasses.replace(made, name=f"{found.name} ({config['_class_name']})")
+    sampler = own_sampler(found.name, **{**few_steps, **found.options, **options})
+    return dataclasses.replace(sampler, name=f"{found.name} ({config['_class_name']})")
 
 
 def _keys(schedule_type: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 from torch import Tensor, promote_types
 from torch.utils import _pytree
 
-from diffusolve.backends import Transform, backend_of
+from diffusolve.backends import Transform, data_prediction
 from diffusolve.plan import Stage
 
 if TYPE_CHECKING:
@@ -302,7 +302,6 @@ def data_of(
             f"{written} that step was given has been written to since, and the prediction of the data is computed when "
             "it is first read: read it before the tensor changes, or give step a clone of it."
         )
-    data: Tensor = backend_of(sample).combine((sample, output), (stage.a, stage.b))
-    data = data if transform is None else transform(data, stage)
+    data: Tensor = data_prediction(stage, sample, output, transform)
     dtype = promote_types(sample.dtype, output.dtype)
     return data if data.dtype == dtype else data.to(dtype)
