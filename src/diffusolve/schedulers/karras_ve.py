@@ -12,6 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput
 
 __all__ = ["KarrasVeScheduler"]
@@ -55,6 +56,9 @@ class KarrasVeScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 2
+    num_inference_steps = OfEachLoop()
+    timesteps = OfEachLoop()
+    schedule = OfEachLoop()
 
     @register_to_config
     def __init__(
@@ -69,9 +73,7 @@ class KarrasVeScheduler(SchedulerMixin):
         if not 0.0 < sigma_min < sigma_max:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min:g} and {sigma_max:g}.")
         self.init_noise_sigma = sigma_max
-        self.num_inference_steps: int | None = None
-        self.timesteps: Tensor | None = None
-        self.schedule: Tensor | None = None
+        self.num_inference_steps = self.timesteps = self.schedule = None
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
         """The sample as the network takes it: the sample itself."""

@@ -13,6 +13,7 @@ from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean, StepResult
 
 __all__ = ["ScoreSdeVeScheduler"]
@@ -23,7 +24,8 @@ class ScoreSdeVeScheduler(SchedulerMixin):
 
     Song et al. 2021, Score-Based Generative Modeling through SDEs, algorithm 2. The caller alternates `step_correct`
     and `step_pred`. A correction is not linear in the sample: the length of its step follows from the norms of score
-    and noise. So no plan has it, and loops that share a scheduler must take the same number of steps.
+    and noise. So no plan has it. Threads and tasks that share a scheduler have times and sigmas of their own; loops
+    that take turns in one of them must take the same number of steps.
 
     Args:
         num_train_timesteps: how many sigmas there are before `set_sigmas`.
@@ -40,6 +42,9 @@ class ScoreSdeVeScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 1
+    timesteps = OfEachLoop()
+    sigmas = OfEachLoop()
+    discrete_sigmas = OfEachLoop()
 
     @register_to_config
     def __init__(
@@ -54,7 +59,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         if not 0.0 < sigma_min < sigma_max:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min:g} and {sigma_max:g}.")
         self.init_noise_sigma = sigma_max
-        self.timesteps: Tensor | None = None
+        self.timesteps = None
         self.set_sigmas(num_train_timesteps, sigma_min, sigma_max, sampling_eps)
 
     def __len__(self) -> int:
@@ -86,7 +91,6 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         high = self.config["sigma_max"] if sigma_max is None else sigma_max
         if self.timesteps is None:
             self.set_timesteps(num_inference_steps, sampling_eps)
-        assert self.timesteps is not None
         steps = asked_for(num_inference_steps).steps
         self.discrete_sigmas = torch.exp(torch.linspace(log(low), log(high), steps))
         self.sigmas = (low * (high / low) ** self.timesteps.cpu().double()).float()
@@ -117,7 +121,6 @@ class ScoreSdeVeScheduler(SchedulerMixin):
             generator: of the noise.
             return_dict: an object with fields, or a tuple.
         """
-        assert self.timesteps is not None
         times = moved(torch.as_tensor(timestep), sample.device).expand(len(sample))
         places = (times * (len(self.timesteps) - 1)).long()
         sigma = moved(self.discrete_sigmas, sample.device)[places]

@@ -12,6 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.of_each_loop import OfEachLoop
 
 __all__ = ["ScoreSdeVpScheduler"]
 
@@ -32,6 +33,7 @@ class ScoreSdeVpScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 1
+    timesteps = OfEachLoop()
 
     @register_to_config
     def __init__(
@@ -42,7 +44,7 @@ class ScoreSdeVpScheduler(SchedulerMixin):
         sampling_eps: float = 1e-3,
     ) -> None:
         self.sigmas = self.discrete_sigmas = None
-        self.timesteps: Tensor | None = None
+        self.timesteps = None
 
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
