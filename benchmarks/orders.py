@@ -52,6 +52,7 @@ from diffusolve.solvers import (
     lms,
     pndm,
     res_multistep,
+    res_singlestep,
     restart,
     sa_solver,
     seeds_2,
@@ -126,6 +127,7 @@ CASES = [
         for r in (0.5, 0.3)
     ),
     *(Case(f"DEIS {order}", deis.with_options(order=order), order, order) for order in (1, 2, 3, 4)),
+    *(Case(f"DEIS {order}, tAB", deis.with_options(order=order, polynomial="time"), order, order) for order in (2, 3)),
     *(
         Case(f"{name} {order}S {kind}", made.with_options(order=order, solver_type=kind), order)
         for name, made in (("DPM", dpm_singlestep), ("DPM++", dpmpp_singlestep))
@@ -186,6 +188,9 @@ CASES = [
         for r in (0.5, 0.3)
     ),
     Case("exponential Heun", exp_heun_2_x0, 2),
+    Case("RES singlestep 2", res_singlestep, 2),
+    Case("RES singlestep 3", res_singlestep.with_options(order=3), 3),
+    Case("RES singlestep 3, c_2=0.3, c_3=0.9", res_singlestep.with_options(order=3, c_2=0.3, c_3=0.9), 3),
     Case("SEEDS-3, eta 0", seeds_3.with_options(eta=0.0), 3),
     Case("SEEDS-3, r_2=0.8, eta 0", seeds_3.with_options(eta=0.0, r_2=0.8), 2),
     *(

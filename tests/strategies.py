@@ -32,6 +32,7 @@ from diffusolve.solvers import (
     lcm,
     lms,
     res_multistep,
+    res_singlestep,
     sa_solver,
     seeds_2,
     seeds_3,
@@ -39,8 +40,10 @@ from diffusolve.solvers import (
 )
 from diffusolve.solvers.pndm import pndm
 from diffusolve.spacing import (
+    FINAL_SIGMAS,
     Beta,
     BetaSigmas,
+    BongTangent,
     Exponential,
     Karras,
     KLOptimal,
@@ -102,7 +105,12 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     ),
     st.builds(lms.with_options, order=st.integers(1, 4)),
     st.builds(pndm.with_options, start=st.sampled_from(["runge_kutta", "improved_euler"])),
-    st.builds(deis.with_options, order=st.integers(1, 4), lower_order_final=st.booleans()),
+    st.builds(
+        deis.with_options,
+        order=st.integers(1, 4),
+        lower_order_final=st.booleans(),
+        polynomial=st.sampled_from(["log_rho", "time"]),
+    ),
     st.builds(
         dpm_singlestep.with_options,
         order=st.integers(1, 3),
@@ -132,6 +140,7 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0), cfg_pp=st.booleans()),
     st.builds(lcm.with_options, s_noise=st.floats(0.5, 1.5)),
     st.builds(exp_heun_2_x0.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
+    st.builds(res_singlestep.with_options, order=st.integers(2, 3), c_2=st.floats(0.2, 0.6), c_3=st.floats(0.7, 1.0)),
     st.builds(
         res_multistep.with_options,
         eta=st.one_of(st.just(0.0), unit),
@@ -231,7 +240,9 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
         )
     ]
     if isinstance(noise_schedule, FlowMatching):
-        by_sigma += [LinearQuadratic(final_sigma=final_sigma) for final_sigma in ("zero", "sigma_min")]
+        by_sigma += [
+            curve(final_sigma=final_sigma) for curve in (LinearQuadratic, BongTangent) for final_sigma in FINAL_SIGMAS
+        ]
     custom_sigmas = st.lists(
         st.floats(noise_schedule.sigma_min, high), min_size=steps, max_size=steps, unique_by=lambda s: round(s, 3)
     ).map(lambda sigmas: Sigmas((*sorted(sigmas, reverse=True), 0.0)))

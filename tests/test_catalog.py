@@ -36,11 +36,11 @@ SCHEDULES = {"VP": (SD15, "epsilon"), "VE": (VarianceExploding(), "edm"), "flow"
 def test_every_name_is_found_in_any_spelling(name: str, spell: Callable[[str], str]) -> None:
     known = ALIASES.get(name, name)
     made = sampler(spell(name))
-    assert made.solver == CATALOG[known].solver
+    assert made.solver == CATALOG[known].solver_on("Uniform")
     assert (made.name, str(made)) == (known, known)
     for schedule_type, wanted in SCHEDULE_TYPES.items():
         made = sampler(spell(f"{name} {schedule_type}"), discard_next_to_last_sigma=False)
-        assert made.solver == CATALOG[known].solver
+        assert made.solver == CATALOG[known].solver_on(schedule_type)
         assert made.name == f"{known} {schedule_type}"
         if not CATALOG[known].spaces_itself:
             assert made.spacing == wanted.spacing
@@ -195,13 +195,15 @@ COMFYUI_SCHEDULES = (
     "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
     "kl_optimal",
 )  # fmt: skip
+RES4LYF_SCHEDULES = ("beta57", "bong_tangent")
+"""Of a collection of nodes for ComfyUI, which puts them into its list."""
 
 
 def test_the_lists_of_other_programs_are_complete() -> None:
     assert set(A1111) == {entry.name for entry in CATALOG.values() if entry.a1111}
     assert set(A1111_SCHEDULES) == {made.a1111 for made in SCHEDULE_TYPES.values()} - {None}
     assert set(COMFYUI) <= {name for entry in CATALOG.values() for name in entry.comfyui}
-    assert set(COMFYUI_SCHEDULES) == {made.comfyui for made in SCHEDULE_TYPES.values()} - {None}
+    assert {*COMFYUI_SCHEDULES, *RES4LYF_SCHEDULES} == {made.comfyui for made in SCHEDULE_TYPES.values()} - {None}
     functions = {name for name in k_diffusion.sampling.__all__ if name.startswith("sample_")}
     assert functions == {entry.k_diffusion for entry in CATALOG.values()} - {None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 import diffusolve
+from benchmarks import against_euler
 from diffusolve import sampler, scheduler
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS
 from diffusolve.errors import UnknownNameError
 from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule
-from diffusolve.plan import Plan
+from diffusolve.plan import Plan, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import Sampler, sample
+from diffusolve.solvers import deis, res_singlestep, seeds_2
+from diffusolve.spacing import Beta, Karras
 from tests.test_cli import run
 
 DATA = Path(__file__).parent / "data"
@@ -26,6 +30,13 @@ COMFYUI = json.loads((DATA / "comfyui_names.json").read_text(encoding="utf-8"))
 A1111 = json.loads((DATA / "a1111_levels.json").read_text(encoding="utf-8"))
 MEAN, VARIANCE, BIAS = (np.array(COMFYUI["denoiser"][key]) for key in ("mean", "v", "bias"))
 GUIDANCE = 0.7
+
+BONG_TANGENT = {
+    5: [1.0, 0.93203557, 0.80430627, 0.5, 0.13226144, 0.0],
+    12: [1.0, 0.98229033, 0.95908344, 0.92746729, 0.88218671, 0.81303388, 0.69898552, 0.5, 0.28966978, 0.15482883,
+         0.07754489, 0.03068402, 0.0],
+}  # fmt: skip
+"""Sigmas of RES4LYF's "bong_tangent" for flow matching, as measured there in July 2026."""
 
 SAME_LEVELS = 2e-5
 """Relative; the programs' tables are in single precision, and EDM's arctangent of 80 loses a digit of it."""
@@ -284,3 +295,58 @@ def test_dpm_fast_and_adaptive_end_where_the_schedule_of_comfyui_says() -> None:
     network = Denoiser(SD15, False)
     start = adaptive.grid(SD15, 1)[0].sigma * np.array([COMFYUI["start"]["numbers"]])
     assert np.isfinite(sample(network, start, adaptive)).all()
+
+
+def test_bong_tangent_has_the_sigmas_measured_in_res4lyf() -> None:
+    for steps, figure in BONG_TANGENT.items():
+        for made in (sampler("Euler Bong tangent"), sampler("euler", "bong_tangent", world="comfyui")):
+            np.testing.assert_allclose(made.grid(NOISE_SCHEDULES["sd3"], steps).sigmas, figure, atol=1e-7)
+    with pytest.raises(ValueError, match="pivot is 1: expected a part of the steps, between 0 and 1"):
+        sampler("Euler Bong tangent", pivot=1.0)
+    with pytest.raises(ValueError, match="slope is 0: expected a positive number"):
+        sampler("Euler Bong tangent", slope=0.0)
+
+
+def test_beta57_is_beta_with_parameters_of_its_own() -> None:
+    assert sampler("Euler Beta57").spacing == Beta(alpha=0.5, beta=0.7)
+    timesteps = sampler("euler", "beta57", world="comfyui").grid(SD15, 8).timesteps
+    assert timesteps.dtype == np.int64
+
+
+def test_res_of_two_stages_is_seeds_without_noise_and_of_three_has_a_third_order_condition() -> None:
+    grid = sampler("Euler Karras").grid(SD15, 6)
+    same = trace(seeds_2.with_options(eta=0.0, solver_type="phi_2"), grid, Sample())
+    made = trace(sampler("res_2s").solver, grid, Sample())
+    for ours, theirs in zip(made.stages, same.stages, strict=True):
+        np.testing.assert_allclose(
+            [c for write in ours.update.writes for _, c in write.terms],
+            [c for write in theirs.update.writes for _, c in write.terms],
+            rtol=1e-9,
+        )
+    for options, message in (
+        ({"order": 4}, "order is 4: expected 2 or 3"),
+        ({"order": 3, "c_2": 2 / 3}, "c_2 is 0.666667: with order 3 it must not be 2/3"),
+        ({"c_3": 0.5}, "c_3 is 0.5: expected a part of the step from 2/3 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(res_singlestep.with_options(**options)(grid, 1.0))
+
+
+def test_deis_takes_the_polynomial_that_is_better_on_a_schedule_type() -> None:
+    """By measurement: the error of one divided by that of the other, over models, data and numbers of steps."""
+    for kind in ("Uniform", "DDIM", "KL Optimal", "Karras", "Simple", "Exponential"):
+        ratios = []
+        for model in ("sd15", "sd3", "edm"):
+            for mean in (0.0, 0.9):
+                network = against_euler.Denoiser(NOISE_SCHEDULES[model], mean)
+                time, log_rho = (
+                    against_euler.error(sampler("DEIS", kind, polynomial=variable), network, 10)
+                    for variable in ("time", "log_rho")
+                )
+                ratios.append(math.log(log_rho / time))
+        better = "time" if sum(ratios) > 0 else "log_rho"
+        assert sampler(f"DEIS {kind}").solver == deis.with_options(polynomial=better), kind
+    assert sampler("deis", "karras").solver == deis
+    assert sampler("DEIS").solver == deis.with_options(polynomial="time")
+    assert sampler("DEIS", polynomial="log_rho").solver == deis
+    assert sampler("DEIS", Karras()).solver == deis

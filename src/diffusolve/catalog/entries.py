@@ -30,6 +30,7 @@ from diffusolve.solvers import (
     lms,
     pndm,
     res_multistep,
+    res_singlestep,
     restart,
     sa_solver,
     seeds_2,
@@ -79,6 +80,7 @@ class Entry:
         discards: A1111 leaves out its last sigma but one ("discard next-to-last sigma").
         aliases: other spellings.
         nearest: where a world has no such sampler, the name of the nearest that all have.
+        on_schedules: schedule types -> the solver's options there, where others are better than elsewhere.
     """
 
     name: str
@@ -92,6 +94,11 @@ class Entry:
     discards: bool = False
     aliases: tuple[str, ...] = ()
     nearest: str = "DPM++ 2M"
+    on_schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def solver_on(self, schedule_type: str | None) -> Solver:
+        """The algorithm with its options on a schedule type; on steps of the caller's if it is None."""
+        return self.solver.with_options(**self.on_schedules.get(schedule_type or "", {}))
 
     @property
     def spaces_itself(self) -> bool:
@@ -356,8 +363,14 @@ ENTRIES = (
         3,
         a1111=False,
         comfyui=("deis",),
-        diffusers=DiffusersClass("DEISMultistepScheduler", {"solver_order": 3}),
+        diffusers=DiffusersClass(
+            "DEISMultistepScheduler",
+            {"solver_order": 3},
+            "its polynomials are in log rho",
+            options={"polynomial": "log_rho"},
+        ),
         nearest="UniPC",
+        on_schedules={kind: {"polynomial": "time"} for kind in ("Uniform", "Normal", "DDIM", "Leading", "KL Optimal")},
     ),
     Entry(
         "DDPM",
@@ -381,7 +394,7 @@ ENTRIES = (
         nearest="LMS",
     ),
     Entry("iPNDM-v", ipndm_v, 4, a1111=False, comfyui=("ipndm_v",), nearest="LMS"),
-    Entry("RES multistep", res_multistep, 2, a1111=False, comfyui=("res_multistep",)),
+    Entry("RES multistep", res_multistep, 2, a1111=False, comfyui=("res_multistep",), aliases=("res_2m",)),
     Entry(
         "RES multistep a",
         res_multistep.with_options(eta=1.0),
@@ -473,6 +486,17 @@ ENTRIES = (
         a1111=False,
         comfyui=("sa_solver_pece",),
         nearest="DPM++ 2M SDE",
+    ),
+    # RES4LYF's, a collection of nodes for ComfyUI, whose res_2m is RES multistep.
+    Entry("RES 2S", res_singlestep, 2, a1111=False, aliases=("res_2s",), nearest="Exponential Heun"),
+    Entry("RES 3S", res_singlestep.with_options(order=3), 3, a1111=False, aliases=("res_3s",), nearest="RES 2S"),
+    Entry(
+        "RES 3M",
+        dpmpp_multistep.with_options(order=3, solver_type="heun", lower_order_final=False),
+        3,
+        a1111=False,
+        aliases=("res_3m",),
+        nearest="RES multistep",
     ),
     Entry("Exponential Heun", exp_heun_2_x0, 2, a1111=False, comfyui=("exp_heun_2_x0",), nearest="DPM++ 2S"),
     Entry(

@@ -34,7 +34,7 @@ def own_sampler(name: str, spacing: str | Spacing | None = None, **options: Any)
     discards = options.pop("discard_next_to_last_sigma", entry.discards and not isinstance(spacing, Spacing))
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
     chosen = _spacing(entry, spacing or schedule_type, options)
-    solver = _solver(entry, options, chosen)
+    solver = _solver(entry.solver_on(_type_called(entry, spacing or schedule_type)), options, chosen)
     for option, value in options.items():
         if option not in solver.defaults:
             chosen = dataclasses.replace(chosen, **{option: value})
@@ -65,12 +65,23 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]
     raise unknown_name("spacing", wanted, [*SCHEDULE_TYPES, AUTOMATIC, *SPACINGS])
 
 
-def _solver(entry: Entry, options: dict[str, Any], chosen: Spacing) -> Solver:
-    """The entry's solver with those of the `options` that are its own; the others must be the spacing's."""
-    defaults = entry.solver.defaults
+def _type_called(entry: Entry, wanted: str | Spacing | None) -> str | None:
+    """The name of the schedule type `wanted`, "Uniform" where there is none; None for a spacing of another name."""
+    if isinstance(wanted, Spacing):
+        return None
+    if wanted is None:
+        return "Uniform"
+    if folded(wanted) == folded(AUTOMATIC):
+        return entry.automatic
+    return next((kind for kind in SCHEDULE_TYPES if folded(kind) == folded(wanted)), None)
+
+
+def _solver(solver: Solver, options: dict[str, Any], chosen: Spacing) -> Solver:
+    """`solver` with those of the `options` that are its own; the others must be the spacing's."""
+    defaults = solver.defaults
     of_spacing = {field.name for field in fields(chosen)}
-    check_options(entry.solver.name, options, [*defaults, *of_spacing])
-    return entry.solver.with_options(**{option: value for option, value in options.items() if option in defaults})
+    check_options(solver.name, options, [*defaults, *of_spacing])
+    return solver.with_options(**{option: value for option, value in options.items() if option in defaults})
 
 
 def find(name: str) -> tuple[Entry, str | None]:

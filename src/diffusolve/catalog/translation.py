@@ -191,7 +191,8 @@ def to_diffusers(name: str) -> ToDiffusers:
         raise ValueError(
             f"diffusers has no scheduler for {entry.name!r}; the nearest that it has is {_nearest(entry)!r}."
         )
-    differences = [there.difference] if there.difference else []
+    same = own_sampler(name).solver == own_sampler(name, **there.options).solver if there.options else False
+    differences = [there.difference] if there.difference and not same else []
     schedule_type = entry.automatic if schedule_type == AUTOMATIC else schedule_type or "Uniform"
     config = dict(there.config)
     if not entry.spaces_itself:

@@ -16,6 +16,7 @@ from diffusolve.solvers.linear_multistep import lms
 from diffusolve.solvers.pndm import pndm
 from diffusolve.solvers.requests import ErrorRatio, Evaluate, Keep, Noise, Request, SolverRun, StepEnded, Value
 from diffusolve.solvers.res_multistep import res_multistep
+from diffusolve.solvers.res_singlestep import res_singlestep
 from diffusolve.solvers.restart import restart
 from diffusolve.solvers.sa_solver import sa_solver
 from diffusolve.solvers.seeds import exp_heun_2_x0, seeds_2, seeds_3
@@ -55,6 +56,7 @@ __all__ = [
     "lms",
     "pndm",
     "res_multistep",
+    "res_singlestep",
     "restart",
     "sa_solver",
     "seeds_2",
@@ -81,6 +83,7 @@ SOLVERS: dict[str, Solver] = {
         dpmpp_sde,
         dpmpp_2s_ancestral,
         res_multistep,
+        res_singlestep,
         er_sde,
         seeds_2,
         seeds_3,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from diffusolve.spacing.base import FINAL_SIGMAS as FINAL_SIGMAS
     from diffusolve.spacing.base import Spacing as Spacing
     from diffusolve.spacing.by_sigma import BetaSigmas as BetaSigmas
+    from diffusolve.spacing.by_sigma import BongTangent as BongTangent
     from diffusolve.spacing.by_sigma import Exponential as Exponential
     from diffusolve.spacing.by_sigma import Karras as Karras
     from diffusolve.spacing.by_sigma import KLOptimal as KLOptimal
@@ -39,6 +40,7 @@ _HOME = {
     "FINAL_SIGMAS": "base",
     "Spacing": "base",
     "BetaSigmas": "by_sigma",
+    "BongTangent": "by_sigma",
     "Exponential": "by_sigma",
     "KLOptimal": "by_sigma",
     "Karras": "by_sigma",

@@ -15,6 +15,7 @@ from diffusolve.spacing.scipy_special import beta_quantile
 
 __all__ = [
     "BetaSigmas",
+    "BongTangent",
     "Exponential",
     "KLOptimal",
     "Karras",
@@ -258,6 +259,51 @@ class LinearQuadratic(RampSpacing):
         index = position * steps
         progress = self.threshold * index / linear + rest * (np.maximum(index - linear, 0.0) / (steps - linear)) ** 2
         return np.asarray(high + progress * (low - high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BongTangent(RampSpacing):
+    """Two falling arctangents, from sigma_max to half of it and on to 0, that are steepest where they meet.
+
+    It is RES4LYF's "bong_tangent", made for flow matching, as measured there: with N steps the curves meet after
+    ``pivot * (N + 2)`` steps, rounded down, and the arctangents are those of ``40 * slope * (i - pivot) / (N + 2)``.
+
+    Args:
+        pivot: the part of the steps of the first curve, in (0, 1).
+        slope: how steep the curves are, above 0.
+    """
+
+    runs_to_zero: ClassVar[bool] = True
+
+    pivot: float = 0.6
+    slope: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.pivot < 1.0:
+            raise ValueError(f"pivot is {self.pivot:g}: expected a part of the steps, between 0 and 1 (0.6).")
+        if not 0.0 < self.slope < np.inf:
+            raise ValueError(f"slope is {self.slope:g}: expected a positive number (0.2).")
+        if self.sigma_min is not None and self.final_sigma == "zero":
+            raise ValueError(
+                f"sigma_min is {self.sigma_min:g}, but these sigmas run to 0: leave sigma_min out, or set "
+                "final_sigma='sigma_min'."
+            )
+
+    def ramp(self, position: Array, low: float, high: float, scaling: Scaling) -> Array:
+        steps = len(position) + 1
+        meet = int(steps * self.pivot)
+        if not 2 <= meet <= steps - 2:  # one of the curves would have no step
+            return np.asarray(high + position * (low - high))
+        slope, middle = 40 * self.slope / steps, (high + low) / 2
+        first = -np.arctan(slope * (np.arange(meet) - meet))
+        second = -np.arctan(slope * np.arange(steps - meet))
+        return np.append(_between(first, high, middle)[:-1], _between(second, middle, low))
+
+
+def _between(values: Array, start: float, end: float) -> Array:
+    """`values`, moved and stretched so that they lead from `start` to `end`."""
+    return np.asarray(end + (values - values[-1]) * (start - end) / (values[0] - values[-1]))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from diffusolve.spacing.align_your_steps import AlignYourSteps
 from diffusolve.spacing.base import Spacing
 from diffusolve.spacing.by_sigma import (
     BetaSigmas,
+    BongTangent,
     Exponential,
     Karras,
     KLOptimal,
@@ -40,6 +41,8 @@ SPACINGS: dict[str, Callable[..., Spacing]] = {
     "kl_optimal": KLOptimal,
     "align_your_steps": AlignYourSteps,
     "linear_quadratic": LinearQuadratic,
+    "beta57": partial(Beta, alpha=0.5, beta=0.7),
+    "bong_tangent": BongTangent,
 }
 """Name -> constructor."""
 

@@ -35,7 +35,17 @@ from diffusolve.solvers import (
     seeds_3,
     unipc,
 )
-from diffusolve.spacing import Beta, Exponential, Karras, KLOptimal, Leading, LinearQuadratic, Linspace, Simple
+from diffusolve.spacing import (
+    Beta,
+    BongTangent,
+    Exponential,
+    Karras,
+    KLOptimal,
+    Leading,
+    LinearQuadratic,
+    Linspace,
+    Simple,
+)
 
 __all__ = ["COMFYUI"]
 
@@ -135,6 +145,8 @@ COMFYUI = World(
             "normal": Linspace(shifted_twice=True),
             "linear_quadratic": LinearQuadratic(everywhere=True),
             "kl_optimal": KLOptimal(),
+            "beta57": Beta(alpha=0.5, beta=0.7, whole=True, distinct=True),  # RES4LYF's, as is the next
+            "bong_tangent": BongTangent(),
         }
     ),
     default="normal",
