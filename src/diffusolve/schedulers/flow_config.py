@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusolve.schedulers.steps import CURVES
 
-__all__ = ["FLOW_KEYS", "FLOW_STEPS", "carried_flow", "is_flow"]
+__all__ = ["FLOW_KEYS", "FLOW_STEPS", "carried_flow", "check_no_flow", "is_flow"]
 
 FLOW_STEPS = "_flow_steps"
 """The configuration key of a class of the DPM-Solver family whose steps are placed as FlowMatchEuler places them, and
@@ -49,6 +49,17 @@ def is_flow(config: Mapping[str, Any]) -> bool:
         or config.get("prediction_type") == "flow_prediction"
         or (not name and ("shift" in config or ("eta" in config and "beta_schedule" not in config)))
     )
+
+
+def check_no_flow(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if `config`, which the class `name` is given, is that of a flow-matching model."""
+    if is_flow(config):
+        raise ValueError(
+            f"{name} cannot sample a flow-matching model, and this is the configuration of one: use "
+            "EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler, "
+            "KDPM2DiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler or "
+            "FlowMatchEulerDiscreteScheduler, for example."
+        )
 
 
 def carried_flow(

@@ -152,6 +152,14 @@ class FlowSigmas:
         prepared.sigmas, prepared.timesteps = sigmas.astype(np.float32), timesteps.astype(np.float32)
         return prepared
 
+    def without_mu(self) -> ValueError:
+        """The error of a call that leaves out what the shift depends on."""
+        low, fewest, high, most = self.line
+        return ValueError(
+            "mu is missing: use_dynamic_shifting takes the shift from it. Pipelines compute it from the number of "
+            f"image tokens, as a line from base_shift ({low:g} at {fewest}) to max_shift ({high:g} at {most})."
+        )
+
     def _check(self, sigmas: Array, asked: Asked) -> None:
         """Raise ValueError unless `sigmas` fall and lie in flow matching's range."""
         if np.all(np.diff(sigmas) < 0.0) and sigmas[-1] > 0.0 and sigmas[0] <= 1.0:
@@ -170,9 +178,5 @@ class FlowSigmas:
         if not self.dynamic:
             return self.shift
         if mu is None:
-            low, fewest, high, most = self.line
-            raise ValueError(
-                f"mu is missing: use_dynamic_shifting takes the shift from it. Pipelines compute it from the number of "
-                f"image tokens, as a line from base_shift ({low:g} at {fewest}) to max_shift ({high:g} at {most})."
-            )
+            raise self.without_mu()
         return shift_from_mu(mu, self.time_shift_type)

@@ -12,6 +12,7 @@ from diffusolve.config import ConfigMixin, config_keys
 from diffusolve.errors import UnknownNameError
 from diffusolve.hub import PushToHubMixin
 from diffusolve.schedulers import scheduler_class
+from diffusolve.schedulers.flow_config import check_no_flow
 from diffusolve.schedulers.import_paths import in_both
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
         super().__init_subclass__(**kwargs)
         here, there = in_both().get(cls.__name__, ("", None))
         cls._module_in_diffusers = there if cls.__module__ == here else None
+
+    @classmethod
+    def _carried(
+        cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_no_flow(cls.__name__, whole)
+        return super()._carried(config, given, whole)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """A new object, which says that it is of the module where diffusers has the class of the same name.

@@ -14,6 +14,7 @@ from torch import from_numpy as tensor_of
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared, check_options_of
 from diffusolve.schedulers.scheduler import PREDICTION_NAMES, Scheduler
 from diffusolve.schedulers.steps import Array, Steps
@@ -133,7 +134,7 @@ class PyramidScheduler(Scheduler):
         if stage_index not in range(stages) and not (stage_index is None and stages == 1):
             raise ValueError(f"stage_index is {stage_index}: expected 0 to {stages - 1}, as there are stages.")
         if self.config["use_dynamic_shifting"] and mu is None:
-            raise ValueError("mu is missing: use_dynamic_shifting takes the shift of the sigmas from it.")
+            raise FlowSigmas.of(self.config).without_mu()
         points = steps
         if self.drops_last:
             points = (2 * steps if is_amplify_first_chunk else steps) + 1

@@ -27,7 +27,7 @@ from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
-from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, is_flow
+from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.open_run import OpenRun
@@ -170,12 +170,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         if not is_flow(whole) or (not cls.samples_flow and "shift" in config_keys(cls)):
             return config, {}  # of no flow, or of a class that is for one family of flow models and knows its own keys
         if not cls.samples_flow:
-            raise ValueError(
-                f"{cls.__name__} cannot sample a flow-matching model, and this is the configuration of one: use "
-                "EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler, "
-                "KDPM2DiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler or "
-                "FlowMatchEulerDiscreteScheduler, for example."
-            )
+            check_no_flow(cls.__name__, whole)
         known = config_keys(cls)
         carried, later = carried_flow(config, given, known)
         for key in [key for key in given if key in FLOW_KEYS and key not in known]:

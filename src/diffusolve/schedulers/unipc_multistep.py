@@ -13,6 +13,7 @@ from diffusolve.backends import Run, Transform
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.schedulers.asked import Asked, asked_for
+from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options
 from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES, LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
@@ -121,7 +122,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         <diffusolve.schedulers.log_snr_scheduler.LogSNRScheduler.set_timesteps>`, in the order of diffusers.
         """
         if self.config["use_dynamic_shifting"] and mu is None:
-            raise ValueError("mu is missing: use_dynamic_shifting takes the shift of the noise levels from it.")
+            raise FlowSigmas.of(self.config).without_mu()
         generation = self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
         if self.solver_p is not None:
             generation.predictor = copy.deepcopy(self.solver_p)  # which may be one that no two runs can share
