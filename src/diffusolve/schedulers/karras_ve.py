@@ -56,6 +56,7 @@ class KarrasVeScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 2
+    refuses_flow: ClassVar[bool] = True
     num_inference_steps = OfEachLoop()
     timesteps = OfEachLoop()
     schedule = OfEachLoop()

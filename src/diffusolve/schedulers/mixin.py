@@ -28,11 +28,13 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
 
     Attributes:
         _compatibles: names of classes in `diffusolve` that its configuration can be carried to.
+        refuses_flow: the configuration of a flow-matching model is an error, which says what can sample it.
     """
 
     config_name: ClassVar[str | None] = "scheduler_config.json"
     has_compatibles: ClassVar[bool] = True
     _compatibles: ClassVar[list[str]] = []
+    refuses_flow: ClassVar[bool] = False
     _module_in_diffusers: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -44,7 +46,8 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     def _carried(
         cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        check_no_flow(cls.__name__, whole)
+        if cls.refuses_flow:
+            check_no_flow(cls.__name__, whole)
         return super()._carried(config, given, whole)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

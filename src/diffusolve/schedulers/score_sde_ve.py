@@ -42,6 +42,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 1
+    refuses_flow: ClassVar[bool] = True
     timesteps = OfEachLoop()
     sigmas = OfEachLoop()
     discrete_sigmas = OfEachLoop()

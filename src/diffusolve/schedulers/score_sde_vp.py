@@ -33,6 +33,7 @@ class ScoreSdeVpScheduler(SchedulerMixin):
     """
 
     order: ClassVar[int] = 1
+    refuses_flow: ClassVar[bool] = True
     timesteps = OfEachLoop()
 
     @register_to_config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class TokenScheduler(SchedulerMixin):
         num_inference_steps: the number of steps.
     """
 
+    refuses_flow: ClassVar[bool] = True
     timesteps: Tensor | None = None
     num_inference_steps: int | None = None
 
