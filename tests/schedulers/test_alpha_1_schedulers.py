@@ -258,7 +258,7 @@ def test_what_cannot_be_is_refused(name: str) -> None:
         scheduler.step(x, 98, x)
     walk(scheduler)
     with pytest.raises(IndexError, match=f"{5 if name in TWO_STAGE else 3} evaluations"):
-        scheduler.step(x, scheduler.timesteps[-1], x)
+        scheduler.step(x, scheduler.timesteps[-1].item(), x)
     with pytest.raises(UnknownNameError, match="prediction_type"):
         ours(name, {"prediction_type": "flow"})
     with pytest.raises(UnknownNameError, match="beta_schedule"):

@@ -412,7 +412,7 @@ def test_what_cannot_be_is_refused(name: str) -> None:
         scheduler.step(x[:, :, :4], COUNT - 1, x)
     walk(scheduler)
     with pytest.raises(IndexError, match="3 evaluations"):
-        scheduler.step(x, scheduler.timesteps[-1], x)
+        scheduler.step(x, scheduler.timesteps[-1].item(), x)
     with pytest.raises(ValueError, match=r"order is 0"):
         ours(name, {"solver_order": 0}).set_timesteps(3)
 

@@ -161,7 +161,7 @@ def test_one_step_too_many_says_how_many_there_were(name: str) -> None:
     scheduler = made(name)
     x = walked(scheduler, noise())
     with pytest.raises(IndexError, match=str(len(scheduler.timesteps))):
-        scheduler.step(x, scheduler.timesteps[-1], x)
+        scheduler.step(x, scheduler.timesteps[-1].item(), x)
 
 
 @for_each("name", [name for name in CLASSES if name != "DDPMScheduler"])

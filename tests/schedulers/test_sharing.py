@@ -638,6 +638,21 @@ def test_a_tensor_of_timesteps_may_be_walked_again_after_set_timesteps(name: str
         scheduler.step(start, timesteps[0], start)
 
 
+def test_the_last_step_of_a_finished_run_may_be_repeated_whoever_else_has_begun_one() -> None:
+    for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LMSDiscreteScheduler"):
+        scheduler, x = made(name), torch.full((1, 4, 4, 4), 0.5)
+        scheduler.set_timesteps(6)
+        own = scheduler.timesteps
+        walked(scheduler, own, x)
+        once = scheduler.step(x, own[-1], x).prev_sample
+        scheduler.set_timesteps(6)
+        scheduler.step(x, scheduler.timesteps[0], x)
+        assert torch.equal(scheduler.step(x, own[-1], x).prev_sample, once)
+        assert scheduler.step_index == 1
+        with pytest.raises(IndexError, match="all of them are done"):
+            scheduler.step(x, own[2], x)
+
+
 def test_options_may_change_where_nothing_is_remembered() -> None:
     euler, lms, x = made("EulerDiscreteScheduler"), made("LMSDiscreteScheduler"), torch.ones(1, 4, 4, 4)
     for scheduler in (euler, lms):

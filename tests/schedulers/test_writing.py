@@ -130,3 +130,55 @@ def test_a_table_read_before_is_watched_and_one_that_nobody_has_read_costs_nothi
     x = standard_noise()
     results = [each.step(x, each.timesteps[0], x, torch.Generator().manual_seed(0)) for each in (scheduler, twin)]
     assert torch.equal(results[0].prev_sample, results[1].prev_sample)
+
+
+def test_a_history_is_held_from_the_first_time_that_it_is_asked_for() -> None:
+    scheduler = ours("UniPCMultistepScheduler", STABLE_DIFFUSION)
+    scheduler.set_timesteps(6)
+    x = walked(scheduler, scheduler.timesteps[:3])
+    with pytest.raises(ValueError, match=r"does not hold its whole history.*call set_timesteps to begin another"):
+        _ = scheduler.model_outputs
+    expected = walked(scheduler, scheduler.timesteps[3:])
+    scheduler.set_timesteps(6)
+    assert torch.allclose(walked(scheduler, scheduler.timesteps[:3]), x)
+    assert [kept.shape for kept in scheduler.model_outputs] == [x.shape, x.shape]
+    assert torch.allclose(walked(scheduler, scheduler.timesteps[3:]), expected, atol=1e-4)
+
+
+def test_half_a_history_cannot_be_forgotten_and_none_can_be_lengthened() -> None:
+    for name, forgets in (("UniPCMultistepScheduler", "last_sample"), ("DPMSolverMultistepScheduler", "model_outputs")):
+        scheduler = ours(name, STABLE_DIFFUSION)
+        scheduler.set_timesteps(6)
+        x = walked(scheduler, scheduler.timesteps[:2])
+        setattr(scheduler, forgets, None if forgets == "last_sample" else [None, None])
+        with pytest.raises(ValueError, match=f"{forgets} of a run of {name} were cleared: expected .*lower_order_nums"):
+            scheduler.step(x, scheduler.timesteps[2], x)
+        scheduler.lower_order_nums = 0
+        scheduler.step(x, scheduler.timesteps[2], x)
+        with pytest.raises(TypeError, match="write to its items"):
+            scheduler.model_outputs.append(x)
+        with pytest.raises(ValueError, match=r"lower_order_nums is set to 7, where \d outputs are remembered"):
+            scheduler.lower_order_nums = 7
+        with pytest.raises(ValueError, match="given 2 outputs, but the run of"):
+            scheduler.model_outputs = [x, x]
+
+
+def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
+    pndm, kdpm2 = ours("PNDMScheduler", {}), ours("KDPM2DiscreteScheduler", {})
+    for scheduler in (pndm, kdpm2):
+        scheduler.set_timesteps(6)
+    for scheduler, name, message in (
+        (pndm, "counter", "cannot be written to: call set_timesteps to begin a run anew"),
+        (pndm, "cur_sample", "cannot be written to: it follows from the calls of the run"),
+        (kdpm2, "sigmas_interpol", "cannot be written to: it follows from the sigmas: write these"),
+        (kdpm2, "_sigma_to_t", "override it in a subclass"),
+        (ours("DDIMScheduler", {}), "_get_variance", "override it in a subclass"),
+        (ours("DPMSolverMultistepScheduler", {}), "dpm_solver_first_order_update", "override it in a subclass"),
+    ):
+        with pytest.raises(AttributeError, match=message):
+            setattr(scheduler, name, lambda *_: None)
+    assert not hasattr(pndm, "cur_sample")
+    pndm.step = lambda *_: "mine"  # callers call it
+    assert pndm.step() == "mine"
+    pndm.my_own_note = 3
+    assert pndm.my_own_note == 3

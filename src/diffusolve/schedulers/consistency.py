@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled
@@ -19,6 +21,21 @@ class DistilledScheduler(TimestepScheduler):
     """Timesteps are some of those that the network was distilled on; each step depends on its own and the next."""
 
     _compatibles = []  # noqa: RUF012
+
+    counts_on: ClassVar[bool] = True
+
+    def _advance(self, model_output: Tensor, timestep: Any, *others: Any) -> tuple[Tensor, Run]:
+        """As for others; the timestep of a step that is counted must be that of its place."""
+        if not isinstance(timestep, Tensor) or timestep.device.type == "cpu":
+            generation, place = self._registry.of(timestep)
+            if place is None and generation is not None and generation.step_index is not None:
+                following = generation.values[generation.step_index :][:1]
+                if following and float(timestep) != following[0]:
+                    raise ValueError(
+                        f"timestep is {float(timestep):g}, but the run comes to {following[0]:g} next: hand step views "
+                        "of scheduler.timesteps, which tell it where to go, or call set_timesteps."
+                    )
+        return super()._advance(model_output, timestep, *others)
 
     def _configured(self) -> None:
         super()._configured()

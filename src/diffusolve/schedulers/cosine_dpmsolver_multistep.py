@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Cosine, NoiseSchedule
 from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import StepResult
@@ -41,6 +42,9 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         euler_at_final: the last step is always of first order.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
+
+    members = members.MULTISTEP
+    clears = frozenset({"lower_order_nums"})
 
     @register_to_config
     def __init__(

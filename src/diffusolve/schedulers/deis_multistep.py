@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers import members
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Array, curve_asked_for
@@ -38,6 +39,10 @@ class DEISMultistepScheduler(LogSNRScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
         use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
     """
+
+    history_outlives_reset: ClassVar[bool] = True
+    members = members.MULTISTEP
+    clears = frozenset({"lower_order_nums"})
 
     @register_to_config
     def __init__(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers import members
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver, dpmpp_multistep
@@ -43,6 +44,9 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
     """
 
     noise_dtype = torch.float32
+
+    members = members.MULTISTEP
+    clears = frozenset({"lower_order_nums"})
 
     @register_to_config
     def __init__(

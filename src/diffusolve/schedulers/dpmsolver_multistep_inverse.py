@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusolve.schedulers.log_snr_scheduler import timesteps_along
@@ -45,6 +46,9 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     """
 
     samples_flow: ClassVar[bool] = False
+
+    members = members.MULTISTEP
+    clears = frozenset({"lower_order_nums"})
 
     @register_to_config
     def __init__(

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import StepResult
@@ -41,6 +42,8 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
+
+    members = members.SDE
 
     @register_to_config
     def __init__(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
@@ -43,6 +44,8 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         variance_type: "learned" or "learned_range" if the network also outputs a variance, which is then ignored.
         use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
     """
+
+    members = members.SINGLESTEP
 
     @register_to_config
     def __init__(

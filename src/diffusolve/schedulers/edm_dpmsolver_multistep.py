@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver, dpmpp_multistep
@@ -35,6 +36,9 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         euler_at_final: the last step is always of first order.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
+
+    members = members.MULTISTEP
+    clears = frozenset({"lower_order_nums"})
 
     @register_to_config
     def __init__(

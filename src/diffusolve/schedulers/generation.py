@@ -188,6 +188,8 @@ class Generation:
         followed: the edition that its plan follows from, whether or not each step is to look.
         timesteps_written, sigmas_written: users have replaced these numbers.
         begun_before: its first step was made when they did so.
+        is_outlived: its place was set to None, and nobody has cleared the history that diffusers keeps over that.
+        cleared: the members of the history that users have cleared since the last step.
         timesteps_version: of the tensor of its timesteps, when their values were read.
         watched, watched_version: the sigmas, once they were handed to a user, and their version then.
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
@@ -210,6 +212,8 @@ class Generation:
     timesteps_written: bool = False
     sigmas_written: bool = False
     begun_before: bool = False
+    is_outlived: bool = False
+    cleared: frozenset[str] = frozenset()
     timesteps_version: int = 0
     watched: Tensor | None = None
     watched_version: int = 0

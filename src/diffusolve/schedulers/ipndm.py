@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class IPNDMScheduler(Scheduler):
     samples_flow = True
     init_noise_sigma: float = 1.0
     pndm_order: int = 4
+
+    history_outlives_reset: ClassVar[bool] = True
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, trained_betas: Sequence[float] | None = None) -> None:

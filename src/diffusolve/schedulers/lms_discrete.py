@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import lms_after
 from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.outputs import StepResult
@@ -35,6 +36,8 @@ class LMSDiscreteScheduler(SigmaScheduler):
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     begun_when_made: ClassVar[bool] = True
+
+    members = members.LMS
 
     @register_to_config
     def __init__(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenRun"]
 
 WINDOW = 4
-"""For how many stages a register is held, at least, whether or not anything will read it."""
+"""For how many stages more a register is held than anything will read it."""
 
 
 class OpenRun(Run):
@@ -44,7 +44,7 @@ class OpenRun(Run):
         super().__init__(plan, draw_noise, transform)
         self.position = position
         self.held: dict[str, Tensor] = dict(registers or {})
-        self._born = dict.fromkeys(self.held, position)
+        self._needed = dict.fromkeys(self.held, position)
         self._live = [*plan.live(), frozenset[str]()]
 
     @classmethod
@@ -92,13 +92,13 @@ class OpenRun(Run):
         following: Tensor = cast_like(held[self.plan.next_sample(position)], x)
         del held[OUTPUT]
         self.position = position = position + 1
-        for register in held.keys() - self._born.keys():
-            self._born[register] = position
         live = self._live[position]
+        for register in (held.keys() - self._needed.keys()) | (held.keys() & live):
+            self._needed[register] = position
         self.held = {
             register: array
             for register, array in held.items()
-            if register in live or self._born[register] > position - WINDOW
+            if register in live or self._needed[register] > position - WINDOW
         }
         return following
 
@@ -109,7 +109,7 @@ class OpenRun(Run):
     def copied(self) -> OpenRun:
         """Another run where this one stands; what it remembers is never written to, so both may hold it."""
         twin = OpenRun(self.plan, self.draw_noise, self.transform, self.held, self.position)
-        twin._born = dict(self._born)
+        twin._needed = dict(self._needed)
         return twin
 
     __copy__ = copied

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
+from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
@@ -44,6 +45,10 @@ class PNDMScheduler(TimestepScheduler):
     """
 
     prediction_types = ("epsilon", "v_prediction")
+    counts_on: ClassVar[bool] = True
+
+    history_outlives_reset: ClassVar[bool] = True
+    members = members.PNDM
 
     @register_to_config
     def __init__(

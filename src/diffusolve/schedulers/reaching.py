@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.clipping import dynamic_threshold
+from diffusolve.schedulers.members import Members
 from diffusolve.schedulers.steps import curve_named
 
 if TYPE_CHECKING:
@@ -27,11 +28,17 @@ class ReachesIntoRuns:
     Attributes:
         replaceable: methods that a subclass may override because steps then call them, as those of diffusers do.
         fixed: methods that diffusers' steps call, and ours have no use for: overriding them would have no effect.
+        members: of the history of a run, see :mod:`~diffusolve.schedulers.members`.
+        clears: those that are cleared together when a history is to be forgotten.
+        history_outlives_reset: diffusers keeps a history over ``_step_index = None`` that counts afterwards.
         _replaced: those of `replaceable` that a subclass overrides.
     """
 
     replaceable: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[frozenset[str]] = frozenset({"_init_step_index", "index_for_timestep"})
+    history_outlives_reset: ClassVar[bool] = False
+    members: ClassVar[Members] = {}
+    clears: ClassVar[frozenset[str]] = frozenset()
     _replaced: ClassVar[frozenset[str]] = frozenset()
 
     if TYPE_CHECKING:
@@ -47,6 +54,51 @@ class ReachesIntoRuns:
 
         def index_for_timestep(self, timestep: Any) -> int: ...
 
+    def __getattr__(self, name: str) -> Any:
+        member = type(self).members.get(name)
+        if member is None:
+            return super().__getattr__(name)  # type: ignore[misc]  # of ConfigMixin
+        if member.read is None:
+            raise AttributeError(f"{type(self).__name__} has no {name}: {member.instead}.")
+        return member.read(self)
+
+    def _write_member(self, name: str, value: Any) -> bool:
+        """Write to what only seems to be an attribute; False if `name` is one.
+
+        Raises:
+            AttributeError: writing to it can have no effect here.
+        """
+        cls = type(self)
+        member = cls.members.get(name)
+        if member is not None and member.write is not None:
+            member.write(self, value)
+        elif member is not None:
+            raise AttributeError(f"{cls.__name__}.{name} cannot be written to: {member.instead}.")
+        elif name in cls.fixed or (name in cls.replaceable and callable(getattr(cls, name, None))):
+            raise AttributeError(
+                f"{name} is assigned to one object of {cls.__name__}, whose steps would not call it: override it in a "
+                "subclass, which says whether steps call it."
+            )
+        else:
+            return False
+        return True
+
+    def _check_cleared(self, generation: Generation, index: int) -> None:
+        """Raise ValueError where what users cleared of a history, or did not, would leave half of it at `index`."""
+        needed = self.clears if index else self.clears - {"last_sample"}  # which the first step has no use for
+        if generation.cleared and not needed <= generation.cleared:
+            raise ValueError(
+                f"{' and '.join(sorted(generation.cleared))} of a run of {type(self).__name__} were cleared: expected "
+                f"{' and '.join(sorted(needed))} to be cleared, so that it forgets its history."
+            )
+        if generation.is_outlived and not generation.cleared:
+            raise ValueError(
+                f"_step_index of this {type(self).__name__} was set to None after steps that diffusers would go on "
+                "remembering: call set_timesteps to begin anew"
+                + (f", or clear {' and '.join(sorted(self.clears))} too." if self.clears else ".")
+            )
+        generation.is_outlived, generation.cleared = False, frozenset()
+
     @property
     def _step_index(self) -> int | None:
         """The number of the next evaluation; None before the first. Written to, the run goes on from there."""
@@ -58,7 +110,22 @@ class ReachesIntoRuns:
         generation = self._current
         if index is not None and not 0 <= index <= len(generation.values):
             raise IndexError(f"_step_index is {index}: expected None, or 0 to {len(generation.values)}.")
+        outlives = index != generation.step_index and self._would_outlive(generation, index)
+        if index is None:
+            generation.is_outlived = outlives or generation.is_outlived
+        elif outlives:
+            raise ValueError(
+                f"_step_index is set to {index} in a run of {type(self).__name__} that stands at "
+                f"{generation.step_index}, where diffusers would take the outputs remembered for those before its new "
+                "place: call set_timesteps to begin anew, and set_begin_index to begin elsewhere."
+            )
         generation.step_index, generation.run = index, None
+
+    def _would_outlive(self, generation: Generation, index: int | None) -> bool:
+        """True where something that diffusers remembers of a run would outlive that its place becomes `index`."""
+        if generation.step_index is None:
+            return False
+        return generation.remembers if index is not None else self.history_outlives_reset
 
     @property
     def _begin_index(self) -> int | None:

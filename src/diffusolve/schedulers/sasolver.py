@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.randomness import draw_normal_with
+from diffusolve.schedulers import members
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
@@ -54,6 +55,10 @@ class SASolverScheduler(LogSNRScheduler):
     """
 
     plans_follow_from = LogSNRScheduler.plans_follow_from | {"tau_func"}
+
+    history_outlives_reset: ClassVar[bool] = True
+    members = members.UNIPC
+    clears = frozenset({"last_sample", "lower_order_nums"})
 
     @register_to_config
     def __init__(

@@ -76,6 +76,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         samples_flow: the class can sample a flow-matching model.
         precision: of a step's result where output and sample differ in it: "promoted", as PyTorch promotes the two,
             that of the "output" or that of the "sample".
+        counts_on: a step after the end of a run is one of a kind of its own in diffusers, and an error here.
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
     """
@@ -89,6 +90,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
     samples_flow: ClassVar[bool] = False
     precision: ClassVar[Literal["promoted", "output", "sample"]] = "promoted"
+    counts_on: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -292,7 +294,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         if index is None:
             index = self._first(generation, place, timestep)
         elif generation.is_done:
-            index = nfe
+            index = nfe - 1 if place == nfe - 1 and not self.counts_on else nfe  # the last step may be repeated
         elif place is not None and place != index:
             index = place
         elif generation.remembers:
@@ -300,6 +302,8 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
                 f"{dict(options)} differs from {dict(generation.options)}, with which this run was begun, and "
                 f"{type(self).__name__} remembers earlier steps: keep the options, or call set_timesteps to begin anew."
             )
+        if generation.is_outlived or generation.cleared:
+            self._check_cleared(generation, index)
         if index >= nfe:
             raise IndexError(
                 f"the run has {nfe} evaluations and all of them are done: call set_timesteps again, and take the new "

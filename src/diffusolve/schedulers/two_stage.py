@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffusolve.plan import Plan
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
@@ -24,6 +25,9 @@ class TwoEvaluations(Scheduler):
     """
 
     order: ClassVar[int] = 2
+    counts_on: ClassVar[bool] = True
+    members = members.TWO_STAGE
+    clears = frozenset({"dt"})
 
     @property
     def state_in_first_order(self) -> bool:
@@ -31,6 +35,9 @@ class TwoEvaluations(Scheduler):
         generation = self._generation
         run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
+
+    def _would_outlive(self, generation: Generation, index: int | None) -> bool:
+        return generation.is_done or not self.state_in_first_order
 
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
         """As for others; where one step ends and the next begins, at equal timesteps, a run begins with the latter."""
@@ -142,6 +149,7 @@ class KDPM2Scheduler(TwoStageScheduler):
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
+    members = members.KDPM2
 
     def _prepared_over(self, steps: Steps) -> Prepared:
         prepared = super()._prepared_over(steps)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.backends import Run, Transform
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options
@@ -54,6 +55,10 @@ class UniPCMultistepScheduler(LogSNRScheduler):
 
     curves_of_flow: ClassVar[tuple[str, ...]] = ("use_karras_sigmas",)
     precision = "sample"
+
+    history_outlives_reset: ClassVar[bool] = True
+    members = members.UNIPC
+    clears = frozenset({"last_sample", "lower_order_nums"})
 
     @register_to_config
     def __init__(

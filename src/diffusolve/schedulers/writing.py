@@ -53,6 +53,7 @@ class WrittenTo:
         @property
         def _current(self) -> Generation: ...
 
+        def _write_member(self, name: str, value: Any) -> bool: ...
         def _follow_configuration(self) -> None: ...
         def _prepared_over(self, steps: Steps) -> Prepared: ...
         def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan: ...
@@ -61,6 +62,8 @@ class WrittenTo:
         write = self.writes.get(name)
         if write is not None and hasattr(type(self), name):
             write(self, value)
+            return
+        if self._write_member(name, value):
             return
         descriptor = getattr(type(self), name, None)
         if isinstance(descriptor, property) and descriptor.fset is None:
