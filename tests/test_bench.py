@@ -360,6 +360,19 @@ def test_steps_are_measured_against_peers_and_floor() -> None:
     assert any("deterministic classes" in goal.what and goal.met is None for goal in result.goals)
 
 
+def test_classes_of_flow_models_are_measured_in_their_loop_beside_diffusers() -> None:
+    pytest.importorskip("diffusers")
+    names = "FlowMatchEulerDiscreteScheduler", "LTXEulerAncestralRFScheduler"
+    assert {*names, "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"} <= set(AREAS["step"].names())
+    assert set(step.FLOW_SHAPES) == {(1, 16, 128, 128), (1, 16, 21, 90, 160)} <= set(step.SHAPES)
+    result = step.measure(only(*names))
+    check(result)
+    (table,) = result.tables
+    assert (table.name, table.peer, table.rows) == ("flow", "diffusers", names)
+    assert all(one.ratio is not None and one.floor is not None and not one.note for one in table.figures)
+    assert [goal.what.split(", ")[-1] for goal in result.goals] == ["geometric mean", "each"]
+
+
 @pytest.mark.usefixtures("_alone")
 def test_without_peers_the_floor_stays_and_it_is_said() -> None:
     result = step.measure(only("EulerDiscreteScheduler", "sample_euler"))

@@ -28,6 +28,7 @@ __all__ = [
     "Shape",
     "configured",
     "fixed_noise",
+    "flow_loop",
     "function_loop",
     "label",
     "noise_and_output",
@@ -95,6 +96,20 @@ def scheduler_loop(scheduler: Any, x: Tensor, output: Tensor, steps: int) -> Loo
         begun = time.perf_counter()
         for timestep in timesteps:
             scheduler.scale_model_input(sample, timestep)
+            sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
+        return (time.perf_counter() - begun) / len(timesteps)
+
+    return loop
+
+
+def flow_loop(scheduler: Any, x: Tensor, output: Tensor, steps: int) -> Loop:
+    """The same in the loop of a flow model's pipeline, which shows the network the sample as it is."""
+
+    def loop() -> float:
+        scheduler.set_timesteps(steps)
+        sample, timesteps = x, scheduler.timesteps
+        begun = time.perf_counter()
+        for timestep in timesteps:
             sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
         return (time.perf_counter() - begun) / len(timesteps)
 

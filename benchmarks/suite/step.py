@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.suite.loops import (
     SIGMA_MIN,
     Shape,
     configured,
+    flow_loop,
     function_loop,
     label,
     noise_and_output,
@@ -39,9 +41,11 @@ from diffusolve.schedulers.compatible import KarrasDiffusionSchedulers
 
 __all__ = [
     "CLASSES",
+    "FLOW_CLASSES",
     "FUNCTIONS",
     "Case",
     "class_case",
+    "flow_case",
     "function_case",
     "measure",
     "measured",
@@ -62,6 +66,21 @@ UNSHARED = 1 << 15
 """PyTorch shares arrays of no more elements than this out to no threads; they are timed with one."""
 
 CLASSES = tuple(kind.name for kind in KarrasDiffusionSchedulers)
+FLOW_SHAPES: tuple[Shape, ...] = ((1, 16, 128, 128), LARGEST)
+"""Latents of Flux for images of 1024 x 1024 pixels, and of Wan for 81 frames of 1280 x 720."""
+FLOW_SIGMAS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+FLOW_CLASSES: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+        "FlowMatchHeunDiscreteScheduler": {"shift": 3.0},
+        "FlowMatchLCMScheduler": {"shift": 3.0},
+        "LTXEulerAncestralRFScheduler": {},
+        "DPMSolverMultistepScheduler": FLOW_SIGMAS,
+        "UniPCMultistepScheduler": FLOW_SIGMAS,
+    }
+)
+"""Classes that pipelines of flow models come with, and their configuration there."""
+
 FUNCTIONS = tuple(name for name in k_diffusion.__all__ if name.startswith("sample_"))
 PATHS = ("DPMSolverSDEScheduler", "sample_dpmpp_sde", "sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde")
 """These draw their noise along a Brownian path, in the same way in all libraries."""
@@ -96,7 +115,7 @@ MakeCase = Callable[[str, Shape, torch.dtype], Case]
 
 def names() -> tuple[str, ...]:
     """What can be measured."""
-    return (*CLASSES, *FUNCTIONS, *CATALOG)
+    return tuple(dict.fromkeys((*CLASSES, *FLOW_CLASSES, *FUNCTIONS, *CATALOG)))
 
 
 def measure(settings: Settings) -> Result:
@@ -112,7 +131,15 @@ def measure(settings: Settings) -> Result:
     title = "Microseconds of an evaluation beside the network"
     tables = []
 
-    def add(name: str, what: str, peer: str | None, make: MakeCase, rows: Sequence[str], drawing: bool = False) -> None:
+    def add(
+        name: str,
+        what: str,
+        peer: str | None,
+        make: MakeCase,
+        rows: Sequence[str],
+        drawing: bool = False,
+        kinds: Sequence[tuple[Shape, torch.dtype]] = kinds,
+    ) -> None:
         settings.tell(f"step: {what}")
         cases = ((row, make(row, *kind)) for row in rows for kind in kinds if not drawing or _is_drawn(row, *kind))
         if drawing:
@@ -127,6 +154,10 @@ def measure(settings: Settings) -> Result:
         stochastic = [name for name in classes if _is_stochastic_class(name)]
         what = "the stochastic scheduler classes, noise drawn"
         add("classes-drawing", what, peer, class_case, stochastic, drawing=True)
+        flow = [name for name in FLOW_CLASSES if settings.wants(name)]
+        of_flow = [kind for kind in kinds if kind[0] in FLOW_SHAPES]
+        what = "step of the classes of flow models, no noise drawn"
+        add("flow", what, peer, flow_case, flow, kinds=of_flow)
         peer = "k-diffusion" if their_functions else None
         add("functions", "the whole of k-diffusion's functions, no noise drawn", peer, function_case, functions)
         stochastic = [name for name in functions if name in PATHS or "ancestral" in name]
@@ -190,6 +221,24 @@ def class_case(name: str, shape: Shape, dtype: torch.dtype) -> Case:
         lambda: scheduler_loop(configured(getattr(diffusolve, name)), x, output, steps),
         None if library is None else lambda: scheduler_loop(configured(getattr(library, name)), x, output, steps),
         bytes_per_element(_class_plan(name, steps), sample=itemsize, output=itemsize, shown=itemsize),
+        steps,
+        shape,
+        dtype,
+    )
+
+
+def flow_case(name: str, shape: Shape, dtype: torch.dtype) -> Case:
+    """A class of a flow model against diffusers'."""
+    x, output = noise_and_output(shape, dtype)
+    steps, library, config = _steps(shape), diffusers(), FLOW_CLASSES[name]
+    ours = getattr(diffusolve, name)
+    scheduler = ours(**config)
+    scheduler.set_timesteps(steps)
+    itemsize = dtype.itemsize
+    return Case(
+        lambda: flow_loop(ours(**config), x, output, steps),
+        None if library is None else lambda: flow_loop(getattr(library, name)(**config), x, output, steps),
+        bytes_per_element(scheduler.plan, sample=itemsize, output=itemsize, shown=itemsize),
         steps,
         shape,
         dtype,
@@ -271,6 +320,10 @@ def _goals(tables: Sequence[Table]) -> Iterator[Goal]:
                     yield from at_least(f"{kind} classes against diffusers, {column}", ratios, each, mean)
                 if shape == LARGEST:
                     yield at_most(f"classes against the memory floor, {column}", table.floors([column]), 1.3, "x")
+    if "flow" in by_name:
+        table = by_name["flow"]
+        for column in table.columns:
+            yield from at_least(f"classes of flow models against diffusers, {column}", table.ratios([column]), 1.0, 3.0)
     if "functions" in by_name:
         table = by_name["functions"]
         for column in table.columns:
