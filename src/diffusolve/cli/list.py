@@ -41,25 +41,43 @@ def list_command(
         _list_classes(model, word, json)
         return
     records = [record(entry) for entry in CATALOG.values() if world is None or _names_in(world, entry)]
-    if word is not None:
-        records = [known for known in records if word.casefold() in json_module.dumps(list(known.values())).casefold()]
+    types = _schedule_types(world)
     if json:
-        print(json_module.dumps({"samplers": records, "schedule_types": _schedule_types(world)}, indent=2))
+        print(json_module.dumps({"samplers": _with(word, records), "schedule_types": types}, indent=2))
         return
-    if not records:
-        raise ValueError(
-            f"no sampler has {word!r} in its names or paper: leave the word out to see all {len(CATALOG)}."
-        )
+    names = ", ".join([kind["name"] for kind in types] + ([] if world in WORLDS else [AUTOMATIC]))
+    if word is not None:
+        records, types = _with(word, records), _with(word, types)
+        if not records and not types:
+            raise ValueError(
+                f"no sampler has {word!r} in its names or paper, and no schedule type: leave the word out to see all "
+                f"{len(CATALOG)}."
+            )
     console = Console()
-    console.print(_table(records))
-    types = ", ".join(
-        WORLDS[world].schedules if world is not None and world in WORLDS else (*SCHEDULE_TYPES, AUTOMATIC)
-    )
+    if not (in_terminal := console.is_terminal):
+        console = Console(width=1_000)  # whole lines, whatever reads them
+    width = console.width if in_terminal else None
+    left_out = []
+    if records:
+        table, left_out = _table([_columns(known) for known in records], width)
+        console.print(table)
+    if word is not None and types:
+        shown = [{"schedule type": kind["name"], "spacing": kind["spacing"]} for kind in types]
+        console.print(_table(shown, None)[0])
+    more = f" A wider terminal shows {', '.join(left_out)} too." if left_out else ""
     console.print(
-        f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({types}), as in "DPM++ 2M Karras". '
-        "E: evaluations per step; * stochastic.",
+        f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({names}), as in "DPM++ 2M Karras". '
+        f"E: evaluations per step; * stochastic.{more}",
         highlight=False,
+        soft_wrap=width is None,
     )
+
+
+def _with(word: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with `word` somewhere in what is known of them."""
+    if word is None:
+        return records
+    return [known for known in records if word.casefold() in json_module.dumps(list(known.values())).casefold()]
 
 
 def _names_in(world: str, entry: Entry) -> tuple[str, ...]:
@@ -117,24 +135,37 @@ def record(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _table(records: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, padding=(0, 1), show_lines=False)
-    for heading in ("sampler", "ComfyUI", "k-diffusion", "diffusers", "order", "E", "paper"):
-        table.add_column(heading, justify="right" if heading in ("order", "E") else "left", overflow="fold")
-    for known in records:
-        keys = " ".join(f"{key}={value}" for key, value in known["config"].items())
-        there = known["diffusers"] or (f"({known['class']}, here only)" if known["class"] else "-")
-        evaluations = known["evaluations_per_step"]
+def _columns(known: dict[str, Any]) -> dict[str, str]:
+    """The cells of a sampler's row, the most wanted first."""
+    keys = " ".join(f"{key}={value}" for key, value in known["config"].items())
+    there = known["diffusers"] or (f"({known['class']}, here only)" if known["class"] else "-")
+    evaluations = known["evaluations_per_step"]
+    return {
+        "sampler": known["name"] + ("*" if known["stochastic"] else ""),
+        "order": str(known["order"]),
+        "E": "varies" if evaluations is None else f"{round(evaluations):d}",
+        "diffusers": there,
+        "ComfyUI": ", ".join(known["comfyui"]) or "-",
+        "k-diffusion": (known["k_diffusion"] or "-").removeprefix("sample_"),
+        "options in diffusers": keys,
+        "paper": known["paper"].split(",")[0],
+    }
+
+
+def _table(rows: list[dict[str, str]], width: int | None) -> tuple[Table, list[str]]:
+    """A table with a line for each of `rows`, of the first columns that fit into `width`; and those that do not."""
+    table, used, left_out = Table(box=None, padding=(0, 1), pad_edge=False), 0, list[str]()
+    for heading in rows[0]:
+        used += 2 + max(len(heading), *(len(row[heading]) for row in rows))
+        if left_out or (width is not None and used > width + 2):
+            left_out.append(heading)
+            continue
+        table.add_column(heading, justify="right" if heading in ("order", "E") else "left", no_wrap=True)
+    for row in rows:
         table.add_row(
-            Text(known["name"] + ("*" if known["stochastic"] else ""), style="bold"),
-            ", ".join(known["comfyui"]) or "-",
-            (known["k_diffusion"] or "-").removeprefix("sample_"),
-            Text(f"{there} {keys}".strip()),
-            str(known["order"]),
-            "varies" if evaluations is None else f"{round(evaluations):d}",
-            Text(known["paper"].split(",")[0]),
+            *(Text(row[heading], "bold" if heading == "sampler" else "") for heading in row if heading not in left_out)
         )
-    return table
+    return table, left_out
 
 
 def _schedule_types(world: str | None) -> list[dict[str, Any]]:
