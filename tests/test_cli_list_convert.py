@@ -142,18 +142,17 @@ def test_no_name_is_cut_or_broken_whatever_the_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    for width in ("60", "80", "120", "250"):
+    for width in ("60", "80", "120", "300"):
         monkeypatch.setenv("COLUMNS", width)
         assert run("list") == 0
         lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
         for entry in CATALOG.values():
             assert any(line.startswith((f"{entry.name} ", f"{entry.name}*")) for line in lines), (width, entry.name)
         assert all("…" not in line for line in lines)
-        assert ("A wider terminal shows" in " ".join(lines)) == (width != "250")
+        assert ("wider terminal shows" in " ".join(lines)) == (width != "300")
 
 
 def test_a_word_finds_schedule_types_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", "SGM uniform") == 0
     said = capsys.readouterr().out
-    assert "SGM Uniform" in said
-    assert "0 samplers" in said
+    assert any(line.startswith("SGM Uniform ") for line in said.splitlines())
