@@ -69,7 +69,7 @@ def sa_solver(
             times as long as the one before, over which a polynomial through the others is worth nothing. Infinity lets
             all steps have their order, as the authors' code does.
         counts_last: `lower_order_final` counts a last step to sigma = 0, which is of first order anyway; ComfyUI does
-            not.
+            not, and has no lower orders at all in a run that ends above 0.
         window_at: whether tau follows from the "start" or, as in ComfyUI, from the "end" of a step.
         taus: the paper's tau of each step, in place of `eta` in a part of the noise schedule.
         form: which predictions the polynomials go through, "data" or "noise". With "noise" a step can neither start at
@@ -85,6 +85,7 @@ def sa_solver(
     rounding = ROUNDING if window_at == "end" else -ROUNDING  # ComfyUI's puts a point on the noisier end outside
     window = _log_snr_at(grid, sde_start_percent) + rounding, _log_snr_at(grid, sde_end_percent) + ROUNDING
     uncounted = not counts_last and grid[-1].sigma == 0
+    lower_order_final = lower_order_final and (counts_last or uncounted)
     past = Past(max(predictor_order, corrector_order))
     step_before: tuple[Value, Point, float, Value | None] | None = None
     for step, (s, t) in enumerate(pairwise(grid)):
