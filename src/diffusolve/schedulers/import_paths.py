@@ -40,6 +40,15 @@ MEMBERS: dict[str, Members] = {
         "register_to_config": ("config", "register_to_config"),
     },
     "schedulers": {"AysSchedules": ("schedulers.ays_schedules", "AysSchedules"), **_IN_EVERY_MODULE},
+    "schedulers.deprecated": {
+        "KarrasVeScheduler": ("schedulers.karras_ve", "KarrasVeScheduler"),
+        "ScoreSdeVpScheduler": ("schedulers.score_sde_vp", "ScoreSdeVpScheduler"),
+    },
+    "schedulers.deprecated.scheduling_karras_ve": {
+        "KarrasVeOutput": ("schedulers.karras_ve", "KarrasVeOutput"),
+        "KarrasVeScheduler": ("schedulers.karras_ve", "KarrasVeScheduler"),
+        **_IN_EVERY_MODULE,
+    },
     "schedulers.scheduling_utils": {
         "AysSchedules": ("schedulers.ays_schedules", "AysSchedules"),
         "PushToHubMixin": ("hub", "PushToHubMixin"),
@@ -113,7 +122,10 @@ class _Finder:
     ) -> ModuleSpec | None:
         package, _, rest = fullname.partition(".")
         members = members_of(rest) if package == _PACKAGE else None
-        return None if members is None else ModuleSpec(fullname, _Loader(members))  # type: ignore[arg-type]
+        if members is None:
+            return None
+        is_package = any(other.startswith(f"{rest}.") for other in MEMBERS)
+        return ModuleSpec(fullname, _Loader(members), is_package=is_package)  # type: ignore[arg-type]
 
 
 class _Loader:
