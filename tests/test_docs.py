@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import slips
 from benchmarks.gallery import anchor, command, description
 from benchmarks.names import PAGE as NAMES
 from benchmarks.names import filled
@@ -314,3 +315,9 @@ def test_the_same_noise_gives_the_same_row() -> None:
     rows = [frechet_row(network, "Heun", "Karras", 70, (5,)) for _ in range(2)]
     assert rows[0] == rows[1]
     assert 0.3 < rows[0][5] < 10.0
+
+
+def test_the_tables_of_slips_are_what_is_measured() -> None:
+    for name in slips.PAGES:
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert page == slips.filled(page, name), "run python -m benchmarks.slips"
