@@ -115,3 +115,23 @@ def sde_history_is_kept_with_its_noise(lib: Any, cls: Any) -> list[Any]:
     x = denoise(scheduler, timesteps=scheduler.timesteps[:3], generator=drawn)
     scheduler.model_outputs[-1] *= 0.9
     return [denoise(scheduler, x, scheduler.timesteps[3:], generator=drawn)]
+
+
+@program("DPMSolverMultistepScheduler", "DEISMultistepScheduler")
+def calls_updates_of_every_order(lib: Any, cls: Any) -> list[Any]:
+    results = []
+    kinds: list[dict[str, Any]] = [{}]
+    if cls is lib.DPMSolverMultistepScheduler:
+        kinds += [{"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, {"solver_type": "heun"}]
+    for options in kinds:
+        scheduler = cls(**SD, **options, solver_order=3)
+        scheduler.set_timesteps(7)
+        x = denoise(scheduler, timesteps=scheduler.timesteps[:3])
+        name = "deis" if "DEIS" in cls.__name__ else "dpm_solver"
+        outputs = [noise(4), noise(5), noise(6)]
+        results += [
+            getattr(scheduler, f"{name}_first_order_update")(outputs[-1], sample=x),
+            getattr(scheduler, f"multistep_{name}_second_order_update")(outputs, sample=x),
+            getattr(scheduler, f"multistep_{name}_third_order_update")(outputs, sample=x),
+        ]
+    return results

@@ -19,7 +19,6 @@ from tests.programs import (  # noqa: F401 - they register programs
     writing,
     writing_in_runs,
 )
-from tests.programs.pending import PENDING
 from tests.programs.registry import PROGRAMS, Program
 
 diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
@@ -109,15 +108,14 @@ def outcomes() -> dict[str, str | None]:
 
 
 def test_programs_of_users_have_the_same_results(outcomes: dict[str, str | None]) -> None:
-    known = PENDING.keys() | DIFFERENCES.keys()
+    known = DIFFERENCES.keys()
     failures = [f"{name}: {text}" for name, text in outcomes.items() if text and name not in known]
     assert not failures, "\n".join([f"{len(failures)} of {len(outcomes)} programs differ:", *failures])
 
 
-def test_lists_of_pending_and_different_programs_are_true(outcomes: dict[str, str | None]) -> None:
-    stale = [name for name in [*PENDING, *DIFFERENCES] if not outcomes.get(name)]
+def test_the_list_of_different_programs_is_true(outcomes: dict[str, str | None]) -> None:
+    stale = [name for name in DIFFERENCES if not outcomes.get(name)]
     assert not stale, "\n".join(["these pass, or are no programs: take them off the list", *stale])
-    assert not PENDING.keys() & DIFFERENCES.keys()
 
 
 def test_there_are_programs_enough() -> None:

@@ -249,7 +249,7 @@ def test_what_cannot_be_is_refused() -> None:
         scheduler.step(x, COUNT - 2, x)
     walk(scheduler)
     with pytest.raises(IndexError, match="3 evaluations"):
-        scheduler.step(x, scheduler.timesteps[-1], x)
+        scheduler.step(x, scheduler.timesteps[-1].item(), x)
     for key in ("prediction_type", "beta_schedule", "interpolation_type", "final_sigmas_type", "timestep_type"):
         with pytest.raises(UnknownNameError, match=f"unknown {key} 'nonsense'"):
             ours(EULER, {key: "nonsense"})

@@ -173,7 +173,7 @@ def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
         (kdpm2, "sigmas_interpol", "cannot be written to: it follows from the sigmas: write these"),
         (kdpm2, "_sigma_to_t", "override it in a subclass"),
         (ours("DDIMScheduler", {}), "_get_variance", "override it in a subclass"),
-        (ours("DPMSolverMultistepScheduler", {}), "dpm_solver_first_order_update", "override it in a subclass"),
+        (ours("DPMSolverMultistepScheduler", {}), "dpm_solver_first_order_update", "override step in a subclass"),
     ):
         with pytest.raises(AttributeError, match=message):
             setattr(scheduler, name, lambda *_: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +22,6 @@ def _wide(x: Tensor) -> Tensor:
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
-
-
-_IN_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-"""Precision -> the same in NumPy. Traces have to be the same whether what is bound was remembered or not."""
 
 
 class TorchBackend:
@@ -96,10 +91,15 @@ class TorchBackend:
         return lambda places: multiply(places[source], constant)
 
     def _constant(self, factor: float) -> Tensor:
-        with torch.inference_mode(False):
-            if torch._C._get_tracing_state() is not None and self.plain in _IN_NUMPY:  # a trace does not see from_numpy
-                return torch.from_numpy(np.array(factor, _IN_NUMPY[self.plain]))
-            return torch.tensor(factor, dtype=self.plain)
+        state = torch._C._get_tracing_state()
+        if state is not None:  # a trace that sees it made is not one of a run that has made it before
+            torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            with torch.inference_mode(False):
+                return torch.tensor(factor, dtype=self.plain)
+        finally:
+            if state is not None:
+                torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
     def _added(self, source: int, other: Combine, factor: float) -> Combine:
         """``source + factor * other``."""

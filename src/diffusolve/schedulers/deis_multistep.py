@@ -41,7 +41,7 @@ class DEISMultistepScheduler(LogSNRScheduler):
     """
 
     history_outlives_reset: ClassVar[bool] = True
-    members = members.MULTISTEP
+    members = members.DEIS
     clears = frozenset({"lower_order_nums"})
 
     @register_to_config

@@ -45,7 +45,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
 
     noise_dtype = torch.float32
 
-    members = members.MULTISTEP
+    members = members.DPM_SOLVER
     clears = frozenset({"lower_order_nums"})
 
     @register_to_config

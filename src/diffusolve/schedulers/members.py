@@ -7,13 +7,14 @@ asked once begins runs that hold it (:class:`~diffusolve.schedulers.open_run.Ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from torch import Tensor
 
-from diffusolve.plan import Plan, Stage
+from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.open_run import OpenRun
 
@@ -48,6 +49,12 @@ def unreachable(instead: str, *names: str) -> Members:
     return {name: Member(None, None, instead) for name in names}
 
 
+class NotHeld(NamedTuple):
+    """Stands for an output that a run does not hold; the error is raised where somebody looks at it."""
+
+    error: ValueError
+
+
 class History(list[Any]):
     """Earlier outputs of a run. Writing to an item is writing to the run."""
 
@@ -55,9 +62,19 @@ class History(list[Any]):
         super().__init__(items)
         self._write = write
 
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        for item in found if isinstance(place, slice) else [found]:
+            if isinstance(item, NotHeld):
+                raise item.error
+        return found
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
     def __setitem__(self, place: SupportsIndex | slice, value: Any) -> None:
         super().__setitem__(place, value)
-        self._write([*self])
+        self._write([*super().__iter__()])
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a history of outputs is as long as the run has made it: write to its items, or assign a list.")
@@ -137,7 +154,7 @@ def output_of(stage: Stage, sample: Tensor, data: Tensor) -> Tensor:
     return (data - stage.a * sample) / stage.b
 
 
-def last_outputs(scheduler: Any, places: Callable[[OpenRun], Iterable[int]], recover: Recover | None) -> list[Tensor]:
+def last_outputs(scheduler: Any, places: Callable[[OpenRun], Iterable[int]], recover: Recover | None) -> list[Any]:
     """What was extrapolated at the `places` of the run, oldest first.
 
     Where no later stage reads it, it is no register, and follows from sample and data as `recover` says; without, it is
@@ -146,20 +163,23 @@ def last_outputs(scheduler: Any, places: Callable[[OpenRun], Iterable[int]], rec
     run = opened(scheduler)
     if run is None:
         return []
-    outputs = []
+    outputs: list[Any] = []
     for place in places(run):
         stage = run.plan.stages[place]
         register = register_of_output(stage, run.plan.next_sample(place))
-        output = held(scheduler, run, register)
-        if register == stage.data and recover is not None:
-            output = recover(stage, held(scheduler, run, stage.sample), output)
-        outputs.append(output)
+        recovers = register == stage.data and recover is not None
+        if not {register, stage.sample if recovers else register} <= run.held.keys():
+            outputs.append(NotHeld(not_held(scheduler)))
+        elif recovers and recover is not None:
+            outputs.append(recover(stage, run.held[stage.sample], run.held[register]))
+        else:
+            outputs.append(run.held[register])
     return outputs
 
 
 def write_outputs(scheduler: Any, name: str, outputs: Any, places: Callable[[OpenRun], Iterable[int]]) -> None:
     """Put `outputs`, oldest first and after as many None as are missing, in the place of those of the run."""
-    values = [value for value in outputs if value is not None]
+    values = [value for value in outputs if value is not None]  # of a History: those that the run holds, too
     if not values:
         clear(scheduler, name)
         return
@@ -170,7 +190,9 @@ def write_outputs(scheduler: Any, name: str, outputs: Any, places: Callable[[Ope
             f"{name} is given {len(values)} outputs, but the run of {type(scheduler).__name__} has {len(registers)}: "
             "expected as many, or none to forget them."
         )
-    run.held.update(zip(registers, values, strict=True))
+    run.held.update(
+        (register, value) for register, value in zip(registers, values, strict=True) if not isinstance(value, NotHeld)
+    )
 
 
 def clear(scheduler: Any, name: str) -> None:
@@ -279,6 +301,68 @@ UNIPC: Members = {
     **MULTISTEP,
     "timestep_list": Member(read_timestep_list),
     "last_sample": Member(read_last_sample, write_last_sample),
+}
+
+
+def updated(
+    scheduler: Any,
+    order_of_step: int,
+    outputs: Any,
+    *_: Any,
+    sample: Tensor | None = None,
+    noise: Tensor | None = None,
+    **__: Any,
+) -> Tensor:
+    """`sample` one step on from where the run stands, by a step of some order.
+
+    Args:
+        order_of_step: how many outputs count.
+        outputs: what the solver extrapolates, as `convert_model_output` makes it, the newest last, or that alone.
+        sample: shape (batch, ...).
+        noise: for SDEs, standard normal.
+
+    Raises:
+        ValueError: there are not as many outputs, or not as many steps before; `sample` is missing.
+    """
+    given = [outputs] if isinstance(outputs, Tensor) else [*outputs][-order_of_step:]
+    prepared, index = scheduler._current.prepared, scheduler.step_index or 0
+    if sample is None or len(given) < order_of_step or index < order_of_step - 1:
+        raise ValueError(
+            f"a step of order {order_of_step} from step {index} with {len(given)} outputs"
+            f"{' and no sample' if sample is None else ''}: expected as many outputs, as many steps, and a sample."
+        )
+    solver = scheduler._solver(prepared.grid.steps).with_options(order=order_of_step, lower_order_final=False)
+    plan = plan_for(solver, prepared.grid, prepared.prediction)
+    registers = registers_of_outputs(plan, range(index - order_of_step + 1, index))
+    point, newest = plan.stages[index].point, given[-1]
+    data = (sample - point.sigma * newest) / point.alpha if extrapolates_noise(scheduler) else newest
+    run = OpenRun(
+        plan, lambda *_: noise, lambda *_: data, dict(zip(registers, given[:-1], strict=True)), position=index
+    )
+    return run.step(sample, sample)
+
+
+def updates(**orders: int) -> Members:
+    """Methods that make a step of an order from given outputs: name -> order."""
+    not_called = "steps do not call it: override step in a subclass"
+    return {
+        name: Member(lambda scheduler, order=number: partial(updated, scheduler, order), None, not_called)  # type: ignore[misc]
+        for name, number in orders.items()
+    }
+
+
+DPM_SOLVER: Members = {
+    **MULTISTEP,
+    **updates(
+        dpm_solver_first_order_update=1,
+        multistep_dpm_solver_second_order_update=2,
+        multistep_dpm_solver_third_order_update=3,
+    ),
+}
+
+DEIS: Members = {
+    **MULTISTEP,
+    **updates(deis_first_order_update=1, multistep_deis_second_order_update=2, multistep_deis_third_order_update=3),
 }
 
 SINGLESTEP: Members = {
