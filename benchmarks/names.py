@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.worlds import tables
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORSE_THAN_EULER, Entry, ScheduleType
 
 PAGE = Path(__file__).parent.parent / "docs" / "names.md"
@@ -17,11 +18,9 @@ def main() -> None:
 
 def filled(page: str) -> str:
     """`page` with its tables as the catalog has them, each between its comments."""
-    for name, table in {
-        "samplers": samplers(),
-        "schedule types": schedule_types(),
-        "worse than Euler": worse(),
-    }.items():
+    made = {"samplers": samplers(), "schedule types": schedule_types(), "worse than Euler": worse()}
+    made |= {name: markdown([rows[0], ["---"] * len(rows[0]), *rows[1:]]) for name, rows in tables().items()}
+    for name, table in made.items():
         begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
         before, rest = page.split(begin)
         page = f"{before}{begin}{table}\n{end}{rest.split(end)[1]}"
