@@ -29,9 +29,21 @@ CALLS: dict[str, dict[str, Any]] = {
     "ConsistencyDecoderScheduler": {"num_inference_steps": 2},
     "HeliosDMDScheduler": {"num_inference_steps": 4, "stage_index": 0},
     "HeliosScheduler": {"num_inference_steps": 4, "stage_index": 0},
+    "RFD4ProteinaScheduler": {"num_inference_steps": 20},
     "SCMScheduler": {"num_inference_steps": 2},
 }
 """Arguments of `set_timesteps` for classes that do not take any number of steps alone."""
+
+
+OF_IDS = "not linear: ids are drawn, and none stands between two of them"
+WITHOUT_A_PLAN = {
+    "KarrasVeScheduler": "linear, but the caller hands in the sigmas of each call",
+    "RePaintScheduler": "DDIM's steps, then mixed with what is known by a mask, which is data",
+    "ScoreSdeVeScheduler": "not linear: the length of a correction follows from the norms of score and noise",
+    "ScoreSdeVpScheduler": "linear, but each sample of a batch has a time of its own",
+    **{f"{name}Scheduler": OF_IDS for name in TOKENS},
+}
+"""Why no plan has the steps of these."""
 
 
 def names() -> list[str]:
@@ -75,7 +87,7 @@ def a1111_name(scheduler: Any) -> str:
 def rows() -> Iterator[str]:
     """The lines of the table."""
     used = pipelines_with()
-    yield "| class | what it is | A1111's name | solver, where steps are linear | pipelines |"
+    yield "| class | what it is | A1111's name | solver, or why no plan has the steps | pipelines |"
     yield "| --- | --- | --- | --- | --- |"
     for name in names():
         scheduler = getattr(diffusolve, name)(**ARGUMENTS.get(name, {}))
@@ -83,7 +95,7 @@ def rows() -> Iterator[str]:
         summary = re.sub(r" \(A1111: [^)]*\)", "", (scheduler.__doc__ or "").split("\n")[0]).rstrip(".")
         where = used.get(name, [])
         shown = ", ".join(where[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "") or "-"
-        cells = (f"`{name}`", summary, a1111_name(scheduler), f"`{solver}`" if solver else "-", shown)
+        cells = (f"`{name}`", summary, a1111_name(scheduler), f"`{solver}`" if solver else WITHOUT_A_PLAN[name], shown)
         yield f"| {' | '.join(cells)} |"
 
 

@@ -25,9 +25,9 @@ __all__ = ["DPMSolverSDEScheduler"]
 
 
 class DPMSolverSDEScheduler(TwoStageScheduler):
-    """DPM-Solver++ of second order with two evaluations a step, as SDE, in samples scaled to alpha = 1.
+    """DPM-Solver++ with two evaluations a step, as SDE, in samples scaled to alpha = 1 (A1111: "DPM++ SDE").
 
-    A1111: "DPM++ SDE". Lu et al. 2022, DPM-Solver++, algorithm 1, with noise as in section 4.3; k-diffusion's
+    Of second order: Lu et al. 2022, DPM-Solver++, algorithm 1, with noise as in section 4.3; k-diffusion's
     ``sample_dpmpp_sde``. Needs the package torchsde.
 
     Args:

@@ -36,7 +36,7 @@ class KarrasVeOutput(SchedulerOutput):
 
 
 class KarrasVeScheduler(SchedulerMixin):
-    """Deprecated in diffusers, and in no pipeline: the stochastic sampler of EDM in three calls.
+    """Deprecated in diffusers, with its pipeline: the stochastic sampler of EDM in three calls.
 
     Karras et al. 2022, Elucidating the Design Space, algorithm 2, on the geometric sigmas of its table 1 (VE). Linear
     in the sample; but the caller hands in the sigmas of each call, and what the last one made, so that there is no run
