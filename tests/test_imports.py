@@ -18,6 +18,7 @@ PACKAGE = Path(diffusolve.__file__).parent
 HOME: dict[str, str] = {**diffusolve._HOME, **{room: room for room in diffusolve._ROOMS}}  # type: ignore[attr-defined]
 
 TORCH_AT_TOP = {
+    "backends/buffers.py",
     "backends/fused.py",
     "backends/native.py",
     "backends/plan_module.py",

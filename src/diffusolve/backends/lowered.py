@@ -17,7 +17,8 @@ __all__ = ["NEXT", "OUTPUT", "SAMPLE", "UNGUIDED", "BoundStage", "Lowered", "Low
 
 SAMPLE, OUTPUT, UNGUIDED, NEXT = -1, -2, -3, -4
 """The places that are no slots: the current sample, the network's outputs, and the sample that the stage leads to. The
-first three are the last of a list that begins with the slots; the next sample is in no list but returned."""
+first three are the last of a list that begins with the slots; the next sample is in no list but returned, and in its
+place a run has the buffers that results may be written to."""
 
 
 class Sum(NamedTuple):

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from diffusolve.backends import _combine
 from diffusolve.backends.backend import Update
+from diffusolve.backends.buffers import buffers_in
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 from diffusolve.backends.programs import (
     LARGE,
@@ -204,7 +205,10 @@ def _runner(
             ):
                 unusual: Tensor = otherwise(places)
                 return unusual
-        call: list[Any] = [found, count, 1 if count < LARGE else threads()]
+        sharing, buffers = 1, None
+        if count >= LARGE:
+            sharing, buffers = threads(), buffers_in(places, count * itemsize)
+        call: list[Any] = [found, count, sharing]
         for place in inputs:
             call.append(places[place].data_ptr())
         alive: list[Tensor] = []  # until the module is done with them
@@ -214,6 +218,8 @@ def _runner(
                 continue
             if source is not None:
                 result = places[source]
+            elif buffers is not None:
+                result = buffers.empty_like(like, sample if dtype is None else dtype)
             elif dtype is None:
                 result = empty_like(like)
             else:

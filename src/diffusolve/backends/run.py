@@ -243,7 +243,7 @@ class Run:
         else:
             self._backend = fastest(x, output, lowered.is_simple)
         self._shape = x.shape
-        self._empty = lowered.slots * [None]
+        self._empty = (lowered.slots + 1) * [None]  # the last is for the run's buffers, in places[NEXT]
         self._stages = _bound_stages(lowered, self._backend)
         return self._stages
 
@@ -260,7 +260,8 @@ class Run:
         """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
         run, remembered = self.again(self.draw_noise), self._remembered
         if remembered is not None:
-            run._slots = [[None if array is None else copied(array) for array in remembered]]
+            copies = [None if array is None else copied(array) for array in remembered[: self._lowered().slots]]
+            run._slots = [[*copies, None]]  # without buffers
         run.position = self.position
         return run
 
