@@ -208,60 +208,6 @@ def sample_euler_cfg_pp(
 
 
 @torch.no_grad()
-def sample_euler_ancestral_cfg_pp(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Euler ancestral of CFG++ (Chung et al. 2024)."""
-    solver = with_numbers(euler, eta=eta, s_noise=s_noise).with_options(cfg_pp=True)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
-
-
-@torch.no_grad()
-def sample_dpmpp_2s_ancestral_cfg_pp(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """DPM-Solver++(2S) ancestral of CFG++."""
-    solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise).with_options(cfg_pp=True, latest_unguided=True)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
-
-
-@torch.no_grad()
 def sample_dpmpp_2m_cfg_pp(
     model: Model,
     x: Tensor,
@@ -333,33 +279,6 @@ def sample_res_multistep(
 
 
 @torch.no_grad()
-def sample_res_multistep_ancestral(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """RES, multistep, to less noise than asked for, then fresh noise."""
-    solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
-
-
-@torch.no_grad()
 def sample_res_multistep_cfg_pp(
     model: Model,
     x: Tensor,
@@ -372,33 +291,6 @@ def sample_res_multistep_cfg_pp(
 ) -> Tensor:
     """RES, multistep, of second order of CFG++ (Zhang et al. 2023). Noise is drawn and not used."""
     solver = with_numbers(res_multistep, s_noise=s_noise).with_options(cfg_pp=True, unguided_past=True)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
-
-
-@torch.no_grad()
-def sample_res_multistep_ancestral_cfg_pp(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """RES, multistep, to less noise than asked for, then fresh noise of CFG++."""
-    solver = with_numbers(res_multistep, eta=eta, s_noise=s_noise).with_options(cfg_pp=True, unguided_past=True)
     return run_solver(
         solver,
         model,
@@ -741,75 +633,71 @@ def _tau_of(model: Model) -> Callable[[float], float]:
     return lambda sigma: 1.0 if start >= sigma >= end else 0.0
 
 
-# For samples of flow matching
+# Ancestral, in one frame
 
 
-@torch.no_grad()
-def sample_euler_ancestral_RF(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Euler ancestral for flow matching."""
-    return _rectified(euler, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
+def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool = False) -> Callable[..., Tensor]:
+    """The function `name`: `solver` with fresh noise after each step; on samples of flow matching if `flow`."""
+
+    @torch.no_grad()
+    def function(
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: ExtraArgs = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+        eta: float = 1.0,
+        s_noise: float = 1.0,
+        noise_sampler: NoiseSampler | None = None,
+    ) -> Tensor:
+        made = with_numbers(solver, eta=eta, s_noise=s_noise)
+        noise = noise_sampler or default_noise_sampler(x)
+        return run_solver(made, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=flow)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = summary
+    return function
 
 
-@torch.no_grad()
-def sample_dpm_2_ancestral_RF(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """DPM-Solver-2 ancestral for flow matching."""
-    return _rectified(dpm_2, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
-
-
-@torch.no_grad()
-def sample_dpmpp_2s_ancestral_RF(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """DPM-Solver++(2S) ancestral for flow matching."""
-    solver = dpmpp_2s_ancestral.with_options(first_middle=0.9999)
-    return _rectified(solver, model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler)
-
-
-def _rectified(
-    solver: Solver,
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs,
-    callback: Callback,
-    disable: bool | None,
-    eta: float,
-    s_noise: float,
-    noise_sampler: NoiseSampler | None,
-) -> Tensor:
-    solver = with_numbers(solver, eta=eta, s_noise=s_noise).with_options(ancestral="rectified")
-    noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=True
-    )
+sample_euler_ancestral_cfg_pp = _ancestral(
+    "sample_euler_ancestral_cfg_pp",
+    euler.with_options(cfg_pp=True),
+    "Euler ancestral of CFG++ (Chung et al. 2024).",
+)
+sample_dpmpp_2s_ancestral_cfg_pp = _ancestral(
+    "sample_dpmpp_2s_ancestral_cfg_pp",
+    dpmpp_2s_ancestral.with_options(cfg_pp=True, latest_unguided=True),
+    "DPM-Solver++(2S) ancestral of CFG++.",
+)
+sample_res_multistep_ancestral = _ancestral(
+    "sample_res_multistep_ancestral",
+    res_multistep,
+    "RES, multistep, to less noise than asked for, then fresh noise.",
+)
+sample_res_multistep_ancestral_cfg_pp = _ancestral(
+    "sample_res_multistep_ancestral_cfg_pp",
+    res_multistep.with_options(cfg_pp=True, unguided_past=True),
+    "RES, multistep, to less noise than asked for, then fresh noise, of CFG++.",
+)
+sample_euler_ancestral_RF = _ancestral(
+    "sample_euler_ancestral_RF",
+    euler.with_options(ancestral="rectified"),
+    "Euler ancestral for flow matching.",
+    flow=True,
+)
+sample_dpm_2_ancestral_RF = _ancestral(
+    "sample_dpm_2_ancestral_RF",
+    dpm_2.with_options(ancestral="rectified"),
+    "DPM-Solver-2 ancestral for flow matching.",
+    flow=True,
+)
+sample_dpmpp_2s_ancestral_RF = _ancestral(
+    "sample_dpmpp_2s_ancestral_RF",
+    dpmpp_2s_ancestral.with_options(ancestral="rectified", first_middle=0.9999),
+    "DPM-Solver++(2S) ancestral for flow matching.",
+    flow=True,
+)
 
 
 for _name in __all__:

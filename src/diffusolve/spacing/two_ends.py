@@ -31,7 +31,5 @@ class TwoEnds(Spacing):
         sigmas = noise_schedule.scaling.sigma_from_log_snr([point.log_snr for point in grid])
         above = sigmas[sigmas > 0]
         if len(above) < 2:
-            raise ValueError(
-                f"{self.inner} has a single sigma above 0, so that there is no way to divide: use 2 steps."
-            )
+            raise ValueError("the schedule has a single sigma above 0, so that there is no way to divide: use 2 steps.")
         return Grid.from_sigmas(noise_schedule, np.geomspace(above[0], above[-1], (steps or grid.steps) + 1))
