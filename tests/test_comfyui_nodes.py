@@ -456,6 +456,17 @@ def test_the_workflow_has_the_nodes_and_values_of_the_pack() -> None:
         assert nodes[target]["inputs"][socket]["link"] == link
 
 
+def test_a_folder_that_hides_the_library_is_refused(folder: Path) -> None:
+    hiding = folder / "diffusolve" / "__init__.py"
+    hiding.parent.mkdir()
+    hiding.write_text((FOLDER / "__init__.py").read_text(encoding="utf-8"), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("hiding", hiding)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError, match="called diffusolve, as the library is, and hides it"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 def test_the_pack_describes_itself_to_comfyuis_registry() -> None:
     tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     about = tomllib.loads((FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
