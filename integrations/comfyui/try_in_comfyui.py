@@ -216,16 +216,6 @@ def drawn(checkout: Checkout, nodes: Mapping[str, Any], model: Any) -> float:
     return 0.0 if image.ndim == 4 and image.shape[3] == 3 and 0 <= image.min() < image.max() <= 1 else float("inf")
 
 
-def write_picture(checkout: Checkout, nodes: Mapping[str, Any], path: Path) -> None:
-    """Save the picture of DPM++ 3M SDE on Karras sigmas."""
-    from PIL import Image
-
-    model = checkout.model("EPS")
-    sigmas = nodes["DiffusolveSigmas"]().make(model, "Karras", 12, 1.0)[0]
-    image = nodes["DiffusolvePicture"]().draw(model, nodes["DiffusolveSampler"]().make("DPM++ 3M SDE")[0], sigmas)[0]
-    Image.fromarray((image[0] * 255).round().byte().numpy()).save(path)
-
-
 def table(title: str, columns: Mapping[str, Mapping[str, float | str]]) -> list[str]:
     """Print a table of differences; the names of those that are too large."""
     print(f"\n| {title} | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
@@ -242,14 +232,10 @@ def small(cell: float | str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkout", type=Path, help="a folder with ComfyUI's code")
-    parser.add_argument("--picture", type=Path, help="write what the node of pictures draws to this file, and end")
     given = parser.parse_args()
     checkout = Checkout(given.checkout.resolve())
     nodes = nodes_of_this_folder()
     torch.set_num_threads(1)
-    if given.picture is not None:
-        write_picture(checkout, nodes, given.picture)
-        return 0
     kinds = {"eps": "EPS", "flow": "FLOW"}
     on_same = {label: samplers(checkout, nodes, kind, sigmas_node=False) for label, kind in kinds.items()}
     by_names = {f"{label}, our sigmas": samplers(checkout, nodes, kind, True) for label, kind in kinds.items()}
