@@ -27,9 +27,9 @@ __all__ = ["FlowMapEulerDiscreteScheduler"]
 class FlowMapEulerDiscreteScheduler(Scheduler):
     """Steps of any length along a flow map, for networks that are told both ends of a step.
 
-    Boffi et al. 2024, Flow Map Matching: the output is the mean velocity from one time to the other, so that a step is
-    exact however long it is. Steps of a run are linear in the sample and a plan's; one to a time of the caller's has
-    that time as a coefficient, perhaps one for each sample, which no plan has.
+    Boffi et al. 2024, Flow Map Matching (arXiv 2406.07507): the output is the mean velocity from one time to the other,
+    so that a step is exact however long it is. Steps of a run are linear in the sample and a plan's; one to a time of
+    the caller's has that time as a coefficient, perhaps one for each sample, which no plan has.
 
     Args:
         num_train_timesteps: the timestep at sigma = 1.

@@ -24,7 +24,8 @@ class FlowMatchLCMScheduler(FlowScheduler):
     """Multistep consistency sampling for flow matching: jump to the data and add noise again (A1111: "LCM").
 
     Luo et al. 2023, Latent Consistency Models, algorithm 3, on the noise of Liu et al. 2022. With `scale_factors` the
-    data grow on the way (Starodubcev et al. 2025, Scale-wise Distillation). Linear in the sample, unless they do.
+    data grow on the way (Starodubcev et al. 2025, Scale-wise Distillation, arXiv 2503.16397). Linear in the sample,
+    unless they do.
 
     Args:
         num_train_timesteps: the timestep at sigma = 1.

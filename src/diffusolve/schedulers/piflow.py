@@ -27,8 +27,8 @@ __all__ = ["PiflowScheduler"]
 class PiflowScheduler(Scheduler):
     """Few-step sampling along a policy that one evaluation predicts: distilled Kandinsky 6.
 
-    Chen et al. 2025, pi-Flow. The network outputs the velocities for several times at once, between which the scheduler
-    integrates on its own. Linear in the sample and in all these outputs: a step is one sum of them.
+    Chen et al. 2025, pi-Flow (arXiv 2510.14974). The network outputs the velocities for several times at once, between
+    which the scheduler integrates on its own. Linear in the sample and in all these outputs: a step is one sum of them.
 
     Args:
         num_train_timesteps: the timestep at sigma = 1.

@@ -31,8 +31,8 @@ FINER = 100
 class RFD4ProteinaScheduler(Scheduler):
     """Flow matching of protein structures at a lower temperature: RFD4-Proteina.
 
-    Xu et al. 2025, Temporal Score Rescaling; Geffner et al. 2025, Proteina. Time runs from 0, noise, to 1, the data;
-    the network outputs ``x0 - noise``. Linear in the sample.
+    Xu et al. 2025, Temporal Score Rescaling (arXiv 2510.01184); Geffner et al. 2025, Proteina. Time runs from 0, noise,
+    to 1, the data; the network outputs ``x0 - noise``. Linear in the sample.
 
     Args:
         schedule_mode: the times are "log", equally spaced in log(1 - t), or "power", squares of equally spaced ones.
