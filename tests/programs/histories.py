@@ -135,3 +135,28 @@ def calls_updates_of_every_order(lib: Any, cls: Any) -> list[Any]:
             getattr(scheduler, f"multistep_{name}_third_order_update")(outputs, sample=x),
         ]
     return results
+
+
+@program(*MULTISTEP, "DPMSolverSinglestepScheduler")
+def fills_in_outputs_before_the_first_step(lib: Any, cls: Any) -> list[Any]:
+    scheduler = cls(**SD)
+    scheduler.set_timesteps(6)
+    scheduler.model_outputs = [noise(4), noise(5)]
+    return [denoise(scheduler)]
+
+
+@program("LCMScheduler", "TCDScheduler")
+def asks_distilled_schedulers_for_previous_timesteps(lib: Any, cls: Any) -> list[Any]:
+    scheduler = cls(**SD)
+    scheduler.set_timesteps(timesteps=[801, 401, 1])
+    previous = [int(scheduler.previous_timestep(t)) for t in scheduler.timesteps]
+    return [previous, scheduler.custom_timesteps]
+
+
+@program("UnCLIPScheduler")
+def reads_the_variances_of_unclip(lib: Any, cls: Any) -> list[Any]:
+    small, learned = cls(variance_type="fixed_small_log"), cls(variance_type="learned_range")
+    return [
+        *[float(small._get_variance(t)) for t in (0, 487, 999)],
+        *[float(learned._get_variance(t, predicted_variance=0.5)) for t in (1, 487, 999)],
+    ]

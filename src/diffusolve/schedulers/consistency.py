@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
+from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled
 
@@ -75,8 +76,20 @@ class DistilledScheduler(TimestepScheduler):
         else:
             asked = asked_for(num_inference_steps)
             chosen = rule.indices(asked.steps, len(self))
-        self._begin(asked_for(None, chosen.tolist()), device)
+        self._begin(asked_for(None, chosen.tolist()), device).given = timesteps is not None
 
     def _distilled_on(self, original_inference_steps: int | None) -> int:
         """The number of timesteps that those of a run are chosen from."""
         return int(original_inference_steps or self.config["original_inference_steps"])
+
+    @property
+    def custom_timesteps(self) -> bool:
+        """True where the timesteps of the run were given."""
+        generation = self._generation
+        return generation is not None and generation.given
+
+    def previous_timestep(self, timestep: int | Tensor) -> Any:
+        """The timestep of the run that a step from `timestep` leads to, a tensor if it is one; -1 from the last one."""
+        values = self._current.values
+        following = [*values[1 + index_of(float(timestep), values) :], -1][0]
+        return torch.tensor(int(following), device=timestep.device) if isinstance(timestep, Tensor) else int(following)

@@ -182,7 +182,8 @@ class Generation:
         step_index: the evaluation that comes next; None before the first.
         by_number_of_calls: `step_index` alone says where the run is, since `set_begin_index` contradicted the first
             timestep.
-        custom: its timesteps were given.
+        custom: its timesteps were given, or chosen by a class that gives them.
+        given: they were given by the caller of such a class.
         edition: what stands in the scheduler that its plan follows from, see :meth:`WrittenTo._follow
             <diffusolve.schedulers.writing.WrittenTo._follow>`; None where each step is to look for what was written.
         followed: the edition that its plan follows from, whether or not each step is to look.
@@ -204,6 +205,7 @@ class Generation:
     step_index: int | None = None
     by_number_of_calls: bool = False
     custom: bool = False
+    given: bool = False
     predictor: Any = None
     predicting: Any = None
     first_size: tuple[int, ...] = ()

@@ -15,6 +15,7 @@ from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point
 from diffusolve.prediction import Prediction, prediction
+from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
@@ -48,6 +49,7 @@ class IPNDMScheduler(Scheduler):
     init_noise_sigma: float = 1.0
     pndm_order: int = 4
 
+    members = members.IPNDM
     history_outlives_reset: ClassVar[bool] = True
 
     @register_to_config

@@ -194,6 +194,10 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
             return generation.sigmas_for_users()
         return self._shown_early.get("sigmas", ((1 - self._signal) / self._signal) ** 0.5)
 
+    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The sample as the network takes it: the sample itself."""
+        return sample
+
     @property
     def alpha_t(self) -> Tensor:
         """Signal at each training timestep."""

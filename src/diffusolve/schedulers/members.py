@@ -19,6 +19,9 @@ from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.open_run import OpenRun
 
 __all__ = [
+    "DEIS",
+    "DPM_SOLVER",
+    "IPNDM",
     "KDPM2",
     "LMS",
     "MULTISTEP",
@@ -29,7 +32,6 @@ __all__ = [
     "UNIPC",
     "Member",
     "Members",
-    "unreachable",
 ]
 
 
@@ -231,6 +233,8 @@ def read_model_outputs(scheduler: Any) -> History:
 
 
 def write_model_outputs(scheduler: Any, outputs: Any) -> None:
+    if read_lower_order_nums(scheduler) == 0 and any(output is not None for output in outputs):
+        return  # in diffusers too they are counted only when steps have made them, and have gone by then
     write_outputs(scheduler, "model_outputs", outputs, the_last(scheduler))
 
 
@@ -366,7 +370,7 @@ DEIS: Members = {
 }
 
 SINGLESTEP: Members = {
-    "model_outputs": Member(read_model_outputs),
+    "model_outputs": Member(read_model_outputs, write_model_outputs),
     **unreachable("it is the sample that the last step of order 1 began with: keep that yourself", "sample"),
 }
 
@@ -431,6 +435,8 @@ def read_plms_timesteps(scheduler: Any) -> np.ndarray[Any, Any] | None:
     own = scheduler.timesteps
     return None if own is None else own[evaluations_of_runge_kutta(scheduler) :].cpu().numpy()
 
+
+IPNDM: Members = unreachable("its run adds up early what it remembers: call set_timesteps to begin anew", "ets")
 
 LMS: Members = {"derivatives": list_of("derivatives", lambda _: slopes, noise_of)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class UnCLIPScheduler(OneStepScheduler):
     prediction_types = ("epsilon", "sample")
     beta_schedules = ("squaredcos_cap_v2",)
     _end_configured = 1.0
+
+    replaceable: ClassVar[frozenset[str]] = OneStepScheduler.replaceable - {"_get_variance"}
+    fixed: ClassVar[frozenset[str]] = OneStepScheduler.fixed | {"_get_variance"}
 
     @register_to_config
     def __init__(
@@ -115,6 +118,28 @@ class UnCLIPScheduler(OneStepScheduler):
             return float(self.betas[s])
         signal = self._tables.alphas_cumprod
         return float(1 - signal[s] / (signal[t] if t >= 0 else 1.0))
+
+    def _get_variance(
+        self,
+        t: int,
+        prev_timestep: int | None = None,
+        predicted_variance: Tensor | None = None,
+        variance_type: str | None = None,
+    ) -> Any:
+        """The variance of the noise in the step from `t` to `prev_timestep`, the training timestep below when missing.
+
+        That is the standard deviation for "fixed_small_log", and the logarithm of the variance for "learned_range",
+        which lies between two by the network's `predicted_variance`, from -1 to 1.
+        """
+        before = t - 1 if prev_timestep is None else int(prev_timestep)
+        beta, ratio = self._beta(int(t), before), self._point(before).sigma / self._point(int(t)).sigma
+        posterior = max(ratio**2 * beta, LEAST_VARIANCE)
+        if (variance_type or self.config["variance_type"]) == "fixed_small_log":
+            return torch.tensor(posterior**0.5)
+        if predicted_variance is None:
+            raise ValueError("variance_type is 'learned_range': give the network's predicted_variance.")
+        share = (predicted_variance + 1) / 2
+        return share * log(beta) + (1 - share) * log(posterior)
 
     def _split(self, model_output: Tensor, sample: Tensor, s: int, t: int, beta: float) -> tuple[Tensor, Tensor | None]:
         """The prediction in `model_output`, and the standard deviation that it asks for, element by element."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
-from diffusolve.tokens.drawing import draw_tokens, rank
+from diffusolve.tokens.drawing import draw_tokens, keep_most_likely, keep_nucleus, rank
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, positive
 
 __all__ = ["BlockRefinementScheduler", "BlockRefinementSchedulerOutput"]
@@ -146,6 +146,29 @@ class BlockRefinementScheduler(TokenScheduler):
             previous = torch.where(self._committed, previous, random)
         result = previous, committed, edited, tokens, probabilities, model_output
         return BlockRefinementSchedulerOutput(*result) if return_dict else result
+
+    @staticmethod
+    def _top_p_filtering(logits: Tensor, top_p: float | None) -> Tensor:
+        """`logits` with the least number in place of all but the most likely tokens that reach `top_p` together."""
+        return keep_nucleus(logits, top_p)
+
+    @staticmethod
+    def _top_k_filtering(logits: Tensor, top_k: int | None) -> Tensor:
+        """`logits` with the least number in place of all but the `top_k` largest."""
+        return keep_most_likely(logits, top_k)
+
+    @staticmethod
+    def _sample_from_logits(
+        logits: Tensor,
+        *,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        generator: Generator | None,
+        use_multinomial: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids and their probabilities, see :func:`~diffusolve.tokens.drawing.draw_tokens`."""
+        return draw_tokens(logits, temperature, generator, top_k, top_p, greedy=not use_multinomial)
 
     def _planned(self, step: int) -> Tensor:
         """The number of tokens committed in step number `step`."""
