@@ -233,7 +233,9 @@ def test_the_advice_on_sigmas_is_what_was_measured() -> None:
     for name in MULTISTEP:
         assert 5 * table["Karras"][f"{name}, 20"] < table["Uniform"][f"{name}, 20"]
         assert table["Exponential"] == table["Polyexponential"] == table["Uniform log-SNR"]
-    assert table["Uniform"]["UniPC, 20"] > 55 * table["Karras"]["UniPC, 20"]
+    assert table["Uniform"]["DPM++ 3M, 20"] > 55 * table["Karras"]["DPM++ 3M, 20"]
+    assert 14 < table["Uniform"]["UniPC, 20"] / table["Karras"]["UniPC, 20"] < 16
+    assert table["Uniform"]["UniPC, 20"] < table["Uniform"]["Euler, 20"]
     assert table["Uniform"]["DPM++ 3M, 20"] > table["Uniform"]["DPM++ 3M, 10"]
     assert 0.9 < table["Karras"]["Euler, 20"] / table["Uniform"]["Euler, 20"] < 1.1
     for name in MULTISTEP:
@@ -241,7 +243,8 @@ def test_the_advice_on_sigmas_is_what_was_measured() -> None:
             assert 0.038 < table[schedule_type][f"{name}, 20"] < 0.042
     in_10 = [column for column in table["Karras"] if column.endswith(", 10")]
     assert len(in_10) == 7
-    assert all(table["Beta sigmas"][column] == max(row[column] for row in table.values()) for column in in_10)
+    others = [row for name, row in table.items() if name != "Bong tangent"]  # which is made for flow matching
+    assert all(table["Beta sigmas"][column] == max(row[column] for row in others) for column in in_10)
 
 
 def test_the_advice_on_stochastic_samplers_is_what_was_measured() -> None:
