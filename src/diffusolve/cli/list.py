@@ -57,7 +57,7 @@ def list_command(
     if not (in_terminal := console.is_terminal):
         console = Console(width=1_000)  # whole lines, whatever reads them
     width = console.width if in_terminal else None
-    left_out = []
+    left_out = list[str]()
     if records:
         table, left_out = _table([_columns(known) for known in records], width)
         console.print(table)
