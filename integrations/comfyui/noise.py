@@ -12,6 +12,9 @@ from diffusolve.randomness import BrownianPath
 
 Draw = Callable[[Tensor, float, float], Tensor]
 
+SAME = 1e-6
+"""Relative; sigmas are in single precision."""
+
 
 class RowSeeds(int):
     """A seed, the first row's, that also knows those of all rows. Whoever knows nothing of rows sees a number.
@@ -62,7 +65,9 @@ class NoisePerRow:
         return torch.cat([_normal(samples[:1], _generator(seed, "cpu")) for seed in self.seed.of(len(samples))])
 
 
-def between_steps(seed: int | None, x: Tensor, sigmas: Sequence[float], brownian: bool, device: Any) -> Draw:
+def between_steps(
+    seed: int | None, x: Tensor, sigmas: Sequence[float], brownian: bool, device: Any, known: Sequence[float] = ()
+) -> Draw:
     """The function that draws a sampler's noise for samples like `x`.
 
     ComfyUI draws from a generator with the seed, on the CPU the number after it, so that the noise between steps is
@@ -73,11 +78,13 @@ def between_steps(seed: int | None, x: Tensor, sigmas: Sequence[float], brownian
         sigmas: those that are sampled at; the ends of the path.
         brownian: follow a path.
         device: where the noise is made; it is moved to the samples.
+        known: sigmas as ComfyUI has them, in single precision; a path differs even between neighbouring numbers.
     """
     seeds = seed.of(len(x)) if isinstance(seed, RowSeeds) else seed
     if brownian:
-        path = BrownianPath(min(sigma for sigma in sigmas if sigma > 0), max(sigmas), seeds)
-        return lambda like, start, end: path(like.to(device), _single(start), _single(end)).to(like.device)
+        levels = torch.tensor(sigmas, dtype=torch.float32)
+        path = BrownianPath(float(levels[levels > 0].min()), float(levels.max()), seeds)
+        return lambda like, *ends: path(like.to(device), *(_rounded(end, known) for end in ends)).to(like.device)
     if seeds is None:
         return lambda like, start, end: torch.randn_like(like)
     ahead = 1 if torch.device(device).type == "cpu" else 0
@@ -96,6 +103,15 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, dtype=like.dtype, device=generator.device, generator=generator)
 
 
-def _single(sigma: float) -> float:
-    """`sigma` in single precision, in which ComfyUI has it; a path differs even between neighbouring numbers."""
-    return float(torch.tensor(sigma, dtype=torch.float32))
+def with_middles(sigmas: Sequence[float], flow: bool) -> list[float]:
+    """`sigmas` and those in the middle of each step in log-SNR, where solvers of two evaluations ask, as in ComfyUI."""
+    above = torch.tensor([sigma for sigma in sigmas if sigma > 0], dtype=torch.float32)
+    log_snr = above.logit() if flow else above.log()
+    between = log_snr[:-1] + log_snr.diff() / 2
+    return [*above.tolist(), *(between.sigmoid() if flow else between.exp()).tolist()]
+
+
+def _rounded(sigma: float, known: Sequence[float]) -> float:
+    """The one of `known` that is `sigma` but for rounding; where none is, `sigma` in single precision."""
+    nearest = min(known, key=lambda one: abs(one - sigma), default=sigma)
+    return nearest if abs(nearest - sigma) < SAME * sigma else float(torch.tensor(sigma, dtype=torch.float32))

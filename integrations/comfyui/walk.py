@@ -20,7 +20,7 @@ from diffusolve.solvers import dpm_fast
 from diffusolve.spacing import Sigmas, TwoEnds
 
 from .levels import AnySigma, any_sigma, is_flow
-from .noise import between_steps
+from .noise import between_steps, with_middles
 
 Model = Callable[..., Tensor]
 """Called with samples (batch, ...) and sigma (batch,), predicts x0."""
@@ -102,17 +102,16 @@ class BySampler:
         if len(levels) < 2:
             return x
         device = "cpu" if self.sampler.brownian and self.on_cpu else x.device
-        draw = between_steps((extra_args or {}).get("seed"), x, levels, self.sampler.brownian, device)
         schedule = any_sigma(sampling_of(model))
-        around: dict[str, Any] = {
-            "noise": draw,
-            "callback": told(callback, schedule.scaling is Scaling.FLOW),
-            "progress": not disable,
-        }
-        if self.sampler.solver.adaptive:
+        flow = schedule.scaling is Scaling.FLOW
+        plan = None if self.sampler.solver.adaptive else self.plan(schedule, levels)
+        first = levels[0] if plan is None else plan.stages[0].point.sigma
+        known = with_middles((first, *levels[1:]), flow) if self.sampler.brownian else ()
+        draw = between_steps((extra_args or {}).get("seed"), x, levels, self.sampler.brownian, device, known)
+        around: dict[str, Any] = {"noise": draw, "callback": told(callback, flow), "progress": not disable}
+        if plan is None:
             network, ends = Network(model, extra_args), Sampler(self.sampler.solver, two_ends(levels))
             return diffusolve.sample(network, x, ends, noise_schedule=schedule, prediction_type="sample", **around)
-        plan = self.plan(schedule, levels)
         result = diffusolve.sample(Network(model, extra_args, plan.reads_unguided), x, plan, **around)
         return result / self._left_of_data(schedule, levels)
 
