@@ -74,7 +74,7 @@ def list_command(
 
 
 def _with(word: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with `word` somewhere in what is known of them."""
+    """The records with `word` somewhere in what is known of them."""
     if word is None:
         return records
     return [known for known in records if word.casefold() in json_module.dumps(list(known.values())).casefold()]

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Member(NamedTuple):
-    """How a member is read and written; None: it is not."""
+    """The ways to read and to write a member; None: there is none."""
 
     read: Callable[[Any], Any] | None
     write: Callable[[Any, Any], None] | None = None
@@ -143,7 +143,7 @@ def held(scheduler: Any, run: OpenRun, register: str) -> Tensor:
 
 
 Recover = Callable[[Stage, Tensor, Tensor], Tensor]
-"""What a solver extrapolates at a stage, of the sample and the data prediction there."""
+"""The quantity that a solver extrapolates at a stage, of the sample and the data prediction there."""
 
 
 def noise_of(stage: Stage, sample: Tensor, data: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def output_of(stage: Stage, sample: Tensor, data: Tensor) -> Tensor:
 
 
 def last_outputs(scheduler: Any, places: Callable[[OpenRun], Iterable[int]], recover: Recover | None) -> list[Any]:
-    """What was extrapolated at the `places` of the run, oldest first.
+    """The quantities extrapolated at the `places` of the run, oldest first.
 
     Where no later stage reads it, it is no register, and follows from sample and data as `recover` says; without, it is
     the data.
@@ -208,7 +208,7 @@ def clear(scheduler: Any, name: str) -> None:
 
 
 def order(scheduler: Any) -> int:
-    """How many outputs the class remembers."""
+    """The number of outputs that the class remembers."""
     config = scheduler.config
     if "solver_order" in config:
         return int(config["solver_order"])
@@ -239,7 +239,7 @@ def write_model_outputs(scheduler: Any, outputs: Any) -> None:
 
 
 def read_lower_order_nums(scheduler: Any) -> int:
-    """How many outputs are remembered."""
+    """The number of outputs that are remembered."""
     generation: Generation | None = scheduler._generation
     run = None if generation is None else generation.run
     return 0 if run is None else min(run.position, order(scheduler))
@@ -413,14 +413,14 @@ def list_of(name: str, places: Callable[[Any], Callable[[OpenRun], Iterable[int]
 
 
 def read_counter(scheduler: Any) -> int:
-    """How many times PNDM was called in this run."""
+    """The number of times that PNDM was called in this run."""
     generation: Generation | None = scheduler._generation
     run = None if generation is None else generation.run
     return 0 if run is None else run.position
 
 
 def evaluations_of_runge_kutta(scheduler: Any) -> int:
-    """How many evaluations of a run belong to the Runge-Kutta steps at its start."""
+    """The number of evaluations of a run that belong to the Runge-Kutta steps at its start."""
     return 0 if scheduler.config["skip_prk_steps"] else 12
 
 
@@ -474,7 +474,7 @@ def read_sample(scheduler: Any) -> Tensor | None:
 
 
 def read_dt(scheduler: Any) -> Tensor | None:
-    """How far the step leads in sigma; None between steps."""
+    """The length of the step in sigma; None between steps."""
     generation: Generation | None = scheduler._generation
     if generation is None or generation.step_index is None or scheduler.state_in_first_order:
         return None
