@@ -178,7 +178,7 @@ def test_the_floor_of_samplers_is_that_of_their_formulas() -> None:
 
 def test_the_floor_remembers_what_one_later_sum_reads_as_one_array() -> None:
     """UniPC of order 3: in the middle sample, output, two data and a sum, to the data, a sum and the next sample."""
-    plan = Sampler(solvers.unipc).plan(SD15, "epsilon", 6)
+    plan = Sampler(solvers.unipc.with_options(order=3)).plan(SD15, "epsilon", 6)
     assert bytes_per_element(plan, sample=4, output=4, shown=4) == (4 + 7 + 8 + 8 + 5 + 3) * 4 / 6
 
 
