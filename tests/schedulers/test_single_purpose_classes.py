@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -114,6 +116,48 @@ def test_ipndm_with_sigmas_of_its_own_is_as_in_diffusers() -> None:
         x = mine.step(network(x, t), t, x).prev_sample
         y = reference.step(network(y, u), u, y).prev_sample
         assert difference(x, y) < PROMISED
+
+
+def test_a_shallow_copy_of_ipndm_goes_on_from_the_middle_of_a_run() -> None:
+    original, x = diffusolve.IPNDMScheduler(), noise(1, 4, 8, 8)
+    original.set_timesteps(6)
+    for t in original.timesteps[:3]:
+        x = original.step(torch.tanh(x), t, x).prev_sample
+    results = []
+    for scheduler in (original, copy.copy(original)):
+        y = x
+        for t in scheduler.timesteps[3:].tolist():
+            y = scheduler.step(torch.tanh(y), t, y).prev_sample
+        results.append(y)
+    assert torch.equal(*results)
+
+
+def test_wuerstchen_draws_noise_between_ratios_of_the_same_signal_as_diffusers_does() -> None:
+    samples = []
+    for scheduler in (
+        diffusolve.DDPMWuerstchenScheduler(scaler=2.0),
+        theirs("DDPMWuerstchenScheduler", {"scaler": 2.0}),
+    ):
+        scheduler.set_timesteps(20)  # 1 and 0.95 are both clamped
+        x, generator = noise(1, 4, 8, 8), torch.Generator().manual_seed(1)
+        for t in scheduler.timesteps[:-1]:
+            x = scheduler.step(torch.tanh(x), t.expand(1), x, generator=generator).prev_sample
+        samples.append(x)
+    assert difference(*samples) < PROMISED
+
+
+def test_one_multistep_step_to_sigma_min_begins_at_sigma_max() -> None:
+    config = {"final_sigmas_type": "sigma_min", "sigma_schedule": "karras"}
+    for name in ("EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler"):
+        mine, reference = getattr(diffusolve, name)(**config), theirs(name, config)
+        samples = []
+        for scheduler in (mine, reference):
+            scheduler.set_timesteps(1)
+            x = noise(1, 4, 8, 8) * float(scheduler.init_noise_sigma)
+            seen, generator = scheduler.scale_model_input(x, scheduler.timesteps[0]), torch.Generator().manual_seed(1)
+            samples.append(scheduler.step(torch.tanh(seen), scheduler.timesteps[0], x, generator=generator).prev_sample)
+        torch.testing.assert_close(mine.sigmas, reference.sigmas)
+        assert difference(*samples) < PROMISED
 
 
 def test_ipndm_takes_timesteps_and_sigmas_of_the_same_run() -> None:

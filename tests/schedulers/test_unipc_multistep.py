@@ -162,6 +162,19 @@ def test_sigmas_may_be_given(config: dict[str, Any]) -> None:
         assert len(mine.timesteps) == len(sigmas)
 
 
+def test_whole_timesteps_of_given_sigmas_are_those_of_diffusers_to_the_last_one() -> None:
+    dynamic = {**FLOW, "use_dynamic_shifting": True}
+    for config, given in (
+        *((({**FLOW, "flow_shift": shift}), {}) for shift in (3.0, 5.0)),
+        *(({**dynamic, "time_shift_type": kind}, {"mu": 1.25}) for kind in ("exponential", "linear")),
+    ):
+        mine, reference = both(UNIPC, config)
+        for steps in range(2, 41):
+            for scheduler in (mine, reference):
+                scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps), **given)
+            assert torch.equal(mine.timesteps, reference.timesteps)
+
+
 def test_a_single_noise_level_is_not_stretched() -> None:
     """In diffusers it is divided by 0."""
     mine = ours(UNIPC, {**SHORT, **FLOW, "shift_terminal": 0.1})

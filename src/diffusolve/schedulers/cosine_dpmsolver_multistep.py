@@ -106,6 +106,9 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
             sigmas = (torch.linspace(0, 1, len(position)) * (end - start) + start) ** config["rho"]
         return np.asarray(sigmas.double().numpy())
 
+    def _end(self, sigmas: Array) -> float:
+        return min(super()._end(sigmas), float(self.config["sigma_min"]))  # a single step begins at sigma_max
+
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config
         return dpmpp_multistep.with_options(

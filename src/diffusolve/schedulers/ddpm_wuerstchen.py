@@ -14,6 +14,7 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.cosine import ClampedCosine
 from diffusolve.prediction import Prediction, prediction
+from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import ddpm_to_data
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.outputs import StepResult
@@ -95,7 +96,8 @@ class DDPMWuerstchenScheduler(Scheduler):
         """
         at = timestep.reshape(-1)[0] if isinstance(timestep, Tensor) else timestep
         previous, run = self._advance(model_output, at, sample, generator)
-        self._draw_last(run, model_output, generator)
+        if not run.last_stage.update.noises:  # the last, or between two ratios of the same, least signal
+            draw_normal_with(generator, model_output)
         return self._result(previous, run, model_output, sample, return_dict)
 
     def previous_timestep(self, timestep: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.steps import Array
 from diffusolve.solvers import Solver, dpmpp_multistep
 
 __all__ = ["EDMDPMSolverMultistepScheduler"]
@@ -80,6 +81,9 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         if self.config["algorithm_type"].startswith("sde"):
             self._draw_last(run, model_output, generator)
         return self._result(previous, run, model_output, sample, return_dict)
+
+    def _end(self, sigmas: Array) -> float:
+        return min(super()._end(sigmas), float(self.config["sigma_min"]))  # a single step begins at sigma_max
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

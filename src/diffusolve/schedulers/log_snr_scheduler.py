@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.backends import Run
-from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
+from diffusolve.noise import FlowMatching, NoiseSchedule
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_config import FLOW_STEPS
@@ -317,7 +317,7 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     def _flow_steps(self, asked: Asked) -> Steps:
         """Flow matching's sigmas, those given or equally spaced ones, shifted and stretched; and the end."""
         sigmas = self._unshifted(asked.steps) if asked.sigmas is None else _checked_flow_sigmas(asked.sigmas)
-        sigmas = stretched(shifted(sigmas, self._flow_shift(asked.mu)), self._own_config.get("shift_terminal"))
+        sigmas = stretched(self._shifted(sigmas, asked.mu), self._own_config.get("shift_terminal"))
         if abs(sigmas[0] - 1.0) < NEARLY_NOISE:
             sigmas[0] -= NEARLY_NOISE
         return self._at_flow_sigmas(sigmas)
@@ -330,11 +330,16 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         """Equally spaced sigmas of flow matching, from one training timestep below the noisiest."""
         return np.flip(1.0 - np.linspace(1.0, 1.0 / len(self), steps + 1))[:-1]
 
-    def _flow_shift(self, mu: float | None) -> float:
-        """The shift of flow matching's sigmas."""
+    def _shifted(self, sigmas: Array, mu: float | None) -> Array:
+        """Flow matching's `sigmas`, moved towards noise.
+
+        The two forms are equal but for their last bit, on which it depends which whole timestep is below a sigma.
+        """
         if self._own_config.get("use_dynamic_shifting") and mu is not None:
-            return shift_from_mu(mu, self.config["time_shift_type"])
-        return float(self.config["flow_shift"])
+            shift = shift_from_mu(mu, self.config["time_shift_type"])
+            return np.asarray(shift / (shift + (1.0 / sigmas - 1.0)))
+        shift = float(self.config["flow_shift"])
+        return np.asarray(shift * sigmas / (1.0 + (shift - 1.0) * sigmas))
 
     def _spaced(self, steps: int) -> Array:
         config = self._own_config

@@ -216,7 +216,8 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
 
     def __copy__(self) -> Self:
         scheduler = object.__new__(type(self))
-        scheduler.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry))
+        same = {id(self._edition): self._edition}  # runs go on from the one that they followed
+        scheduler.__dict__.update(self.__dict__, _registry=copy.deepcopy(self._registry, same))
         scheduler._configured_for = scheduler.config  # a copy
         return scheduler
 

@@ -159,7 +159,7 @@ class Distilled(IndexSpacing):
         if steps > walked:
             raise ValueError(
                 f"{steps} steps are asked for, but {self.original_steps} timesteps of distillation and a strength of "
-                f"{self.strength:g} leave {walked}: take at most as many steps, or more original_steps."
+                f"{self.strength:g} leave {walked}: take at most as many steps, or more timesteps of distillation."
             )
         chosen = np.floor(np.linspace(0, walked, steps, endpoint=False))
         return np.asarray((walked - chosen) * (count // self.original_steps) - 1, np.float64)
