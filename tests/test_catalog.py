@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,6 +207,30 @@ def test_the_lists_of_other_programs_are_complete() -> None:
     assert {*COMFYUI_SCHEDULES, *RES4LYF_SCHEDULES} == {made.comfyui for made in SCHEDULE_TYPES.values()} - {None}
     functions = {name for name in k_diffusion.sampling.__all__ if name.startswith("sample_")}
     assert functions == {entry.k_diffusion for entry in CATALOG.values()} - {None}
+
+
+def test_comfyuis_names_of_schedules_may_stand_in_a_name_as_they_may_besides() -> None:
+    for made in SCHEDULE_TYPES.values():
+        if made.comfyui is not None:
+            together, besides = sampler(f"dpmpp_2m {made.comfyui}"), sampler("dpmpp_2m", made.comfyui)
+            assert together.spacing == besides.spacing == made.spacing, made.name
+
+
+@for_each(
+    ("name", "spacing", "world"),
+    [
+        (None, None, None),
+        (b"euler", None, "comfyui"),
+        (5, None, "diffusers"),
+        ("euler", 5, None),
+        ("euler", 0, None),
+        ("euler", 5, "comfyui"),
+        ("Euler", 0, "a1111"),
+    ],
+)
+def test_what_is_no_name_is_refused_by_its_type(name: Any, spacing: Any, world: str | None) -> None:
+    with pytest.raises(TypeError, match=r"(None|b'euler'|5|0) is no name: expected text"):
+        sampler(name, spacing, world=world)
 
 
 @for_each(

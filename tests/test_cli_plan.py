@@ -172,6 +172,10 @@ def test_without_matplotlib_the_plot_says_what_to_install(tmp_path: Path) -> Non
     [
         (["DPM+ 2N Karras"], ["DPM+ 2N Karras", "DPM++ 2M Karras"]),
         (["DPM adaptive"], ["DPM adaptive chooses its steps", 'diffusolve sample --sampler "DPM adaptive"']),
+        (
+            ["dpm_adaptive karras", "--world", "comfyui"],
+            ['diffusolve sample --sampler "dpm_adaptive karras" --world comfyui'],
+        ),
         (["Euler", "--steps", "0"], ["steps is 0", "at least 1"]),
         (["Euler", "--steps", "1001"], ["1001", "at most 1000"]),
         (["Euler", "--schedule", "sd1.5"], ["noise schedule 'sd1.5'", "'sd15'"]),

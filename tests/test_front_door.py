@@ -77,6 +77,14 @@ def test_every_name_with_a_class_is_made_or_says_why_not() -> None:
                 diffusolve.scheduler(name, like=like)
 
 
+def test_the_nearest_that_is_offered_for_a_name_without_a_class_has_one() -> None:
+    like = diffusers.EulerDiscreteScheduler()
+    for name in [name for name, entry in CATALOG.items() if entry.diffusers is None]:
+        with pytest.raises(ValueError, match=r"the nearest that has one, '.*'\.") as refused:
+            diffusolve.scheduler(name, like=like)
+        diffusolve.scheduler(str(refused.value).split("'")[-2], like=like)
+
+
 def test_patching_says_in_a_line_what_it_did() -> None:
     pipe = SimpleNamespace(scheduler=sources()[0])
     line = diffusolve.patch(pipe, "DPM++ 2M Karras")

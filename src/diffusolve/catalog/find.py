@@ -33,8 +33,9 @@ def own_sampler(name: str, spacing: str | Spacing | None = None, **options: Any)
         )
     discards = options.pop("discard_next_to_last_sigma", entry.discards and not isinstance(spacing, Spacing))
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
-    chosen = _spacing(entry, spacing or schedule_type, options)
-    solver = _solver(entry.solver_on(_type_called(entry, spacing or schedule_type)), options, chosen)
+    wanted = schedule_type if spacing is None else spacing
+    chosen = _spacing(entry, wanted, options)
+    solver = _solver(entry.solver_on(_type_called(entry, wanted)), options, chosen)
     for option, value in options.items():
         if option not in solver.defaults:
             chosen = dataclasses.replace(chosen, **{option: value})
@@ -89,12 +90,12 @@ def find(name: str) -> tuple[Entry, str | None]:
 
     Raises:
         UnknownNameError: there is none; the nearest names are offered.
+        TypeError: `name` is no text.
     """
     names, wanted = _folded_names(), folded(name)
     if wanted in names:
         return CATALOG[names[wanted]], None
-    for schedule_type in (*SCHEDULE_TYPES, AUTOMATIC):
-        suffix = folded(schedule_type)
+    for suffix, schedule_type in _folded_types().items():
         if wanted.endswith(suffix) and wanted.removesuffix(suffix) in names:
             return CATALOG[names[wanted.removesuffix(suffix)]], schedule_type
     with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
@@ -105,3 +106,13 @@ def find(name: str) -> tuple[Entry, str | None]:
 def _folded_names() -> dict[str, str]:
     names = {name: name for name in CATALOG} | dict(ALIASES)
     return {folded(spelling): name for spelling, name in names.items()}
+
+
+@lru_cache(maxsize=1)
+def _folded_types() -> dict[str, str]:
+    """Every spelling of a schedule type, folded -> its name. A name of ours goes before ComfyUI's for another."""
+    types = {folded(name): name for name in (*SCHEDULE_TYPES, AUTOMATIC)}
+    for kind in SCHEDULE_TYPES.values():
+        if kind.comfyui is not None:
+            types.setdefault(folded(kind.comfyui), kind.name)
+    return types

@@ -47,6 +47,7 @@ def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | Non
     Raises:
         UnknownNameError: no such sampler, spacing, option or world, or none in that world; the nearest names are
             offered.
+        TypeError: a name or spacing that is neither text nor, for a spacing, a :class:`~diffusolve.spacing.Spacing`.
         ValueError: a schedule type in the name and a spacing besides; an option out of its range; a class of diffusers
             whose steps no sampler makes.
     """
@@ -119,7 +120,7 @@ def _in_world(world: World, name: str, spacing: str | Spacing | None, options: d
         raise ValueError(f"{name!r} names the schedule {schedule!r} already: leave spacing={shown(spacing)} out.")
     discards = options.pop("discard_next_to_last_sigma", None)
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
-    if isinstance(spacing, str):
+    if spacing is not None and not isinstance(spacing, Spacing):
         automatic = folded(spacing) == folded(AUTOMATIC)
         schedule = named.automatic or world.default if automatic else world.schedule(spacing)
     label = named.name if schedule is None else f"{named.name} {schedule}"
@@ -145,7 +146,7 @@ def _of_class(name: str, spacing: str | Spacing | None, options: dict[str, Any])
     if name in classes:
         keys = {} if spacing is None else _keys(spacing)
         config = {"_class_name": name, **keys}
-    elif name.endswith("Scheduler"):
+    elif folded(name).endswith("scheduler"):
         raise unknown_name("scheduler class of diffusers with a name in the catalog", name, classes)
     else:
         entry, kind = find(name if spacing is None else f"{name} {spacing}")

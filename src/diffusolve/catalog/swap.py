@@ -10,7 +10,7 @@ from diffusolve.catalog.entries import CATALOG, DiffusersClass, Entry
 from diffusolve.catalog.find import AUTOMATIC, find
 from diffusolve.catalog.named import differences_in_world, entry_in_world
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
-from diffusolve.catalog.translation import configuration_of, to_diffusers
+from diffusolve.catalog.translation import configuration_of, nearest_with_class, to_diffusers
 from diffusolve.config import config_keys
 from diffusolve.config.mixin import DEFAULTED
 from diffusolve.schedulers import CLASSES, scheduler_class
@@ -133,7 +133,7 @@ def _check_class(entry: Entry, there: DiffusersClass | None) -> DiffusersClass:
     if there is None or there.name not in CLASSES:
         raise ValueError(
             f"no scheduler class is {entry.name!r}: use diffusolve.sample with it, or in a pipeline the nearest that "
-            f"has one, {entry.nearest!r}."
+            f"has one, {nearest_with_class(entry)!r}."
         )
     return there
 

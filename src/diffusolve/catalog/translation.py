@@ -28,7 +28,7 @@ from diffusolve.files import write_atomically
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.schedulers import scheduler_class
 
-__all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "to_diffusers"]
+__all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "nearest_with_class", "to_diffusers"]
 
 CONFIG_FILE = "scheduler_config.json"
 
@@ -189,7 +189,7 @@ def to_diffusers(name: str) -> ToDiffusers:
     there = entry.diffusers
     if there is None:
         raise ValueError(
-            f"diffusers has no scheduler for {entry.name!r}; the nearest that it has is {_nearest(entry)!r}."
+            f"diffusers has no scheduler for {entry.name!r}; the nearest that it has is {nearest_with_class(entry)!r}."
         )
     same = own_sampler(name).solver == own_sampler(name, **there.options).solver if there.options else False
     differences = [there.difference] if there.difference and not same else []
@@ -241,9 +241,10 @@ def _differing(ratio: float) -> str:
     return f"the sigmas differ by a factor of up to {ratio:.3f} (15 to 30 steps on Stable Diffusion's noise schedule)"
 
 
-def _nearest(entry: Entry) -> str:
+def nearest_with_class(entry: Entry) -> str:
+    """The name of the nearest sampler that a scheduler class is."""
     nearest = CATALOG[entry.nearest]
-    return nearest.name if nearest.diffusers is not None else _nearest(nearest)
+    return nearest.name if nearest.diffusers is not None else nearest_with_class(nearest)
 
 
 def from_diffusers(scheduler: Any) -> FromDiffusers:

@@ -54,9 +54,10 @@ def plan_command(
     """Show a sampler's steps as a table of numbers."""
     recipe = sampler_called(name, world=world)
     if recipe.solver.adaptive:
+        of_world = "" if world is None else f" --world {world}"
         raise NotPlannableError(
             f"{recipe.name} chooses its steps by looking at the data, so there is no table of its steps: see what it "
-            f'does with diffusolve sample --sampler "{recipe.name}".'
+            f'does with diffusolve sample --sampler "{name}"{of_world}.'
         )
     noise = noise_schedule(schedule)
     predicts = prediction_called(prediction or PREDICTIONS.get(schedule, "epsilon"))

@@ -120,6 +120,12 @@ class World:
 
     def _unknown_sampler(self, name: str) -> UnknownNameError:
         """The error for a `name` that the program does not have, with the nearest that it has."""
+        schedule = self._schedule_names().get(folded(name))
+        if schedule is not None:
+            example = f"{next(iter(self.samplers))} {schedule}"
+            return UnknownNameError(
+                f"{name!r} is a schedule of {self.program}, not a sampler: name one before it, for example {example!r}."
+            )
         known = {folded(spelling): entry for spelling, entry in ({n: n for n in CATALOG} | dict(ALIASES)).items()}
         wanted = folded(name)
         entry = known.get(wanted)
