@@ -183,6 +183,24 @@ def test_block_refinement_is_that_of_diffusers() -> None:
     assert not different
 
 
+def committed_counts(scheduler: Any, steps: int, length: int) -> list[int]:
+    """The number of committed tokens after each step without a mask token."""
+    scheduler.set_timesteps(steps, block_length=length)
+    x, counts = torch.zeros(1, length, dtype=torch.long), []
+    for t in range(steps):
+        x = scheduler.step(torch.zeros(1, length, 7), t, x, threshold=1.0).prev_sample
+        counts.append(int(scheduler._committed.sum()))
+    return counts
+
+
+def test_random_tokens_are_committed_in_the_shares_of_diffusers() -> None:
+    for steps, length in ((48, 256), (4, 10), (3, 7), (8, 5)):
+        ours, theirs = (lib.BlockRefinementScheduler() for lib in (diffusolve, diffusers))
+        counts = committed_counts(ours, steps, length)
+        assert counts == committed_counts(theirs, steps, length), (steps, length)
+        assert counts[-1] == length
+
+
 def test_the_loop_around_blocks_is_that_of_diffusers() -> None:
     ours, theirs = diffusolve.BlockRefinementScheduler(), diffusers.BlockRefinementScheduler()
     for scheduler in (ours, theirs):

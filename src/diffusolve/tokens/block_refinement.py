@@ -183,8 +183,9 @@ class BlockRefinementScheduler(TokenScheduler):
         self._planned(step)
         if step == 0 or self._committed is None or self._committed.shape != sample.shape:
             self._committed = torch.zeros_like(sample, dtype=torch.bool)
-        assert self._transfer_schedule is not None
-        due = self._transfer_schedule[: step + 1].sum().to(sample.device)
+        assert self.num_inference_steps is not None
+        # The even share so far, rounded up; the steps with a mask each have a whole number, the first ones more.
+        due = min(-(-sample.shape[-1] * (step + 1) // self.num_inference_steps), sample.shape[-1])
         return ~self._committed, (due - self._committed.sum(-1, keepdim=True)).clamp(min=0)
 
     @staticmethod
