@@ -4,7 +4,8 @@
 
 The checkout is one of diffusers' repository (its wheel has no tests); the library itself is the installed one. The
 tests are run twice, each in a process of its own: as they are, and after every scheduler class that diffusolve has
-under the same name was put into ``diffusers``. A test that fails as it is (for want of a network, say) is left out.
+under the same name, and the class of its steps' results, was put into ``diffusers``. A test that fails as it is (for
+want of a network, say) is left out.
 Printed: how many pass for each class, and a line for every test that fails only with ours.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 PLUGIN = '''
 """Swaps classes before anything is collected, and writes down what became of each test."""
 
-import inspect
+import importlib
 import json
 import os
 
@@ -41,11 +42,17 @@ def pytest_configure(config):
         return
     import diffusers.schedulers
     import diffusolve
+    from diffusolve.schedulers.import_paths import in_both
 
     for name in list(diffusers._class_to_module):
         if name.endswith("Scheduler") and hasattr(diffusolve, name):
             for module in (diffusers, diffusers.schedulers):
                 setattr(module, name, getattr(diffusolve, name))
+    for name, (_, path) in in_both().items():
+        module, output = importlib.import_module(path), name + "Output"
+        if hasattr(module, output):
+            ours = importlib.import_module(path.replace("diffusers", "diffusolve", 1))
+            setattr(module, output, getattr(ours, output))
 
 
 def class_under_test(item):

@@ -93,10 +93,12 @@ def _join_mixins(ours: Any) -> None:
 def _join_class(ours: Any, theirs: type) -> None:
     own = {name for base in ours.__mro__ if base not in theirs.__mro__ for name in vars(base)}
     inherited = [base for base in theirs.__mro__ if base is not object and not issubclass(ours, base)]
-    absent = {name for base in inherited for name in vars(base) if not name.startswith("__")} - own
+    hidden = {name for base in inherited for name in vars(base) if not name.startswith("__")} - own
+    # What ours has of the bases that both share stays what it is.
+    had = {name: value for base in reversed(ours.__mro__) for name, value in vars(base).items() if name in hidden}
     if _set_bases(ours, (*ours.__bases__, theirs)):
-        for name in absent:
-            setattr(ours, name, _Absent(name))
+        for name in hidden:
+            setattr(ours, name, had.get(name, _Absent(name)))
 
 
 def _set_bases(ours: Any, bases: tuple[type, ...]) -> bool:
