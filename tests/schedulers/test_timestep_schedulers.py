@@ -462,6 +462,13 @@ def test_unknown_words_are_refused(name: str) -> None:
         ours(name, {"timestep_spacing": "nonsense"}).set_timesteps(4)
 
 
+def test_ddpm_takes_timesteps_or_their_number() -> None:
+    """As in diffusers."""
+    for name in (DDPM, "DDPMParallelScheduler"):
+        with pytest.raises(ValueError, match="num_inference_steps is 2, and timesteps are given too"):
+            ours(name, SHORT).set_timesteps(2, timesteps=[50, 0])
+
+
 def test_pndm_averages_noise_or_v_only() -> None:
     reference = theirs(PNDM, {**SHORT, "prediction_type": "sample"})
     reference.set_timesteps(5)

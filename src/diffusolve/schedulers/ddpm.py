@@ -83,6 +83,20 @@ class DDPMScheduler(OneStepScheduler):
         self.variance_type = variance_type
         self.one = torch.tensor(1.0)
 
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
+    ) -> None:
+        """Begin a run of `num_inference_steps` steps, or over the `timesteps` given, the largest first.
+
+        Raises:
+            ValueError: neither is given, or both; timesteps that are not whole training timesteps or do not decrease.
+        """
+        if num_inference_steps is not None and timesteps is not None:
+            raise ValueError(
+                f"num_inference_steps is {num_inference_steps}, and timesteps are given too: leave one of them out."
+            )
+        super().set_timesteps(num_inference_steps, device, timesteps)
+
     def step(
         self,
         model_output: Tensor,
