@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import diffusers
 import pytest
 import torch
 
@@ -104,18 +105,19 @@ def test_clamped_cosine_tells_timestep_from_sigma_and_the_other_way_round() -> N
 
 
 def test_ipndm_with_sigmas_of_its_own_is_as_in_diffusers() -> None:
-    betas = [1.0, 0.7, 0.4, 0.2, 0.05, 0.0]
-    mine, reference = diffusolve.IPNDMScheduler(trained_betas=betas), theirs("IPNDMScheduler", {"trained_betas": betas})
-    for scheduler in (mine, reference):
-        scheduler.set_timesteps(5)
-    torch.testing.assert_close(mine.timesteps, reference.timesteps)
-    torch.testing.assert_close(mine.alphas, reference.alphas)
-    x = y = noise(1, 4, 8, 8)
-    for t, u in zip(mine.timesteps, reference.timesteps, strict=True):
-        network = StandInNetwork(1.0)
-        x = mine.step(network(x, t), t, x).prev_sample
-        y = reference.step(network(y, u), u, y).prev_sample
-        assert difference(x, y) < PROMISED
+    for betas in ([1.0, 0.7, 0.4, 0.2, 0.05, 0.0], [0.1, 0.2, 0.3], [0.3, 0.2, 0.9, 0.1]):
+        options = {"trained_betas": betas}
+        mine, reference = diffusolve.IPNDMScheduler(**options), theirs("IPNDMScheduler", options)
+        for scheduler in (mine, reference):
+            scheduler.set_timesteps(len(betas) - 1)
+        torch.testing.assert_close(mine.timesteps, reference.timesteps)
+        torch.testing.assert_close(mine.alphas, reference.alphas)
+        x = y = noise(1, 4, 8, 8)
+        for t, u in zip(mine.timesteps, reference.timesteps, strict=True):
+            network = StandInNetwork(1.0)
+            x = mine.step(network(x, t), t, x).prev_sample
+            y = reference.step(network(y, u), u, y).prev_sample
+            assert difference(x, y) < PROMISED, (betas, t)
 
 
 def test_a_shallow_copy_of_ipndm_goes_on_from_the_middle_of_a_run() -> None:
@@ -176,6 +178,39 @@ def test_ipndm_takes_timesteps_and_sigmas_of_the_same_run() -> None:
             diffusolve.IPNDMScheduler().set_timesteps(**wrong)
 
 
+def test_the_last_step_of_unclip_needs_no_learned_variance() -> None:
+    x, output = noise(1, 2, 4, 4), noise(1, 2, 4, 4, seed=1)
+    scheduler = diffusolve.UnCLIPScheduler(variance_type="learned_range")
+    without, whole = (scheduler.step(given, 0, x).prev_sample for given in (output, torch.cat([output, x], 1)))
+    assert torch.equal(without, whole)
+    with pytest.raises(ValueError, match="2 channels: expected 4"):
+        scheduler.step(output, 1, x)
+
+
+def test_a_run_of_the_inverse_over_all_timesteps_tells_each_once() -> None:
+    mine, reference = (lib.DPMSolverMultistepInverseScheduler() for lib in (diffusolve, diffusers))
+    for scheduler in (mine, reference):
+        scheduler.set_timesteps(1000)
+    assert mine.timesteps.tolist() == reference.timesteps.tolist()
+    assert mine.num_inference_steps == reference.num_inference_steps == 999
+    network, x = StandInNetwork(), noise(1, 4, 8, 8)
+    for t in mine.timesteps:
+        x = mine.step(network(x, t), t, x).prev_sample
+    assert x.isfinite().all()
+
+
+def test_ddim_inverse_says_that_thresholding_changes_nothing() -> None:
+    with pytest.warns(UserWarning, match="thresholding has no effect"):
+        scheduler = diffusolve.DDIMInverseScheduler(thresholding=True, sample_max_value=0.5)
+    assert "thresholding" not in scheduler.config
+
+
+def test_a_class_joined_with_that_of_diffusers_keeps_what_both_have_of_their_bases() -> None:
+    ours, theirs = diffusolve.DDIMInverseScheduler, diffusers.DDIMInverseScheduler
+    assert issubclass(ours, theirs)
+    assert ours._deprecated_kwargs == diffusers.ConfigMixin._deprecated_kwargs != theirs._deprecated_kwargs
+
+
 def test_what_is_wrong_is_said() -> None:
     x = noise(1, 2, 4, 4)
     unclip = diffusolve.UnCLIPScheduler()
@@ -207,5 +242,5 @@ def test_what_is_wrong_is_said() -> None:
         random.step(x, random.timesteps[0], x)
     with pytest.raises(ValueError, match="num_inference_steps is 2000"):
         random.set_timesteps(2000)
-    with pytest.raises(ValueError, match=r"trained_betas are .*expected numbers from 1 down to 0"):
-        diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.0])
+    with pytest.raises(ValueError, match=r"trained_betas are .*expected numbers from 0 to 1"):
+        diffusolve.IPNDMScheduler(trained_betas=[0.1, 0.5, 1.1])

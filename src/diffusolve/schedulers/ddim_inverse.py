@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,9 +40,12 @@ class DDIMInverseScheduler(OneStepScheduler):
             says nothing of the noise where there is none: such a network needs ``set_alpha_to_one=False``.
         timestep_spacing: "leading" or "trailing".
         rescale_betas_zero_snr: leave no signal at the last timestep.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: kept for calls that give options of DDIMScheduler:
+            without effect, which a warning says, and no part of the configuration.
     """
 
     _compatibles = []  # noqa: RUF012
+    ignore_for_config = ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -58,7 +62,16 @@ class DDIMInverseScheduler(OneStepScheduler):
         clip_sample_range: float = 1.0,
         timestep_spacing: str = "leading",
         rescale_betas_zero_snr: bool = False,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
     ) -> None:
+        if thresholding:
+            warnings.warn(
+                "thresholding has no effect on DDIMInverseScheduler: clip_sample and clip_sample_range keep its data "
+                "predictions in range.",
+                stacklevel=3,
+            )
         self._configured()
         self.initial_alpha_cumprod = torch.tensor(self._end_power)
 

@@ -113,6 +113,12 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         own = super().timesteps
         return own.flip(0).to(torch.float32) if self._generation is None else own
 
+    @property
+    def num_inference_steps(self) -> int | None:
+        """The number of steps of the run; None before `set_timesteps`. It is less than was asked for where timesteps
+        would be repeated."""
+        return None if self._generation is None else len(self._generation.values)
+
     def _steps(self, asked: Asked) -> Steps:
         config = self._own_config
         if config["use_flow_sigmas"]:
@@ -127,7 +133,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         return Steps(at, np.append(sigmas, table[self._last_timestep(config) - 1]))
 
     def _rising(self, steps: int) -> Array:
-        """The timesteps that `steps` steps begin at, from the least noisy."""
+        """The timesteps that `steps` steps begin at, from the least noisy, each of them once: there may be fewer."""
         config = self._own_config
         name, count = config["timestep_spacing"], self._last_timestep(config)
         if not 1 <= steps <= count:
@@ -136,7 +142,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
             )
         rule = timestep_spacing(name, steps_offset=config["steps_offset"], stride=len(self) / steps)
         # The others have one timestep more, the noisiest, where the last step leads.
-        return (rule.indices(steps, count) if name == "trailing" else rule.indices(steps + 1, count)[1:])[::-1]
+        at = rule.indices(steps, count) if name == "trailing" else rule.indices(steps + 1, count)[1:]
+        return np.unique(at)
 
     def _final_sigma(self, sigmas: Array) -> float:
         return float(sigmas[-1])

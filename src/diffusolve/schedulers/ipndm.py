@@ -39,7 +39,8 @@ class IPNDMScheduler(Scheduler):
 
     Args:
         num_train_timesteps: the number of steps before `set_timesteps`.
-        trained_betas: sigma at each timestep and at the end, falling, in place of those of the number of steps.
+        trained_betas: sigma at each timestep and at the end, from 0 to 1, in place of those of the number of steps;
+            falling, for a run that denoises.
     """
 
     _compatibles = []  # noqa: RUF012
@@ -172,10 +173,13 @@ class IPNDMScheduler(Scheduler):
             name, given, end = "sigmas", asked.sigmas, [asked.end or 0.0]
         if given is None:
             return torch.sin(torch.linspace(1, 0, asked.steps + 1) * torch.pi / 2) ** 2
-        falling = [*given, *end]
-        if not (falling[0] <= 1.0 and falling[-1] >= 0.0 and all(b < a for a, b in pairwise(falling))):
-            raise ValueError(f"{name} are {list(given)}: expected numbers from 1 down to 0, decreasing.")
-        sigmas = torch.tensor(falling, dtype=torch.float32)
+        chosen = [*given, *end]
+        # A table of trained betas may rise, as those of other classes do: then so does the noise of the run.
+        falls = name == "trained_betas" or all(b < a for a, b in pairwise(chosen))
+        if not (falls and all(0.0 <= value <= 1.0 for value in chosen)):
+            expected = "0 to 1" if name == "trained_betas" else "1 down to 0, decreasing"
+            raise ValueError(f"{name} are {list(given)}: expected numbers from {expected}.")
+        sigmas = torch.tensor(chosen, dtype=torch.float32)
         return torch.sin(sigmas * torch.pi / 2) if name == "timesteps" else sigmas
 
     def _points(self, steps: Steps) -> Grid:

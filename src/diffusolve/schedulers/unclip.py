@@ -81,7 +81,8 @@ class UnCLIPScheduler(OneStepScheduler):
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:
-            model_output: shape (batch, channels, ...), with twice the channels of `sample` for "learned_range".
+            model_output: shape (batch, channels, ...), with twice the channels of `sample` for "learned_range", except
+                at timestep 0, where it may do without the variance.
             timestep: any whole training timestep.
             sample: shape (batch, channels, ...).
             prev_timestep: the timestep that the step leads to; the training timestep below when missing.
@@ -144,6 +145,8 @@ class UnCLIPScheduler(OneStepScheduler):
     def _split(self, model_output: Tensor, sample: Tensor, s: int, t: int, beta: float) -> tuple[Tensor, Tensor | None]:
         """The prediction in `model_output`, and the standard deviation that it asks for, element by element."""
         learned, channels = self.config["variance_type"] == "learned_range", sample.shape[1]
+        if s == 0 and model_output.shape[1] == channels:
+            return model_output, None  # the step draws no noise, so that the output may do without its variance
         expected = 2 * channels if learned else channels
         if model_output.shape[1] != expected:
             raise ValueError(
