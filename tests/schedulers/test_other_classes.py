@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import diffusolve
+from tests.schedulers.parity import both
 
+ONE_STAGE = {"stages": 1, "stage_range": [0, 1]}
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -94,6 +97,26 @@ def test_an_enlarged_stage_begins_where_the_papers_renoising_puts_it() -> None:
     for stage in (1, 2):
         s = scheduler.ori_start_sigmas[stage]
         assert scheduler.start_sigmas[stage] == pytest.approx(2 * s / (1 + s))
+
+
+def test_helios_of_one_stage_takes_the_call_of_its_pipeline_and_shifts_as_in_diffusers() -> None:
+    sigmas = np.linspace(0.999, 0.0, 6)[:-1]
+    for config, given in (
+        ({}, {"sigmas": sigmas, "mu": 1.2}),
+        ({"use_dynamic_shifting": True}, {"sigmas": sigmas, "mu": 1.2}),
+        ({"shift": 3.0}, {"sigmas": sigmas}),
+        ({"shift": 3.0, "scheduler_type": "euler"}, {}),
+        ({"shift": 3.0, "scheduler_type": "euler", "time_shift_type": "linear"}, {}),
+    ):
+        ends = []
+        for scheduler in both("HeliosScheduler", {**ONE_STAGE, **config}):
+            scheduler.set_timesteps(5, **given)
+            x = X[:, :, None]
+            for t in scheduler.timesteps:
+                x = scheduler.step(torch.tanh(x - t / 1000), t, x).prev_sample
+            ends.append((x, scheduler.timesteps.float(), scheduler.sigmas.float()))
+        for mine, reference in zip(*ends, strict=True):
+            torch.testing.assert_close(mine, reference, check_dtype=False)
 
 
 def test_the_steps_of_distilled_helios_are_those_of_multistep_consistency_sampling() -> None:
@@ -221,6 +244,9 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("HeliosScheduler", {}, {"num_inference_steps": 2}, "stage_index is None: expected 0 to 2"),
     ("HeliosScheduler", {}, {"num_inference_steps": 2, "stage_index": 3}, "stage_index is 3"),
     ("HeliosScheduler", {}, {"num_inference_steps": 2, "stage_index": 0, "sigmas": [1.0, 0.5]}, "leave them out"),
+    ("HeliosScheduler", ONE_STAGE, {"num_inference_steps": 2, "sigmas": [1.5, 0.5]}, "from 1 down"),
+    ("HeliosScheduler", ONE_STAGE, {"num_inference_steps": 3, "sigmas": [1.0, 0.5]}, "num_inference_steps is 3"),
+    ("HeliosDMDScheduler", ONE_STAGE, {"num_inference_steps": 2, "sigmas": [1.0, 0.5]}, "leave them out"),
     ("HeliosScheduler", {"use_dynamic_shifting": True}, {"num_inference_steps": 2, "stage_index": 0}, "mu is missing"),
     ("HeliosScheduler", {"stages": 2}, {}, "stage_range"),
     ("HeliosScheduler", {"solver_p": "Euler"}, {}, "solver_p"),

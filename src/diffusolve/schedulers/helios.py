@@ -19,6 +19,7 @@ from diffusolve.schedulers.generation import Options
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.pyramid_scheduler import PyramidScheduler
 from diffusolve.solvers import Solver, euler, unipc
+from diffusolve.spacing.flow import shift_from_mu
 
 __all__ = ["HeliosScheduler"]
 
@@ -46,7 +47,7 @@ class HeliosScheduler(PyramidScheduler):
 
     Args:
         num_train_timesteps: the timestep at sigma = 1.
-        shift: moves the whole's sigmas towards noise.
+        shift: moves the whole's sigmas towards noise; those of a single stage as `mu` would, as in diffusers.
         stages, stage_range: how many stages there are, and the parts of the training timesteps where they begin and
             end, from 0 to 1.
         gamma: how strongly the noise of a stage is correlated where it begins.
@@ -100,6 +101,12 @@ class HeliosScheduler(PyramidScheduler):
     def _end(self) -> float:
         # In UniPC of diffusers the end counts as nearly 0, so that a step of higher order can lead there.
         return 0.0 if self.config["scheduler_type"] == "euler" else NEARLY_DATA
+
+    @property
+    def _shift_of_whole(self) -> float:
+        # As in diffusers, which takes a shift other than 1 for a mu here: "exponential" makes exp(3) of 3.
+        shift = float(self.config["shift"])
+        return shift if shift == 1.0 else shift_from_mu(shift, self.config["time_shift_type"])
 
     @property
     def _is_a_ratio(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from math import sqrt
@@ -111,7 +112,7 @@ class PyramidScheduler(Scheduler):
         num_inference_steps: int,
         stage_index: int | None = None,
         device: Any = None,
-        sigmas: None = None,
+        sigmas: Sequence[float] | None = None,
         mu: float | None = None,
         is_amplify_first_chunk: bool = False,
     ) -> None:
@@ -121,15 +122,18 @@ class PyramidScheduler(Scheduler):
             num_inference_steps: how many steps.
             stage_index: the stage, from 0; may be left out where there is one only.
             device: for the timesteps.
-            sigmas: not to be given: the stages choose them.
+            sigmas: of the steps of the only stage, before `mu` shifts them, falling from 1 to above 0, shape (steps,).
+                Several stages, and distilled networks, choose them.
             mu: how far sigmas are shifted, with `use_dynamic_shifting`.
             is_amplify_first_chunk: take twice as many steps, where the class is one for distilled networks.
 
         Raises:
-            ValueError: no such stage; `sigmas` are given; `mu` is missing.
+            ValueError: no such stage; `sigmas` are given where the class chooses them, or do not fall from 1, or are
+                not as many as steps; `mu` is missing.
         """
-        steps, stages = asked_for(num_inference_steps).steps, int(self.config["stages"])
-        if sigmas is not None:
+        asked, stages = asked_for(num_inference_steps, None, sigmas), int(self.config["stages"])
+        steps = asked.steps
+        if sigmas is not None and (stages > 1 or self.drops_last):
             raise ValueError(f"sigmas are given, but {type(self).__name__} chooses them by stages: leave them out.")
         if stage_index not in range(stages) and not (stage_index is None and stages == 1):
             raise ValueError(f"stage_index is {stage_index}: expected 0 to {stages - 1}, as there are stages.")
@@ -139,17 +143,27 @@ class PyramidScheduler(Scheduler):
         if self.drops_last:
             points = (2 * steps if is_amplify_first_chunk else steps) + 1
         timesteps, chosen = (
-            self._whole(points, mu) if stages == 1 else self._of_stage(int(stage_index or 0), points, mu)
+            self._whole(points, asked.sigmas, mu) if stages == 1 else self._of_stage(int(stage_index or 0), points, mu)
         )
         if self.drops_last:
             timesteps, chosen = timesteps[:-1], chosen[:-1]
         self._begin(Asked(points, tuple(timesteps.tolist()), tuple(chosen.tolist())), device)
 
-    def _whole(self, points: int, mu: float | None) -> tuple[Array, Array]:
+    def _whole(self, points: int, given: Sequence[float] | None, mu: float | None) -> tuple[Array, Array]:
         """Timesteps and sigmas of the only stage: plain flow matching."""
-        sigmas = shifted(np.linspace(1.0, 1.0 / len(self), points + 1)[:-1], self.config["shift"])
+        if given is None:
+            sigmas = shifted(np.linspace(1.0, 1.0 / len(self), points + 1)[:-1], self._shift_of_whole)
+        else:
+            sigmas = np.array(given)
+            if sigmas[0] > 1.0:
+                raise ValueError(f"sigmas are {list(given)}: expected numbers from 1 down to above 0.")
         sigmas = self._dynamically(sigmas, mu)
         return sigmas * len(self), sigmas
+
+    @property
+    def _shift_of_whole(self) -> float:
+        """The shift of sigmas that the only stage chooses."""
+        return float(self.config["shift"])
 
     def _of_stage(self, stage: int, points: int, mu: float | None) -> tuple[Array, Array]:
         timesteps, sigmas = self.timesteps_per_stage[stage].numpy(), self.sigmas_per_stage[stage].numpy()
