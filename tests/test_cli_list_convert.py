@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import diffusolve
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, sampler
 from diffusolve.cli.list import record
 from diffusolve.noise import SD15
+from diffusolve.schedulers import scheduler_class
 from tests.tables import for_each
 from tests.test_cli import run
 
@@ -103,6 +105,29 @@ def test_convert_tells_differences(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "scheduler_config.json").write_text(json.dumps(CONFIG))
     assert run("convert", str(tmp_path), "--sampler", "DPM++ 3M SDE Karras", "--out", str(tmp_path / "new")) == 0
     assert "third-order terms are weighted otherwise" in capsys.readouterr().out
+
+
+@for_each(
+    ("arguments", "expected"),
+    [
+        (["DPM++ 2M SDE Karras"], "DPMSolverMultistepScheduler"),
+        (["euler karras", "--world", "comfyui"], "FlowMatchEulerDiscreteScheduler"),
+        (["Heun"], "HeunDiscreteScheduler"),
+    ],
+)
+def test_convert_keeps_the_flow_matching_of_a_model(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+    assert run("convert", str(tmp_path), "--sampler", *arguments, "--out", str(tmp_path / "new")) == 0
+    assert expected in capsys.readouterr().out
+    made = scheduler_class(expected).from_pretrained(str(tmp_path / "new"))
+    made.set_timesteps(8)
+    at_once = diffusolve.scheduler(arguments[0], like=config)
+    at_once.set_timesteps(8)
+    assert made.sigmas[0] == 1
+    assert made.sigmas.tolist() == at_once.sigmas.tolist()
 
 
 def test_without_a_sampler_convert_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from diffusolve.catalog import ToDiffusers, differences_in_world, entry_in_world, from_diffusers, to_diffusers
+from diffusolve.catalog import differences_in_world, entry_in_world, from_diffusers, scheduler, to_diffusers
 from diffusolve.cli.worlds import WORLD_HELP
 from diffusolve.errors import UnknownNameError
 from diffusolve.schedulers.flow_config import is_flow
@@ -40,21 +40,30 @@ def convert_command(
         return
     if out is None:
         raise ValueError("out is missing: say which folder the new scheduler_config.json goes to (--out DIR).")
-    differences, translated = _translated(sampler, world, known)
-    written = translated.save(out, known)
-    console.print(f"[bold]{translated.class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
+    differences, name = _in_catalog(sampler, world, known)
+    class_name, written = _write(name, known, out)
+    console.print(f"[bold]{class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
     for difference in differences:
         console.print(f"  not quite {sampler!r}: {difference}.", highlight=False, soft_wrap=True, markup=False)
 
 
-def _translated(sampler: str, world: str | None, known: dict[str, Any]) -> tuple[tuple[str, ...], ToDiffusers]:
-    """Differences of a scheduler class from `sampler` of a world, and that class."""
+def _in_catalog(sampler: str, world: str | None, known: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Differences of a scheduler class from `sampler` of a world, and the catalog's name for that."""
     if world is None:
-        translated = to_diffusers(sampler)
-        return translated.differences, translated
+        return to_diffusers(sampler).differences, sampler
     differences = differences_in_world(sampler, world, is_flow(known))
     entry, kind = entry_in_world(sampler, world)
-    return differences, to_diffusers(entry if kind is None else f"{entry} {kind}")
+    return differences, entry if kind is None else f"{entry} {kind}"
+
+
+def _write(name: str, known: dict[str, Any], out: Path) -> tuple[str, Path]:
+    """Write the configuration of the sampler called `name` for a model's; the class and the file."""
+    if is_flow(known):
+        made = scheduler(name, like=known)
+        made.save_config(out)
+        return type(made).__name__, out / CONFIG_FILE
+    translated = to_diffusers(name)
+    return translated.class_name, translated.save(out, known)
 
 
 def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:
