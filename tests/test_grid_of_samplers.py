@@ -42,6 +42,7 @@ REFUSED = {
     **{(name, "Linear quadratic"): NOT_FLOW for name in ("sd15", "cosine", "edm")},
     **{("cosine", ramp): INFINITE for ramp in ("Karras", "Exponential", "Polyexponential", "Beta sigmas")},
     ("cosine", "Uniform log-SNR"): INFINITE,
+    ("cosine", "Bong tangent"): "BongTangent divides the range of sigmas, which is infinite",
     ("sd3", "Uniform log-SNR"): r"log\(alpha / sigma\) is infinite at sigma = 1, .* give a smaller sigma_max",
 }
 """Where there are no such noise levels, whatever the sampler, and why."""
@@ -192,10 +193,12 @@ def distances(x: Array) -> Distances:
 def steps_of(entry: Entry, name: str, schedule_type: str) -> int:
     """Enough steps for the sampler's own error to be well within the bounds.
 
-    Quantiles of a Beta distribution over sigma itself leave little of the steps to the low levels, the less the more
-    the range has of high ones.
+    Quantiles of a Beta distribution over sigma itself, and the two tangents, leave little of the steps to the low
+    levels, the less the more the range has of high ones.
     """
-    steps = {"sd15": 200, "edm": 400}.get(name, 100) if schedule_type == "Beta sigmas" else 100
+    steps = {("sd15", "Beta sigmas"): 200, ("edm", "Beta sigmas"): 400, ("edm", "Bong tangent"): 300}.get(
+        (name, schedule_type), 100
+    )
     if entry.solver.function in (euler.function, gradient_estimation.function):
         return 3 * steps  # of first order
     return 3 * steps // 2 if entry.name.startswith(("DPM++ 2M SDE Heun", "RES multistep a")) else steps

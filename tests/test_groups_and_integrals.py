@@ -139,9 +139,7 @@ def test_dpm_singlestep_makes_the_data_in_few_steps_whose_last_is_long(steps: in
 
 @pytest.mark.parametrize("earliest", [-0.1, 1.1, math.nan])
 def test_parts_of_the_way_are_from_0_to_1(earliest: float) -> None:
-    with pytest.raises(
-        ValueError, match=rf"earliest_midpoint is {earliest:g}: expected a part of the way, from 0 to 1"
-    ):
+    with pytest.raises(ValueError, match=rf"earliest_midpoint is {earliest:g}: expected (a part of the way|a number)"):
         trace(dpm_singlestep.with_options(earliest_midpoint=earliest), GRID, Sample())
 
 
