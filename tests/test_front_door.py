@@ -50,6 +50,17 @@ def test_a_schedule_type_is_the_curve_on_flow_matching_too() -> None:
         assert torch.allclose(scheduler.sigmas, expected.sigmas)
 
 
+def test_a_shifted_signal_to_noise_ratio_is_not_lost_silently() -> None:
+    with pytest.raises(ValueError, match=r"snr_shift_scale is 3.0: only CogVideoXDDIMScheduler"):
+        diffusolve.scheduler("DPM++ 2M", like=diffusolve.CogVideoXDDIMScheduler(snr_shift_scale=3.0))
+    assert diffusolve.scheduler("DPM++ 2M", like=diffusolve.CogVideoXDDIMScheduler(snr_shift_scale=1.0))
+
+
+def test_a_flow_configuration_is_not_given_betas() -> None:
+    with pytest.raises(ValueError, match=r"use diffusolve.scheduler\('Euler', like=config\)"):
+        diffusolve.to_diffusers("Euler").scheduler(sources()[0].config)
+
+
 def test_a_name_keeps_the_betas_of_the_model() -> None:
     source = diffusers.PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
     scheduler = diffusolve.scheduler("DPM++ 2M Karras", like=source)

@@ -54,6 +54,12 @@ def scheduler(name: str, like: Any, *, world: str | None = None) -> Any:
             f"that no class for {entry.name!r} samples its model: keep the scheduler, or use diffusolve.sample with "
             f"{name!r} and the noise schedule of the model."
         )
+    if config.get("snr_shift_scale") not in (None, 1, 1.0):
+        raise ValueError(
+            f"snr_shift_scale is {config['snr_shift_scale']}: only CogVideoXDDIMScheduler and CogVideoXDPMScheduler have "
+            "the noise schedule that it makes, so that no other class samples this model: use one of these, or "
+            f"diffusolve.sample with {name!r} and trained_betas."
+        )
     defaulted = {DEFAULTED, *config.get(DEFAULTED, ())}
     chosen = {key: value for key, value in config.items() if key not in defaulted}
     there = _check_class(entry, entry.diffusers)

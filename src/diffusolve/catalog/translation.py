@@ -27,6 +27,7 @@ from diffusolve.errors import unknown_name
 from diffusolve.files import write_atomically
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.schedulers import scheduler_class
+from diffusolve.schedulers.flow_config import is_flow
 
 __all__ = ["FromDiffusers", "ToDiffusers", "configuration_of", "from_diffusers", "nearest_with_class", "to_diffusers"]
 
@@ -127,7 +128,16 @@ class ToDiffusers:
         return not self.differences
 
     def joined(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A model's configuration, changed to this sampler; keys of other classes stay for the way back."""
+        """A model's configuration, changed to this sampler; keys of other classes stay for the way back.
+
+        Raises:
+            ValueError: the configuration is flow matching's.
+        """
+        if is_flow(config):
+            raise ValueError(
+                f"the configuration is of a flow-matching model, and {self.class_name} with these keys has betas: use "
+                f"diffusolve.scheduler({self.name!r}, like=config), which keeps the model's shift."
+            )
         entry = find(self.name)[0]
         reset: dict[str, Any] = {curve: False for curve in CURVES if config.get(curve)}
         if not _of(entry).own_steps:
@@ -140,7 +150,7 @@ class ToDiffusers:
 
     def scheduler(self, config: Mapping[str, Any] | None = None) -> Any:
         """The scheduler, with a model's configuration if one is given."""
-        if _of(find(self.name)[0]).own_steps:  # no key of another class's changes them
+        if _of(find(self.name)[0]).own_steps and not is_flow(config or {}):  # no key of another class's changes them
             return scheduler_class(self.class_name).from_config({**(config or {}), **self.config})
         return scheduler_class(self.class_name).from_config(self.joined(config or {}))
 
