@@ -1,6 +1,6 @@
 """diffusers' own scheduler tests, run with the classes of diffusolve in the place of theirs.
 
-    python tests/diffusers_own_tests.py CHECKOUT --at-least 0.98
+    python tests/diffusers_own_tests.py CHECKOUT --at-least 0.96
 
 The checkout is one of diffusers' repository (its wheel has no tests); the library itself is the installed one. The
 tests are run twice, each in a process of its own: as they are, and after every scheduler class that diffusolve has
