@@ -56,8 +56,8 @@ def scheduler(name: str, like: Any, *, world: str | None = None) -> Any:
         )
     if config.get("snr_shift_scale") not in (None, 1, 1.0):
         raise ValueError(
-            f"snr_shift_scale is {config['snr_shift_scale']}: only CogVideoXDDIMScheduler and CogVideoXDPMScheduler have "
-            "the noise schedule that it makes, so that no other class samples this model: use one of these, or "
+            f"snr_shift_scale is {config['snr_shift_scale']}: only CogVideoXDDIMScheduler and CogVideoXDPMScheduler "
+            "have the noise schedule that it makes, so that no other class samples this model: use one of these, or "
             f"diffusolve.sample with {name!r} and trained_betas."
         )
     defaulted = {DEFAULTED, *config.get(DEFAULTED, ())}
