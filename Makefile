@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: demo test lint docs bench mutants attack sanitize clean
 
 demo: $(VENV)/.cli
-	$(BIN)/diffusolve sample --model digits --sampler "DPM++ 2M Karras" --steps 20 --num 100 --guidance 2 --out samples.png
+	$(BIN)/diffusolve sample --model emoji --sampler "DPM++ 2M Karras" --steps 20 --num 64 --guidance 2 --out samples.png
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto

@@ -1,4 +1,4 @@
-"""Samplers measured on emoji, with pictures: ``python -m benchmarks.emoji --model emoji-training/emoji.safetensors``.
+"""Samplers measured on emoji, with pictures: ``python -m benchmarks.emoji``.
 
 For each sampler, number of evaluations and guidance scale: the share of samples in which a classifier sees the class
 that was asked for, and the Frechet distance of its features to those of the emoji (each as it is and flipped). The
@@ -41,6 +41,9 @@ SAMPLERS = (
     "DPM++ 2M SDE",
     "DPM++ 2M SDE Karras",
 )
+
+EMOJI = ("emoji", "emoji-flow", "emoji-exact")
+"""Models of emoji that ship."""
 
 EVALUATIONS = (5, 10, 20, 50)
 GUIDANCE = (1.0, 2.0, 4.0)
@@ -205,7 +208,9 @@ def table(found: Sequence[Figures], what: str) -> Table:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="emoji-exact, or a file that examples.train_emoji wrote.")] = "emoji-exact",
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(EMOJI)}, or a file that examples.train_emoji wrote.")
+    ] = "emoji",
     samplers: Annotated[list[str] | None, typer.Option(help="Names; without it, eight of them.")] = None,
     evaluations: Annotated[list[int] | None, typer.Option(help="Without it, 5 10 20 50.")] = None,
     guidance: Annotated[list[float] | None, typer.Option(help="Scales; without it, 1 2 4.")] = None,
@@ -216,9 +221,10 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder of pictures and figures.")] = Path("emoji-benchmark"),
 ) -> None:
     """Measure samplers on emoji, print tables, and write figures and pictures into a folder."""
-    if model != "emoji-exact" and not Path(model).is_file():
+    if model not in EMOJI and not Path(model).is_file():
         raise typer.BadParameter(
-            f"there is no model {model!r}: expected emoji-exact, or a file that python -m examples.train_emoji wrote."
+            f"there is no model {model!r}: expected {', '.join(EMOJI)}, or a file that python -m examples.train_emoji "
+            "wrote."
         )
     names, numbers, scales = samplers or SAMPLERS, evaluations or EVALUATIONS, guidance or GUIDANCE
     network: Any = conditional_denoiser(model)

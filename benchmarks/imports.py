@@ -104,7 +104,7 @@ def sources(revision: str | None = None) -> dict[str, str]:
 
 def house(files: Mapping[str, str]) -> House:
     """The rooms that `files` are in. The package's own file is no room; it imports nothing until it is asked."""
-    rooms = sorted({path.split("/")[0].removesuffix(".py") for path in files if path != "__init__.py"})
+    rooms = sorted({path.split("/")[0].removesuffix(".py") for path in files if not path.startswith("__")})
     lines: Counter[str] = Counter()
     imports: dict[str, set[str]] = {room: set() for room in rooms}
     for path, content in files.items():

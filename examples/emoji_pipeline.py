@@ -1,8 +1,9 @@
 """The emoji network as a diffusers pipeline folder, to see scheduler classes in a real pipeline.
 
-    python -m examples.emoji_pipeline emoji-training/emoji.safetensors emoji-pipeline
+    python -m examples.emoji_pipeline emoji-pipeline
 
-writes the folder, from weights that ``examples.train_emoji`` wrote. Afterwards:
+writes the folder, with the weights that ship or, with ``--weights``, those that ``examples.train_emoji`` wrote.
+Afterwards:
 
     from examples.emoji_pipeline import EmojiPipeline
 
@@ -73,7 +74,7 @@ class EmojiPipeline(DiffusionPipeline):
         """Make an emoji of each of the classes.
 
         Args:
-            classes: names, as ``diffusolve list --model emoji-exact`` shows them.
+            classes: names, as ``diffusolve list --model emoji`` shows them.
             num_inference_steps: of the scheduler.
             guidance_scale: of classifier-free guidance; 1 is none.
             generator: of the noise.
@@ -96,8 +97,8 @@ class EmojiPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=self.numpy_to_pil(pixels))
 
 
-def emoji_pipeline(weights: Path) -> EmojiPipeline:
-    """The pipeline with the weights in a file that training wrote."""
+def emoji_pipeline(weights: Path | None = None) -> EmojiPipeline:
+    """The pipeline with the weights in a file that training wrote, or with those that ship."""
     unet = EmojiUNet()
     unet.network.load_state_dict(load_emoji_network(weights).state_dict())
     scheduler = DDIMScheduler(
@@ -113,8 +114,10 @@ def emoji_pipeline(weights: Path) -> EmojiPipeline:
 
 
 def main(
-    weights: Annotated[Path, typer.Argument(help="A file that examples.train_emoji wrote.")],
     folder: Annotated[Path, typer.Argument(help="Where the pipeline goes.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="A file that examples.train_emoji wrote; without it the weights that ship.")
+    ] = None,
 ) -> None:
     """Write the emoji network as a diffusers pipeline folder."""
     emoji_pipeline(weights).save_pretrained(folder)

@@ -15,12 +15,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks import emoji, emoji_classifier
-from diffusolve import DDIMScheduler
+from diffusolve import DDIMScheduler, sampler
 from diffusolve.cli.models import conditional_denoiser, load_model
-from diffusolve.denoisers import AsFlow, ClassifierFreeGuidance, Denoiser, GaussianDenoiser, Predicting, load_emoji_data
+from diffusolve.denoisers import (
+    AsFlow,
+    ClassifierFreeGuidance,
+    Denoiser,
+    GaussianDenoiser,
+    Predicting,
+    emoji_network,
+    load_emoji_data,
+)
 from diffusolve.denoisers.emoji_network import NO_CLASS, EmojiNetwork, load_emoji_network
 from diffusolve.errors import SingularPointError, UnknownNameError
 from diffusolve.noise import SD15, FlowMatching, VarianceExploding
+from diffusolve.sampling import sample, start
+from diffusolve.spacing import Sigmas
 from examples import emoji_pipeline, train_emoji
 from tests.test_cli import run
 
@@ -266,13 +276,57 @@ def test_a_draw_has_a_timestep_in_each_part_of_the_schedule_and_every_image_once
     assert max(seen.values()) <= 2
 
 
+# The weights that ship
+
+
+def test_samples_look_like_emoji_of_the_class_asked_for() -> None:
+    images = torch.from_numpy(load_emoji_data().images)
+    every, labels = torch.cat([images, images.flip(-1)]).flatten(1), torch.from_numpy(load_emoji_data().labels)
+    asked = emoji.labels_in_turn(100)
+    for model in ("emoji", "emoji-flow"):
+        samples = emoji.made(conditional_denoiser(model), "DPM++ 2M", 20, 2.0, asked)
+        nearest = torch.cdist(samples.flatten(1), every).argmin(1) % len(images)
+        assert (labels[nearest] == asked).double().mean() >= 0.7, model
+
+
+def test_as_a_flow_samples_of_many_steps_are_the_same() -> None:
+    """From the noisiest sigma that the network was trained on, which is 0.936 of flow matching."""
+    label = torch.tensor([load_emoji_data().classes.index("cat-face")])
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    sigmas = np.geomspace(SD15.sigma_max, 0.03, 60)
+    results = []
+    for model, of_schedule in (("emoji", sigmas), ("emoji-flow", sigmas / (1 + sigmas))):
+        denoiser = conditional_denoiser(model)
+        recipe = sampler("DPM++ 2M", Sigmas((*of_schedule, 0.0)))
+        x = recipe.grid(denoiser.noise_schedule)[0].sigma * noise
+        results.append(sample(ClassifierFreeGuidance(denoiser, label, label, 1.0), x, recipe))
+    assert (results[0] - results[1]).abs().max() < 1e-2
+
+
+def test_loading_leaves_the_random_state_alone_and_gives_float32() -> None:
+    state = torch.get_rng_state()
+    network = load_emoji_network()
+    assert torch.equal(state, torch.get_rng_state())
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert not network.training
+
+
+def test_the_weights_take_five_megabytes_at_most() -> None:
+    path = Path(emoji_network.__file__).parent / "data" / "emoji.safetensors"
+    assert path.stat().st_size <= 5_000_000
+
+
 # The program
 
 
-def test_the_exact_denoiser_draws_emoji_of_the_class_asked_for() -> None:
-    from diffusolve import sampler
-    from diffusolve.sampling import sample, start
+def test_the_models_are_sampled_by_name(tmp_path: Path) -> None:
+    for model in ("emoji", "emoji-flow"):
+        out = tmp_path / f"{model}.png"
+        assert run("sample", "--model", model, "--class", "cat-face", "--steps", "4", "--num", "4", "--out", out) == 0
+        assert np.asarray(Image.open(out)).shape == (2 * 66 + 2, 2 * 66 + 2, 3)
 
+
+def test_the_exact_denoiser_draws_emoji_of_the_class_asked_for() -> None:
     data, recipe, seeds = load_emoji_data(), sampler("Euler a"), [0, 1, 2]
     model = load_model("emoji-exact", 3, prompt=None, label="cat-face", guidance=1.0)
     grid = recipe.grid(model.network.noise_schedule, 8)
@@ -314,7 +368,7 @@ def test_classes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", "--model", "gaussian") == 2
     assert "the gaussian model has no classes" in capsys.readouterr().err
     assert run("list", "--model", "emojis") == 2
-    assert "did you mean 'emoji-exact'" in capsys.readouterr().err
+    assert "did you mean 'emoji'" in capsys.readouterr().err
     assert run("list", "fac", "--model", "digits") == 2
     assert "unknown class of digits 'fac'" in capsys.readouterr().err
 
@@ -326,7 +380,7 @@ def test_the_pipeline_folder_holds_the_network_and_runs_with_our_schedulers(
     network: EmojiNetwork, tmp_path: Path
 ) -> None:
     save_file(network.state_dict(), tmp_path / "w.safetensors")
-    emoji_pipeline.main(tmp_path / "w.safetensors", tmp_path / "pipeline")
+    emoji_pipeline.main(tmp_path / "pipeline", tmp_path / "w.safetensors")
     pipe = emoji_pipeline.EmojiPipeline.from_pretrained(tmp_path / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -392,5 +446,7 @@ def test_the_benchmark_measures_and_draws_every_setting(monkeypatch: pytest.Monk
 
 
 def test_the_benchmark_names_a_model_that_is_not_there() -> None:
-    with pytest.raises(typer.BadParameter, match="no model 'emojis': expected emoji-exact, or a file"):
+    with pytest.raises(
+        typer.BadParameter, match="no model 'emojis': expected emoji, emoji-flow, emoji-exact, or a file"
+    ):
         emoji.main(model="emojis")

@@ -11,7 +11,9 @@ MODELS = {
     "digits": "a small network trained on handwritten digits",
     "exact": "the exact denoiser of the same digits, without a network: samples are the digits themselves",
     "gaussian": "the exact denoiser of independent pixels with the digits' means and standard deviations",
-    "emoji-exact": "the exact denoiser of 1,026 emoji of 32x32 pixels in colour: samples are the emoji themselves",
+    "emoji": "a small network trained on 1,026 emoji of 32x32 pixels in colour",
+    "emoji-flow": "the same network as a flow-matching model",
+    "emoji-exact": "the exact denoiser of the same emoji, without a network: samples are the emoji themselves",
 }
 """Name -> what it is. Anything else is a file of the emoji network's weights, a pipeline folder or a Hub id."""
 
@@ -36,8 +38,8 @@ def classes_of(model: str) -> tuple[str, ...]:
 
 
 def makes_emoji(model: str) -> bool:
-    """True of the exact denoiser of the emoji, and of a file of the network's weights."""
-    return model == "emoji-exact" or model.endswith(WEIGHTS_ENDING)
+    """True of the models of emoji, and of a file of the network's weights."""
+    return (model.startswith("emoji") and model in MODELS) or model.endswith(WEIGHTS_ENDING)
 
 
 def label_of(model: str, name: str | int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusolve.cli.classes import MODELS, classes_of, label_of, makes_emoji
 from diffusolve.denoisers import (
+    AsFlow,
     ClassifierFreeGuidance,
     DatasetDenoiser,
     Denoiser,
@@ -80,7 +81,8 @@ def conditional_denoiser(name: str) -> object:
         return Denoiser(load_digits_network(), "v_prediction", SD15)
     from diffusolve.denoisers.emoji_network import load_emoji_network
 
-    return Denoiser(load_emoji_network(name), "v_prediction", SD15)
+    network = Denoiser(load_emoji_network(None if name in MODELS else name), "v_prediction", SD15)
+    return AsFlow(network) if name == "emoji-flow" else network
 
 
 def _as_is(samples: Tensor) -> Tensor:

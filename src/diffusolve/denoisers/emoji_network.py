@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,18 +103,19 @@ class EmojiNetwork(nn.Module):
         return prediction
 
 
-def load_emoji_network(path: str | Path) -> EmojiNetwork:
+def load_emoji_network(path: str | Path | None = None) -> EmojiNetwork:
     """Load a trained network: float32, on the CPU, in evaluation mode.
 
     Args:
-        path: a safetensors file that ``examples.train_emoji`` wrote.
+        path: a safetensors file that ``examples.train_emoji`` wrote; without it the one that ships with the package.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file's weights are of another network.
     """
+    file = files("diffusolve.denoisers") / "data" / "emoji.safetensors" if path is None else Path(path)
     try:
-        state = load(Path(path).read_bytes())
+        state = load(file.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}.") from error
     # On the meta device nothing is drawn for first weights, so loading leaves torch's random state as it was.
