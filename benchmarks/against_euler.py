@@ -109,10 +109,15 @@ def is_worse(name: str, kind: str, network: Denoiser) -> bool:
     return False
 
 
+def said(kinds: tuple[str, ...]) -> str:
+    """`kinds` as the module has them: those that are there, or those that are missing, whichever are fewer."""
+    missing = tuple(kind for kind in SCHEDULE_TYPES if kind not in kinds)
+    return f"everywhere_but({', '.join(map(repr, missing))})" if len(missing) < len(kinds) else repr(kinds)
+
+
 def page(found: dict[str, tuple[str, ...]]) -> str:
     """The module."""
-    said = {name: "EVERYWHERE" if len(kinds) == len(SCHEDULE_TYPES) else repr(kinds) for name, kinds in found.items()}
-    rows = "".join(f"        {name!r}: {kinds},\n" for name, kinds in said.items())
+    rows = "".join(f"        {name!r}: {said(kinds)},\n" for name, kinds in found.items())
     return f'''"""Samplers that are worse than Euler in as many evaluations, as `benchmarks.against_euler` writes it."""
 
 from __future__ import annotations
@@ -124,7 +129,12 @@ from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 
 __all__ = ["WORSE_THAN_EULER"]
 
-EVERYWHERE = tuple(SCHEDULE_TYPES)
+
+
+def everywhere_but(*kinds: str) -> tuple[str, ...]:
+    """All schedule types without these."""
+    return tuple(kind for kind in SCHEDULE_TYPES if kind not in kinds)
+
 
 WORSE_THAN_EULER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {{

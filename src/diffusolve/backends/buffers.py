@@ -46,7 +46,7 @@ class _Buffer(NamedTuple):
     unheld: tuple[int, int]
 
     def holders(self) -> tuple[int, int]:
-        """The number of tensors, views, arrays of NumPy and others share the memory, and how many storage objects."""
+        """The numbers of tensors, views, NumPy arrays and others that share the memory, and of storage objects."""
         assert _storages_held is not None
         return _storages_held(self.storage._cdata), sys.getrefcount(self.storage)
 

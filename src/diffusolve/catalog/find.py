@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -13,9 +14,9 @@ from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Solver
-from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Linspace, Spacing, spacing
+from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Spacing, spacing
 
-__all__ = ["AUTOMATIC", "NOISE_OPTIONS", "find", "own_sampler"]
+__all__ = ["AUTOMATIC", "NOISE_OPTIONS", "find", "own_sampler", "with_options"]
 
 AUTOMATIC = "Automatic"
 """The schedule type that A1111 chooses for each sampler."""
@@ -34,11 +35,8 @@ def own_sampler(name: str, spacing: str | Spacing | None = None, **options: Any)
     discards = options.pop("discard_next_to_last_sigma", entry.discards and not isinstance(spacing, Spacing))
     noise = {option: options.pop(option) for option in NOISE_OPTIONS if option in options}
     wanted = schedule_type if spacing is None else spacing
-    chosen = _spacing(entry, wanted, options)
-    solver = _solver(entry.solver_on(_type_called(entry, wanted)), options, chosen)
-    for option, value in options.items():
-        if option not in solver.defaults:
-            chosen = dataclasses.replace(chosen, **{option: value})
+    kind = _type_called(entry, wanted)
+    solver, chosen = with_options(entry.solver_on(kind), _spacing(entry, wanted, kind), options)
     if entry.spaces_itself and chosen.final_sigma == "zero":  # in log-SNR, which is infinite at 0
         chosen = dataclasses.replace(chosen, final_sigma="sigma_min")
     if discards and not solver.adaptive:
@@ -49,18 +47,14 @@ def own_sampler(name: str, spacing: str | Spacing | None = None, **options: Any)
     )
 
 
-def _spacing(entry: Entry, wanted: str | Spacing | None, options: dict[str, Any]) -> Spacing:
+def _spacing(entry: Entry, wanted: str | Spacing | None, kind: str | None) -> Spacing:
+    """The spacing that is `wanted`, which is the schedule type `kind` if it is one."""
     if isinstance(wanted, Spacing):
         return wanted
     if entry.spaces_itself:  # between the ends of the schedule, whichever type is named
         return Exponential()
-    if wanted is None:
-        return Linspace()
-    if folded(wanted) == folded(AUTOMATIC):
-        return SCHEDULE_TYPES[entry.automatic].spacing
-    by_name = {folded(kind.name): kind.spacing for kind in SCHEDULE_TYPES.values()}
-    if folded(wanted) in by_name:
-        return by_name[folded(wanted)]
+    if wanted is None or kind is not None:
+        return SCHEDULE_TYPES[kind or "Uniform"].spacing
     if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
         return spacing(wanted)
     raise unknown_name("spacing", wanted, [*SCHEDULE_TYPES, AUTOMATIC, *SPACINGS])
@@ -77,12 +71,17 @@ def _type_called(entry: Entry, wanted: str | Spacing | None) -> str | None:
     return next((kind for kind in SCHEDULE_TYPES if folded(kind) == folded(wanted)), None)
 
 
-def _solver(solver: Solver, options: dict[str, Any], chosen: Spacing) -> Solver:
-    """`solver` with those of the `options` that are its own; the others must be the spacing's."""
+def with_options(solver: Solver, spacing: Spacing, options: Mapping[str, Any]) -> tuple[Solver, Spacing]:
+    """`solver` with those of the `options` that are its own, and `spacing` with the others.
+
+    Raises:
+        UnknownNameError: an option of neither; the nearest names are offered.
+    """
     defaults = solver.defaults
-    of_spacing = {field.name for field in fields(chosen)}
-    check_options(solver.name, options, [*defaults, *of_spacing])
-    return solver.with_options(**{option: value for option, value in options.items() if option in defaults})
+    check_options(solver.name, options, [*defaults, *(field.name for field in fields(spacing))])
+    own = {option: value for option, value in options.items() if option in defaults}
+    others = {option: value for option, value in options.items() if option not in defaults}
+    return solver.with_options(**own), dataclasses.replace(spacing, **others)
 
 
 def find(name: str) -> tuple[Entry, str | None]:

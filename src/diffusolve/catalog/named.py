@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import fields
 from typing import Any
 
 from diffusolve.catalog.entries import CATALOG
-from diffusolve.catalog.find import AUTOMATIC, NOISE_OPTIONS, find, own_sampler
+from diffusolve.catalog.find import AUTOMATIC, NOISE_OPTIONS, find, own_sampler, with_options
 from diffusolve.catalog.folding import folded
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.catalog.translation import from_diffusers, to_diffusers
 from diffusolve.catalog.worlds import WORLDS, World
-from diffusolve.errors import UnknownNameError, check_options, shown, unknown_name
+from diffusolve.errors import UnknownNameError, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.spacing import Spacing
 
@@ -125,10 +124,7 @@ def _in_world(world: World, name: str, spacing: str | Spacing | None, options: d
         schedule = named.automatic or world.default if automatic else world.schedule(spacing)
     label = named.name if schedule is None else f"{named.name} {schedule}"
     base = spacing if isinstance(spacing, Spacing) else named.own_steps or world.schedules[schedule or world.default]
-    defaults = named.solver.defaults
-    check_options(named.solver.name, options, [*defaults, *(field.name for field in fields(base))])
-    solver = named.solver.with_options(**{key: value for key, value in options.items() if key in defaults})
-    chosen = dataclasses.replace(base, **{key: value for key, value in options.items() if key not in defaults})
+    solver, chosen = with_options(named.solver, base, options)
     return Sampler(
         solver,
         chosen if isinstance(spacing, Spacing) else world.treated(named, chosen, discards),

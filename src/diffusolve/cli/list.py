@@ -54,22 +54,21 @@ def list_command(
                 f"{len(CATALOG)}."
             )
     console = Console()
-    if not (in_terminal := console.is_terminal):
+    if not console.is_terminal:
         console = Console(width=1_000)  # whole lines, whatever reads them
-    width = console.width if in_terminal else None
     left_out = list[str]()
     if records:
-        table, left_out = _table([_columns(known) for known in records], width)
-        console.print(table)
+        left_out += _print_table(console, [_columns(known) for known in records])
     if word is not None and types:
-        shown = [{"schedule type": kind["name"], "spacing": kind["spacing"]} for kind in types]
-        console.print(_table(shown, None)[0])
+        left_out += _print_table(
+            console, [{"schedule type": kind["name"], "spacing": kind["spacing"]} for kind in types]
+        )
     more = f" A wider terminal shows {', '.join(left_out)} too." if left_out else ""
     console.print(
         f'[bold]{len(records)}[/bold] samplers. Add a schedule type to a name ({names}), as in "DPM++ 2M Karras". '
         f"E: evaluations per step; * stochastic.{more}",
         highlight=False,
-        soft_wrap=width is None,
+        soft_wrap=not console.is_terminal,
     )
 
 
@@ -152,12 +151,12 @@ def _columns(known: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _table(rows: list[dict[str, str]], width: int | None) -> tuple[Table, list[str]]:
-    """A table with a line for each of `rows`, of the first columns that fit into `width`; and those that do not."""
+def _print_table(console: Console, rows: list[dict[str, str]]) -> list[str]:
+    """Print a line for each of `rows`, of the first columns that fit; those that do not are returned."""
     table, used, left_out = Table(box=None, padding=(0, 1), pad_edge=False), 0, list[str]()
     for heading in rows[0]:
         used += 2 + max(len(heading), *(len(row[heading]) for row in rows))
-        if left_out or (width is not None and used > width + 2):
+        if left_out or used > console.width + 2:
             left_out.append(heading)
             continue
         table.add_column(heading, justify="right" if heading in ("order", "E") else "left", no_wrap=True)
@@ -165,7 +164,8 @@ def _table(rows: list[dict[str, str]], width: int | None) -> tuple[Table, list[s
         table.add_row(
             *(Text(row[heading], "bold" if heading == "sampler" else "") for heading in row if heading not in left_out)
         )
-    return table, left_out
+    console.print(table)
+    return left_out
 
 
 def _schedule_types(world: str | None) -> list[dict[str, Any]]:

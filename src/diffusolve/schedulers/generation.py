@@ -20,12 +20,13 @@ from diffusolve.plan import Combination, Plan, plan_for
 from diffusolve.prediction import Prediction, Sample
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.steps import Steps
+from diffusolve.schedulers.versions import version_of
 from diffusolve.solvers import Solver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "shown", "version_of"]
+__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "shown"]
 
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
@@ -33,20 +34,10 @@ Array = np.ndarray[Any, Any]
 _NOTHING: Mapping[tuple[float, float], Tensor] = MappingProxyType({})
 
 
-UNTRACKED = -1
-"""The version of tensors that have none, from inference mode."""
-
-
-def version_of(tensor: Tensor) -> int:
-    """A number that grows when `tensor`, or what shares its memory, is written to."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return UNTRACKED
-
-
 def shown(array: Array) -> Tensor:
     """A tensor of the numbers in `array`, for users to see; writing to it is noticed, in inference mode too."""
+    if not torch.is_inference_mode_enabled():
+        return torch.from_numpy(array.copy())
     with torch.inference_mode(False):
         return torch.from_numpy(array.copy())
 

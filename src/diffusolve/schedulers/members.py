@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.open_run import OpenRun
@@ -91,6 +92,12 @@ class History(list[Any]):
 # The run and its registers -------------------------------------------------------------------------------------------
 
 
+def run_of(scheduler: Any) -> Run | None:
+    """The run of `scheduler`; None before its first step."""
+    generation: Generation | None = scheduler._generation
+    return None if generation is None else generation.run
+
+
 def opened(scheduler: Any) -> OpenRun | None:
     """The run of `scheduler`, holding what it remembers; None before its first step.
 
@@ -98,16 +105,14 @@ def opened(scheduler: Any) -> OpenRun | None:
         ValueError: it was begun before anybody asked, and does not hold that any more.
     """
     scheduler.keep_history()
-    generation: Generation | None = scheduler._generation
-    run = None if generation is None else generation.run
-    if generation is None or run is None:
-        return None
-    if not isinstance(run, OpenRun):
-        run = OpenRun.in_place_of(run, run.plan, run.transform)
-        if run is None:
-            raise not_held(scheduler)
-        generation.run = run
-    return run
+    run = run_of(scheduler)
+    if run is None or isinstance(run, OpenRun):
+        return run
+    following = OpenRun.in_place_of(run, run.plan, run.transform)
+    if following is None:
+        raise not_held(scheduler)
+    scheduler._generation.run = following
+    return following
 
 
 def not_held(scheduler: Any) -> ValueError:
@@ -240,8 +245,7 @@ def write_model_outputs(scheduler: Any, outputs: Any) -> None:
 
 def read_lower_order_nums(scheduler: Any) -> int:
     """The number of outputs that are remembered."""
-    generation: Generation | None = scheduler._generation
-    run = None if generation is None else generation.run
+    run = run_of(scheduler)
     return 0 if run is None else min(run.position, order(scheduler))
 
 
@@ -258,8 +262,7 @@ def write_lower_order_nums(scheduler: Any, number: int) -> None:
 
 def read_timestep_list(scheduler: Any) -> list[Any]:
     """The timesteps of the last outputs, None where there are not as many."""
-    generation: Generation | None = scheduler._generation
-    run = None if generation is None else generation.run
+    run = run_of(scheduler)
     if run is None:
         return [None] * order(scheduler)
     first = len(scheduler.timesteps) - run.plan.nfe
@@ -414,8 +417,7 @@ def list_of(name: str, places: Callable[[Any], Callable[[OpenRun], Iterable[int]
 
 def read_counter(scheduler: Any) -> int:
     """The number of times that PNDM was called in this run."""
-    generation: Generation | None = scheduler._generation
-    run = None if generation is None else generation.run
+    run = run_of(scheduler)
     return 0 if run is None else run.position
 
 

@@ -15,11 +15,12 @@ from diffusolve.noise import Grid, Point
 from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
-from diffusolve.schedulers.generation import UNTRACKED, Generation, Noise, Prepared
+from diffusolve.schedulers.generation import Generation, Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.registry import read_again
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
+from diffusolve.schedulers.versions import UNTRACKED
 
 __all__ = ["OneStepScheduler", "following_timestep", "strided_timestep"]
 

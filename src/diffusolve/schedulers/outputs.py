@@ -11,12 +11,12 @@ from torch.utils import _pytree
 
 from diffusolve.backends import Transform, data_prediction
 from diffusolve.plan import Stage
+from diffusolve.schedulers.versions import UNTRACKED
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "UNKNOWN",
     "LazyOutput",
     "SchedulerOutput",
     "SchedulerOutputWithData",
@@ -276,17 +276,13 @@ class SchedulerTuple(tuple[Any, ...]):
         return tuple, (self._both,)
 
 
-UNKNOWN = -1
-"""Stands for versions where tensors have none: in inference mode, and in code that torch.compile compiles."""
-
-
 def data_of(
     stage: Stage | None,
     transform: Transform | None,
     output: Tensor,
     sample: Tensor,
-    output_version: int = UNKNOWN,
-    sample_version: int = UNKNOWN,
+    output_version: int = UNTRACKED,
+    sample_version: int = UNTRACKED,
 ) -> Tensor:
     """The data prediction that a stage made of `output` and `sample`; of none if they were overwritten.
 
@@ -296,7 +292,7 @@ def data_of(
     """
     if stage is None:
         raise ValueError("pred_original_sample follows from what scheduler.donate lets a step overwrite: leave it out.")
-    if output_version != UNKNOWN and (output._version, sample._version) != (output_version, sample_version):
+    if output_version != UNTRACKED and (output._version, sample._version) != (output_version, sample_version):
         written = "the network's output" if output._version != output_version else "the sample"
         raise RuntimeError(
             f"{written} that step was given has been written to since, and the prediction of the data is computed when "

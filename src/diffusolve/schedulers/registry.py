@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from diffusolve.schedulers.generation import Generation, version_of
+from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.versions import version_of
 
 __all__ = ["Entry", "Registry", "read_again"]
 

@@ -31,10 +31,11 @@ from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flo
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.open_run import OpenRun
-from diffusolve.schedulers.outputs import UNKNOWN, LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
+from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Entry, Registry
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
+from diffusolve.schedulers.versions import UNTRACKED
 from diffusolve.schedulers.writing import WrittenTo
 from diffusolve.solvers import Solver
 
@@ -581,12 +582,12 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
             stage = None
         elif stage is None:
             stage = run.plan.stages[run.position - 1]
-        output_version = sample_version = UNKNOWN
+        output_version = sample_version = UNTRACKED
         if not (is_dynamo_compiling() or is_inference_mode_enabled()):
             try:
                 output_version, sample_version = model_output._version, sample._version
             except RuntimeError:  # one of them comes from inference mode
-                output_version = UNKNOWN
+                output_version = UNTRACKED
         source = stage, transform or self._transform, model_output, sample, output_version, sample_version
         if not return_dict:
             return SchedulerTuple((previous, source))

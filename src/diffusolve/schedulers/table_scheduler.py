@@ -12,10 +12,11 @@ from diffusolve.noise import NoiseSchedule, Scaling, TabulatedSignal
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
-from diffusolve.schedulers.generation import Prepared, version_of
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, tables_of
+from diffusolve.schedulers.versions import version_of
 
 __all__ = ["TableScheduler"]
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from diffusolve.noise import Point, Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.generation import Generation, Prepared, version_of
+from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.steps import Array, Steps, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
+from diffusolve.schedulers.versions import version_of
 
 __all__ = ["TimestepScheduler", "check_timesteps"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusolve.schedulers.generation import Options
     from diffusolve.schedulers.registry import Entry, Registry
 
-__all__ = ["WrittenTo", "check_numbers", "in_own_memory"]
+__all__ = ["WrittenTo", "check_row", "in_own_memory"]
 
 
 class WrittenTo:
@@ -79,7 +79,7 @@ class WrittenTo:
 
     def _write_timesteps(self, timesteps: Tensor) -> None:
         """Go on with other timesteps, shape (evaluations,), or with the same elsewhere in memory."""
-        check_numbers("timesteps", timesteps)
+        check_row("timesteps", timesteps)
         entry = self._entry
         if entry is None:
             self._write_early("timesteps", timesteps)
@@ -94,7 +94,7 @@ class WrittenTo:
 
     def _write_sigmas(self, sigmas: Tensor) -> None:
         """Go on with other sigmas, shape (evaluations + 1,), the last of which is where the run ends."""
-        check_numbers("sigmas", sigmas)
+        check_row("sigmas", sigmas)
         entry = self._entry
         if entry is None:
             self._write_early("sigmas", sigmas)
@@ -219,7 +219,7 @@ class WrittenTo:
         return following
 
 
-def check_numbers(name: str, value: Any) -> None:
+def check_row(name: str, value: Any) -> None:
     """Raise TypeError or ValueError unless `value` is a tensor of numbers in a row."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} are a {type(value).__name__}: expected a tensor, as torch.tensor makes one.")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from diffusolve.catalog.entries import ALIASES, CATALOG
+from diffusolve.catalog.entries import CATALOG
+from diffusolve.catalog.find import find
 from diffusolve.catalog.folding import folded
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.errors import UnknownNameError, unknown_name
@@ -126,13 +127,9 @@ class World:
             return UnknownNameError(
                 f"{name!r} is a schedule of {self.program}, not a sampler: name one before it, for example {example!r}."
             )
-        known = {folded(spelling): entry for spelling, entry in ({n: n for n in CATALOG} | dict(ALIASES)).items()}
-        wanted = folded(name)
-        entry = known.get(wanted)
-        if entry is None:
-            kinds = [folded(kind) for kind in SCHEDULE_TYPES]
-            entry = next((known[stem] for kind in kinds if (stem := wanted.removesuffix(kind)) in known), None)
-        if entry is None:
+        try:
+            entry = find(name)[0].name
+        except UnknownNameError:
             return unknown_name(f"sampler of {self.program}", name, self._names_offered())
         has = {made.entry: made.name for made in self.samplers.values()}
         nearest = entry
