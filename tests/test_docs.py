@@ -26,6 +26,7 @@ from diffusolve.catalog import CATALOG, Entry
 from diffusolve.denoisers import DatasetDenoiser, load_digits_data
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
+from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.solvers import euler
 from tests.tables import for_each
 
@@ -60,6 +61,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{page_id(page)} links to {link}"
         if fragment:
             assert fragment in anchors(target), f"{page_id(page)} links to {link}"
+
+
+def test_every_scheduler_class_stands_in_the_row_of_its_base() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|`]+) \|$", page, re.MULTILINE))
+    wrong = []
+    for name in CLASSES:
+        base = next(cls.__name__ for cls in scheduler_class(name).__mro__ if cls.__name__ in rows)
+        if name.removesuffix("Scheduler") not in rows[base].strip().split(", "):
+            wrong.append(f"{name}: {base}")
+    assert not wrong
 
 
 def test_every_page_has_its_place_on_the_site() -> None:

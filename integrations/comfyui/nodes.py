@@ -46,17 +46,31 @@ DENOISE = (
 )
 
 
-class SamplerByName:
-    """A solver of diffusolve by the name that people know."""
+class MakesSampler:
+    """What the nodes that make a sampler have in common."""
 
     CATEGORY = CATEGORY
+    RETURN_TYPES = ("SAMPLER",)
+    OUTPUT_TOOLTIPS = ("For SamplerCustom and SamplerCustomAdvanced.",)
+    FUNCTION = "make"
+
+
+class MakesSigmas:
+    """What the nodes that make sigmas have in common."""
+
+    CATEGORY = CATEGORY
+    RETURN_TYPES = ("SIGMAS",)
+    OUTPUT_TOOLTIPS = ("Where the steps fall, from noise to data.",)
+    FUNCTION = "make"
+
+
+class SamplerByName(MakesSampler):
+    """A solver of diffusolve by the name that people know."""
+
     DESCRIPTION = (
         "A sampler by the name that people know, as diffusolve reads it: right on flow-matching models too, without "
         "the slips that programs have. For the pictures that ComfyUI's own samplers make take the one by its name."
     )
-    RETURN_TYPES = ("SAMPLER",)
-    OUTPUT_TOOLTIPS = ("For SamplerCustom and SamplerCustomAdvanced.",)
-    FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -67,17 +81,13 @@ class SamplerByName:
         return (ksampler(BySampler(diffusolve.sampler(sampler_name, **parsed(options)))),)
 
 
-class SamplerByComfyUIsName:
+class SamplerByComfyUIsName(MakesSampler):
     """A sampler of ComfyUI, run by diffusolve."""
 
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "A sampler by ComfyUI's name, run by diffusolve: on the same SIGMAS and seed it makes the picture that "
         "ComfyUI's own makes, to rounding."
     )
-    RETURN_TYPES = ("SAMPLER",)
-    OUTPUT_TOOLTIPS = ("For SamplerCustom and SamplerCustomAdvanced.",)
-    FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -89,14 +99,10 @@ class SamplerByComfyUIsName:
         return (ksampler(BySampler(made, on_cpu=not sampler_name.endswith("_gpu"))),)
 
 
-class SigmasByName:
+class SigmasByName(MakesSigmas):
     """Sigmas of one of diffusolve's schedule types."""
 
-    CATEGORY = CATEGORY
     DESCRIPTION = "The sigmas of a schedule by the name that people know, as diffusolve reads it, for this model."
-    RETURN_TYPES = ("SIGMAS",)
-    OUTPUT_TOOLTIPS = ("Where the steps fall, from noise to data.",)
-    FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -111,14 +117,10 @@ class SigmasByName:
         return (sigmas_of(made, model, steps, denoise),)
 
 
-class SigmasByComfyUIsName:
+class SigmasByComfyUIsName(MakesSigmas):
     """Sigmas of one of ComfyUI's schedulers."""
 
-    CATEGORY = CATEGORY
     DESCRIPTION = "The sigmas of a scheduler by ComfyUI's name, equal to those of BasicScheduler to rounding."
-    RETURN_TYPES = ("SIGMAS",)
-    OUTPUT_TOOLTIPS = ("Where the steps fall, from noise to data.",)
-    FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:

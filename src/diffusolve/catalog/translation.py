@@ -149,10 +149,12 @@ class ToDiffusers:
         return {**config, **reset, **self.config, "_class_name": self.class_name}
 
     def scheduler(self, config: Mapping[str, Any] | None = None) -> Any:
-        """The scheduler, with a model's configuration if one is given."""
-        if _of(find(self.name)[0]).own_steps and not is_flow(config or {}):  # no key of another class's changes them
-            return scheduler_class(self.class_name).from_config({**(config or {}), **self.config})
-        return scheduler_class(self.class_name).from_config(self.joined(config or {}))
+        """The scheduler, with a model's configuration if one is given. Raises as :meth:`joined` does."""
+        config = config or {}
+        joined = self.joined(config)
+        if _of(find(self.name)[0]).own_steps:  # no key of another class's changes them
+            joined = {**config, **self.config}
+        return scheduler_class(self.class_name).from_config(joined)
 
     def save(self, directory: str | PathLike[str], config: Mapping[str, Any] | None = None) -> Path:
         """Write ``scheduler_config.json`` into `directory`, which is created if missing, and return its path."""
