@@ -7,6 +7,7 @@ each, and exits with status 1 if any failed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -87,6 +88,11 @@ class Setting(NamedTuple):
     beside: str = ""
 
 
+def alone() -> dict[str, str]:
+    """The environment without what lets an interpreter find packages that are not installed in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def tried(setting: Setting, wheel: Path, constraints: Path | None) -> str:
     """What went wrong in a new virtual environment; nothing where it all went well."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +109,7 @@ def tried(setting: Setting, wheel: Path, constraints: Path | None) -> str:
             *([programs / "diffusolve", *line] for line in COMMANDS.get(setting.extra, ())),
         ]
         for command in commands:
-            run = subprocess.run([str(word) for word in command], cwd=home, capture_output=True, text=True)
+            run = subprocess.run([str(word) for word in command], cwd=home, env=alone(), capture_output=True, text=True)
             if run.returncode != 0:
                 return (run.stderr or run.stdout).strip().splitlines()[-1]
     return ""
@@ -123,7 +129,10 @@ def main(
     constraints = constraints and constraints.resolve()
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([found[0], "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(ROOT)], check=True)
+        # A copy, since a folder build/ that is there would bring files along that are there no more.
+        source = shutil.copytree(ROOT, Path(folder) / "source", ignore=shutil.ignore_patterns(".*", "build", "*.so"))
+        build = [found[0], "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(source)]
+        subprocess.run(build, env=alone(), check=True)
         wheel = next(Path(folder).glob("*.whl"))
         size = wheel.stat().st_size / 1e6
         for setting in settings:

@@ -353,6 +353,8 @@ def test_a_file_of_weights_is_a_model_with_classes_and_guidance(
     capsys.readouterr()
     assert run(*model, "--class", "sports", "--out", tmp_path / "no.png") == 2
     assert "unknown class of emoji 'sports': did you mean 'sport'" in capsys.readouterr().err
+    assert run("sample", "--model", tmp_path / "v.safetensors", "--out", tmp_path / "no.png") == 2
+    assert "v.safetensors: expected weights that python -m examples.train_emoji wrote" in capsys.readouterr().err
     save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
     assert run(*model, "--out", tmp_path / "no.png") == 2
     assert "holds the weights of another network" in capsys.readouterr().err

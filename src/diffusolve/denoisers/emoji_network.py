@@ -114,6 +114,8 @@ def load_emoji_network(path: str | Path | None = None) -> EmojiNetwork:
         ValueError: the file's weights are of another network.
     """
     file = files("diffusolve.denoisers") / "data" / "emoji.safetensors" if path is None else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: expected weights that python -m examples.train_emoji wrote.")
     try:
         state = load(file.read_bytes())
     except SafetensorError as error:
