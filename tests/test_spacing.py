@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from diffusolve.errors import SingularPointError, UnknownNameError
+from diffusolve.errors import SingularPointError, UnknownNameError, unknown_name
 from diffusolve.noise import SD15, Cosine, FlowMatching, NoiseSchedule, VarianceExploding, VariancePreserving
 from diffusolve.spacing import (
     SPACINGS,
@@ -397,6 +397,9 @@ def test_options_of_diffusers_timestep_spacings() -> None:
 def test_unknown_names_are_unknown_name_errors() -> None:
     with pytest.raises(UnknownNameError):
         spacing("karas")
+    many = [f"class {number}" for number in range(65)]
+    assert str(unknown_name("class", "zzzz", many)).endswith("'class 18', 'class 19' and 45 more.")
+    assert str(unknown_name("class", "zzzz", many[:20])).endswith("'class 18', 'class 19'.")
 
 
 @pytest.mark.parametrize("name", ["beta", "beta_sigmas"])

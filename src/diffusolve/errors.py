@@ -22,6 +22,9 @@ __all__ = [
 LONGEST = 80
 """The most characters of a value that an error shows; no name that anything has is longer."""
 
+MOST_SHOWN = 20
+"""The most choices that an error shows where none looks like what was given."""
+
 
 class UnknownNameError(ValueError):
     """A sampler, spacing, noise schedule, prediction type or option name that does not exist."""
@@ -62,7 +65,7 @@ def needs_torch(purpose: str, error: ModuleNotFoundError) -> ImportError:
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
-    """The error for a `name` that is none of `choices`, offering the three that look most like it, or the first 20."""
+    """The error for a `name` that is none of `choices`, offering the three that look most like it, or the first."""
     from difflib import get_close_matches  # here: `import diffusolve` imports this file
 
     choices = list(choices)
@@ -71,7 +74,9 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownName
     by_folded = {choice.casefold(): choice for choice in choices}
     close = get_close_matches(str(name)[:LONGEST].casefold(), by_folded, n=3, cutoff=0.4)
     nearest = ", ".join(repr(by_folded[match]) for match in close)
-    hint = f"did you mean {nearest}?" if nearest else "choose one of " + ", ".join(map(repr, choices[:20])) + "."
+    others = f" and {len(choices) - MOST_SHOWN} more" if len(choices) > MOST_SHOWN else ""
+    first = ", ".join(map(repr, choices[:MOST_SHOWN]))
+    hint = f"did you mean {nearest}?" if nearest else f"choose one of {first}{others}."
     return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}")
 
 

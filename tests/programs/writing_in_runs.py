@@ -15,7 +15,12 @@ MULTISTEP = ("DPMSolverMultistepScheduler", "DEISMultistepScheduler", "LMSDiscre
 def half_a_run(scheduler: Any, steps: int = 8, count: int = 3) -> Any:
     """The sample after `count` of `steps` steps."""
     scheduler.set_timesteps(steps)
-    return denoise(scheduler, timesteps=scheduler.timesteps[:count])
+    return denoise(scheduler, timesteps=scheduler.timesteps[:count], **seeded(type(scheduler)))
+
+
+def seeded(cls: Any) -> dict[str, Any]:
+    """A generator, for the classes whose steps draw noise."""
+    return {"generator": generator(1)} if cls.__name__[:3] in ("LCM", "TCD") else {}
 
 
 @program("EulerDiscreteScheduler", *MULTISTEP, "DPMSolverSinglestepScheduler")
@@ -193,3 +198,21 @@ def value_guidance_reads_sigmas_at_the_index(lib: Any, cls: Any) -> list[Any]:
         seen.append(float(sigma))
         x = x - 0.01 * sigma * torch.sign(x)
     return [x, *seen]
+
+
+@program("PNDMScheduler", "LCMScheduler", "TCDScheduler")
+def moves_the_timesteps_to_come_in_place_in_mid_run(lib: Any, cls: Any) -> list[Any]:
+    scheduler = cls(**SD, **({"skip_prk_steps": True} if cls.__name__.startswith("PNDM") else {}))
+    x = half_a_run(scheduler, 8, 4)
+    scheduler.timesteps[4:] = (scheduler.timesteps[4:].float() * 0.9).long()
+    return [denoise(scheduler, x, scheduler.timesteps[4:], **seeded(cls)), scheduler.timesteps]
+
+
+@program("PNDMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "LCMScheduler")
+def writes_a_spacing_for_the_next_run_in_mid_run(lib: Any, cls: Any) -> list[Any]:
+    scheduler = cls(**SD)
+    x = half_a_run(scheduler)
+    scheduler.register_to_config(timestep_spacing="trailing")
+    x = denoise(scheduler, x, scheduler.timesteps[3:], **seeded(cls))
+    scheduler.set_timesteps(6)
+    return [x, denoise(scheduler, **seeded(cls))]

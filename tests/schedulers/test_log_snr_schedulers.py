@@ -329,6 +329,37 @@ def test_noise_is_added_as_in_diffusers(name: str) -> None:
 
 
 @every_class
+def test_a_trainer_that_has_validated_adds_noise_of_its_training_timesteps(name: str) -> None:
+    """In diffusers those that are none of the run's are taken for its last one."""
+    scheduler = ours(name, STABLE_DIFFUSION)
+    x, noise = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    timesteps = torch.tensor([3, 250, 481, 999])
+    power = scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+    expected = power.sqrt() * x + (1 - power).sqrt() * noise
+    scheduler.set_timesteps(4)
+    walk(scheduler)
+    torch.testing.assert_close(scheduler.add_noise(x, noise, timesteps), expected, rtol=1e-5, atol=1e-5)
+
+
+@for_each(
+    ("name", "config"),
+    [("FlowMatchEulerDiscreteScheduler", {}), ("EDMEulerScheduler", {}), *((n, FLOW) for n in NAMES)],
+)
+def test_without_a_training_table_noise_is_added_at_timesteps_of_the_run_only(
+    name: str, config: dict[str, Any]
+) -> None:
+    scheduler = ours(name, config)
+    scheduler.set_timesteps(5)
+    add_noise = getattr(scheduler, "add_noise", None) or (lambda x, noise, t: scheduler.scale_noise(x, t, noise))
+    x, last = torch.ones(2, 1, 1, 1), scheduler.timesteps[-1]
+    timesteps = torch.stack([last, torch.zeros_like(last) + 3.5])
+    with pytest.raises(ValueError, match=r"timestep 3\.5 is not one of the run's timesteps; the nearest is"):
+        add_noise(x, x, timesteps.float())
+    unread = torch.vmap(add_noise, (0, 0, 0))(x[:, None], x[:, None], timesteps.float()[:, None])
+    assert unread.isnan().flatten().tolist() == [False, True]
+
+
+@every_class
 @for_each(("dtype", "within"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-5)], ids=str)
 def test_samples_have_the_precision_of_the_networks_output(name: str, dtype: torch.dtype, within: float) -> None:
     for config in ({}, SDE):

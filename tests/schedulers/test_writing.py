@@ -182,3 +182,17 @@ def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
     assert pndm.step() == "mine"
     pndm.my_own_note = 3
     assert pndm.my_own_note == 3
+
+
+def test_numbers_that_no_step_can_be_made_of_are_named() -> None:
+    ddim, ddpm, lcm = (ours(name, STABLE_DIFFUSION) for name in ("DDIMScheduler", "DDPMScheduler", "LCMScheduler"))
+    for scheduler in (ddim, ddpm, lcm):
+        scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match=r"is written: 12\. Call set_timesteps\(12\) instead"):
+        lcm.num_inference_steps = 12  # in diffusers the last step draws noise then
+    ddim.register_to_config(num_train_timesteps=500)
+    with pytest.raises(ValueError, match=r"timestep is 750, but the noise schedule has 500.*call set_timesteps"):
+        ddim.step(standard_noise(), ddim.timesteps[0], standard_noise())
+    ddpm.final_alpha_cumprod = torch.tensor(0.5)
+    with pytest.raises(ValueError, match=r"from sigma / alpha = 0\.029.* up to 1: expected less noise"):
+        ddpm.step(standard_noise(), ddpm.timesteps[-1], standard_noise())

@@ -78,6 +78,8 @@ class DistilledScheduler(TimestepScheduler):
             chosen = rule.indices(asked.steps, len(self))
         self._begin(asked_for(None, chosen.tolist()), device).given = timesteps is not None
 
+    _write_steps = TimestepScheduler._refuse_steps  # by which diffusers tells whether the last step draws noise
+
     def _distilled_on(self, original_inference_steps: int | None) -> int:
         """The number of timesteps that those of a run are chosen from."""
         return int(original_inference_steps or self.config["original_inference_steps"])

@@ -133,6 +133,10 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         return flow.steps(asked, np.linspace(1.0, 1.0 / len(self), asked.steps + 1)[:-1])
 
     @property
+    def _fills_in_from_training(self) -> bool:
+        return super()._fills_in_from_training and not self.config["use_flow_sigmas"]
+
+    @property
     def _prediction(self) -> Prediction:
         if "convert_model_output" in self._replaced:
             return prediction("epsilon" if self._converts_to_noise else "sample")

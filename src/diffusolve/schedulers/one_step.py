@@ -17,10 +17,9 @@ from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
-from diffusolve.schedulers.registry import read_again
+from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
-from diffusolve.schedulers.versions import UNTRACKED
 
 __all__ = ["OneStepScheduler", "following_timestep", "strided_timestep"]
 
@@ -110,9 +109,7 @@ class OneStepScheduler(TimestepScheduler):
         if self._edition is not self._followed_edition:
             self._follow(generation)
         if generation is not None and place is not None:
-            version = generation.timesteps_version
-            if version != UNTRACKED and timestep._version != version:
-                read_again(generation, timestep)
+            notice_writes(generation, timestep)
             return generation, generation.values[place], place  # type: ignore[return-value]  # they are whole
         value, count = float(timestep), len(self._tables.noise_schedule.signal)
         if value != int(value) or not 0 <= value < count:

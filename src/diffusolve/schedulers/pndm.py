@@ -99,22 +99,20 @@ class PNDMScheduler(TimestepScheduler):
     def _prepare(self, asked: Asked) -> Prepared:
         begins = [int(begin) for begin in self._chosen(asked)]
         evaluated = self._evaluated(begins)
-        grid = self._calls(evaluated, begins, 0)
+        grid = self._calls(evaluated, len(begins), 0)
         return Prepared(grid, self._solver(asked.steps), self._prediction, np.array(evaluated))
 
     def _prepared_again(self, generation: Generation) -> Prepared:
-        if generation.timesteps_written or generation.steps is None:
-            self._cannot_follow(generation)
-        return self._prepare(Asked(generation.steps))
+        if generation.steps is None or (generation.timesteps_written and not self.config["skip_prk_steps"]):
+            self._cannot_follow(generation)  # Runge-Kutta steps lead from timesteps that diffusers keeps elsewhere
+        grid = self._calls([int(at) for at in generation.values], generation.steps, 0)
+        return Prepared(grid, self._solver(generation.steps), self._prediction, np.array(generation.values))
 
-    def _write_steps(self, steps: int | None) -> None:
-        if steps != self.num_inference_steps:
-            raise ValueError(f"num_inference_steps is written: {steps}. Call set_timesteps({steps}) instead.")
+    _write_steps = TimestepScheduler._refuse_steps
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         assert generation.steps is not None  # it was begun by set_timesteps
-        begins = [int(begin) for begin in self._chosen(Asked(generation.steps))]
-        grid = self._calls(generation.prepared.timesteps.tolist(), begins, index)
+        grid = self._calls(generation.prepared.timesteps.tolist(), generation.steps, index)
         return plan_for(self._solver(generation.steps), grid, self._prediction)
 
     def _evaluated(self, begins: list[int]) -> list[int]:
@@ -132,14 +130,14 @@ class PNDMScheduler(TimestepScheduler):
             asked += [begin, end + half, end + half, end]
         return asked + begins[RUNGE_KUTTA_STEPS:]
 
-    def _calls(self, asked: list[int], begins: list[int], first: int) -> Grid:
+    def _calls(self, asked: list[int], steps: int, first: int) -> Grid:
         """For each evaluation from number `first` on where it is asked, where its sample stands and where it leads."""
-        stride = len(self) // len(begins)
+        stride = len(self) // steps
         points: list[int] = []
         for call, at in enumerate(asked[first:]):
             step, stage = divmod(call, EVALUATIONS)
             if not self.config["skip_prk_steps"] and step < RUNGE_KUTTA_STEPS:
-                points += [at, begins[step], at if stage % 2 else at - stride // 2]
+                points += [at, asked[EVALUATIONS * step], at if stage % 2 else at - stride // 2]
             elif self.config["skip_prk_steps"] and call == 1:
                 points += [at, at + stride, at]
             else:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from diffusolve.schedulers.generation import Generation
-from diffusolve.schedulers.versions import version_of
+from diffusolve.schedulers.versions import UNTRACKED, version_of
 
-__all__ = ["Entry", "Registry", "read_again"]
+__all__ = ["Entry", "Registry", "notice_writes"]
 
 
 @dataclass(eq=False, slots=True)
@@ -125,12 +125,16 @@ class Registry:
         return _continued, () if entry is None else (entry.generation, entry.timesteps)
 
 
-def read_again(generation: Generation, view: Tensor) -> None:
-    """Read the timesteps of `generation` again, of which `view` shows that they were written to in place."""
+def notice_writes(generation: Generation, view: Tensor) -> None:
+    """Read the timesteps of `generation` again if `view` shows that they were written to in place."""
+    version = generation.timesteps_version
+    if version == UNTRACKED or view._version == version:  # in this order: untracked ones cannot be asked
+        return
     storage = view.untyped_storage()
     values = torch.empty(0, dtype=view.dtype, device=view.device).set_(storage).tolist()
     generation.timesteps_version = version_of(view)
-    generation.with_timesteps(values)
+    if values != generation.values:  # of a copy's timesteps the version may be another, too
+        generation.with_timesteps(values)
 
 
 def _hang_on(generation: Generation, timesteps: Tensor) -> None:

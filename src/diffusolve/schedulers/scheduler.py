@@ -16,6 +16,7 @@ from torch.compiler import is_dynamo_compiling
 
 from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
+from diffusolve.backends.programs import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
@@ -33,7 +34,7 @@ from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
-from diffusolve.schedulers.registry import Entry, Registry
+from diffusolve.schedulers.registry import Entry, Registry, notice_writes
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
 from diffusolve.schedulers.versions import UNTRACKED
 from diffusolve.schedulers.writing import WrittenTo
@@ -78,6 +79,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         precision: of a step's result where output and sample differ in it: "promoted", as PyTorch promotes the two,
             that of the "output" or that of the "sample".
         counts_on: a step after the end of a run is one of a kind of its own in diffusers, and an error here.
+        follows_timesteps: coefficients follow from the timesteps, so that these count when they are changed in place.
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
     """
@@ -92,6 +94,7 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     samples_flow: ClassVar[bool] = False
     precision: ClassVar[Literal["promoted", "output", "sample"]] = "promoted"
     counts_on: ClassVar[bool] = False
+    follows_timesteps: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -263,6 +266,8 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         generation, place = self._registry.of(timestep)
         if generation is None:
             generation = self._current
+        elif self.follows_timesteps and place is not None:
+            notice_writes(generation, timestep)
         if generation.edition is not self._edition:
             self._follow(generation)
         run = generation.run
@@ -508,7 +513,8 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
 
         Args:
             original_samples, noise: shape (batch, ...).
-            timesteps: timesteps of the run, or training timesteps before `set_timesteps`, shape (batch,).
+            timesteps: timesteps of the run, or training timesteps before `set_timesteps`, shape (batch,). Classes
+                with betas take these in the middle of a run too.
         """
         alpha, sigma = self._signal_and_noise(original_samples, timesteps)
         noised: Tensor = alpha * original_samples + sigma * noise
@@ -526,7 +532,12 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         return alpha, sigma * alpha
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        """The run's sigma, or before `set_timesteps` that of training, at `timesteps`; shape (batch, 1, ...)."""
+        """The run's sigma, or before `set_timesteps` that of training, at `timesteps`; shape (batch, 1, ...).
+
+        Raises:
+            ValueError: a timestep is none of the run's, in a class that has no training table to take it from. Of
+                timesteps on an accelerator, which are not read, the result is NaN instead.
+        """
         generation, _ = self._registry.of(timesteps)
         timesteps = moved(timesteps, like.device).reshape(-1)
         if generation is None:
@@ -541,8 +552,13 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
                 equal = own[None, :] == timesteps.to(own.dtype)[:, None]
                 number = equal.cumsum(dim=1)  # of several places the second one, as `index_of` has it
                 sigma = sigmas[(equal & (number == number[:, -1:].clamp(max=2))).to(torch.uint8).argmax(dim=1)]
+                found = equal.any(dim=1)
                 if self._fills_in_from_training:  # for what is none of the run's timesteps, as trainers pass it
-                    sigma = torch.where(equal.any(dim=1), sigma, self._training_sigma(timesteps))
+                    sigma = torch.where(found, sigma, self._training_sigma(timesteps))
+                else:
+                    if timesteps.is_cpu and not is_watched() and not found.all():
+                        index_of(float(timesteps[~found][0]), generation.values)  # says which there are
+                    sigma = torch.where(found, sigma, float("nan"))  # on an accelerator nothing is read
         of_each: Tensor = sigma.to(like.dtype)
         return of_each.reshape(-1, *[1] * (like.ndim - 1))
 

@@ -105,10 +105,6 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         steps = super().num_inference_steps
         return len(self) if steps is None and self.begun_when_made else steps
 
-    @property
-    def _fills_in_from_training(self) -> bool:
-        return self._flow is None
-
     def _training_sigma(self, timesteps: Tensor) -> Tensor:
         if self._is_continuous:
             return torch.exp(4 * timesteps)

@@ -158,6 +158,10 @@ class TableScheduler(Scheduler):
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 
+    @property
+    def _fills_in_from_training(self) -> bool:
+        return self._flow is None
+
     def _training_sigma(self, timesteps: Tensor) -> Tensor:
         if self._flow is not None:
             return timesteps.float() / len(self)

@@ -26,6 +26,7 @@ class TimestepScheduler(TableScheduler):
 
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_PRESERVING
     init_noise_sigma: float = 1.0
+    follows_timesteps: ClassVar[bool] = True
 
     plans_follow_from: ClassVar[frozenset[str]] = TableScheduler.plans_follow_from | {"final_alpha_cumprod"}
 
@@ -73,6 +74,10 @@ class TimestepScheduler(TableScheduler):
             check_timesteps(timesteps, len(self))
         self._begin(asked_for(num_inference_steps, timesteps), device)
 
+    def _refuse_steps(self, steps: int | None) -> None:
+        if steps != self.num_inference_steps:
+            raise ValueError(f"num_inference_steps is written: {steps}. Call set_timesteps({steps}) instead.")
+
     def _steps(self, asked: Asked) -> Steps:
         return self._at(self._chosen(asked))
 
@@ -95,7 +100,13 @@ class TimestepScheduler(TableScheduler):
 
     def _point(self, timestep: int) -> Point:
         """The point of samples at `timestep`."""
-        power = self._tables.noise_schedule.signal[timestep] if timestep >= 0 else self._end_power
+        signal = self._tables.noise_schedule.signal
+        if timestep >= len(signal):
+            raise ValueError(
+                f"timestep is {timestep}, but the noise schedule has {len(signal)}, the last of which is "
+                f"{len(signal) - 1}: call set_timesteps after writing to the configuration or to alphas_cumprod."
+            )
+        power = signal[timestep] if timestep >= 0 else self._end_power
         return Point(timestep, sqrt(power), sqrt(1 - power))
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,4 +47,9 @@ def forward_noise(s: Point, t: Point) -> float:
     """
     norm = hypot(t.alpha, t.sigma)
     kept = s.alpha / hypot(s.alpha, s.sigma) * norm / t.alpha
+    if kept > 1:
+        raise ValueError(
+            f"a step of ddpm leads from sigma / alpha = {s.sigma / s.alpha:g} up to {t.sigma / t.alpha:g}: expected "
+            "less noise where it leads."
+        )
     return norm * sqrt(1 - kept**2)
