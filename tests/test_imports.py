@@ -24,6 +24,7 @@ TORCH_AT_TOP = {
     "backends/plan_module.py",
     "backends/programs.py",
     "backends/torch_eager.py",
+    "backends/watched.py",
     "batching/compiled.py",
     "denoisers/blocks.py",
     "denoisers/digits_network.py",

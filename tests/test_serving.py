@@ -989,7 +989,11 @@ def test_every_one_of_20000_requests_ends_exactly_once_and_memory_stays_flat() -
     seen, counted, blocks, left = asyncio.run(soak(count, at_once=64))
     assert sum(seen.values()) == sum(counted.values()) == count
     names = {"RequestFailed": "failed", "RequestTimeout": "timed_out", "UnknownNameError": "rejected"}
-    assert {names.get(kind, kind): number for kind, number in seen.items()} == counted
+    ended = Counter({names.get(kind, kind): number for kind, number in seen.items()})
+    # A request that is done when its client gives it up, but has not read the answer, is "completed" to the batcher.
+    unread = counted["completed"] - ended["completed"]
+    assert 0 <= unread < 20
+    assert ended + Counter(completed=unread) - Counter(cancelled=unread) == counted
     assert {"completed", "failed", "cancelled", "timed_out", "rejected"} == set(counted)
     assert counted["completed"] > 0.7 * count
     assert left == set()

@@ -21,16 +21,12 @@ from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredS
 from diffusolve.backends.programs import (
     LARGE,
     increment_versions,
-    is_dynamo_compiling,
     is_plain,
-    is_tracing,
-    is_transformed,
-    is_watched,
-    modes,
     program,
     threads_for,
 )
 from diffusolve.backends.torch_eager import HALF, TorchBackend, check_memory
+from diffusolve.backends.watched import is_dynamo_compiling, is_tracing, is_transformed, is_watched, modes
 
 __all__ = ["NativeBackend"]
 

@@ -11,7 +11,6 @@ from math import inf
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
 from diffusolve.backends import _combine
 from diffusolve.backends.lowered import Sum
@@ -21,12 +20,7 @@ __all__ = [
     "LARGE",
     "MOST_ARRAYS",
     "increment_versions",
-    "is_dynamo_compiling",
     "is_plain",
-    "is_tracing",
-    "is_transformed",
-    "is_watched",
-    "modes",
     "program",
     "threads_for",
 ]
@@ -39,14 +33,6 @@ MOST_ARRAYS, MOST_NARROW = 60, 12
 
 KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
 """The compiled module's name of each precision; arrays of kind 0 have that of the sums."""
-
-is_transformed = torch._C._are_functorch_transforms_active
-modes, is_tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
-
-
-def is_watched() -> bool:
-    """True if something must see each operation: torch.func, a dispatch mode, torch.jit.trace or torch.compile."""
-    return is_transformed() or modes() > 0 or is_tracing() or is_dynamo_compiling()
 
 
 def increment_versions(tensors: Sequence[Tensor]) -> None:

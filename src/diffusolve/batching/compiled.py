@@ -25,7 +25,8 @@ from diffusolve.backends.lowered import (
     Sum,
     numbered,
 )
-from diffusolve.backends.programs import is_transformed, is_watched, threads_for
+from diffusolve.backends.programs import threads_for
+from diffusolve.backends.watched import is_transformed, is_watched
 from diffusolve.batching.row_group import ENDS, RowGroup, bound_for_rows, sums_of
 from diffusolve.batching.rows import Row
 

@@ -16,7 +16,7 @@ from torch.compiler import is_dynamo_compiling
 
 from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
-from diffusolve.backends.programs import is_watched
+from diffusolve.backends.watched import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
