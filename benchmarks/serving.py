@@ -44,9 +44,10 @@ from diffusolve.plan import Plan
 from diffusolve.randomness import noise_source
 from diffusolve.sampling import start
 from diffusolve.serving import ContinuousBatcher, Request
-from examples.digits_model import SHAPE, Digits
+from examples.picture_model import MODELS, Guided
 
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "Heun Karras", "DPM++ 2M SDE Karras", "DDIM")
+SHAPE = MODELS["digits"].shape
 MIXTURE = "a mixture"
 STEPS = (8, 10, 12, 15, 20, 25, 30)
 GUIDANCE = (1.0, 2.0, 4.0)
@@ -86,7 +87,7 @@ def plan_of(request: Request) -> Plan:
     return sampler(str(request.sampler)).plan(SD15, "v_prediction", request.steps)
 
 
-def generated(model: Digits, requests: list[Request]) -> Tensor:
+def generated(model: Guided, requests: list[Request]) -> Tensor:
     """The samples of requests with one sampler and number of steps, by one run."""
     plan, seeds = plan_of(requests[0]), [request.seed for request in requests]
     like = torch.empty(len(requests), *SHAPE)
@@ -112,7 +113,7 @@ async def arriving(arrivals: list[float], serve_one: Callable[[int], Awaitable[T
     return [sample for sample, _ in served], [latency for _, latency in served]
 
 
-def by_batcher(model: Digits, max_batch_size: int) -> Serve:
+def by_batcher(model: Guided, max_batch_size: int) -> Serve:
     async def serve(requests: list[Request], arrivals: list[float]) -> Any:
         async with ContinuousBatcher(
             model, noise_schedule=SD15, prediction_type="v_prediction", max_batch_size=max_batch_size
@@ -122,7 +123,7 @@ def by_batcher(model: Digits, max_batch_size: int) -> Serve:
     return serve
 
 
-def by_groups(model: Digits, max_batch_size: int) -> Serve:
+def by_groups(model: Guided, max_batch_size: int) -> Serve:
     """Static batches of at most `max_batch_size` requests with equal configuration; one at a time if that is 1."""
 
     async def serve(requests: list[Request], arrivals: list[float]) -> Any:
@@ -162,7 +163,7 @@ def by_groups(model: Digits, max_batch_size: int) -> Serve:
     return serve
 
 
-def capacity(model: Digits, requests: list[Request]) -> float:
+def capacity(model: Guided, requests: list[Request]) -> float:
     """How many requests in a second are served one at a time."""
     begun = time.perf_counter()
     for request in requests:
@@ -180,7 +181,7 @@ def measure(serve: Serve, requests: list[Request], arrivals: list[float]) -> tup
 
 def serving(count: int, load: float, max_batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians over the rounds for the three servers, each round in turn on the same stream."""
-    model = Digits()
+    model = Guided(MODELS["digits"])
     for request in (Request(sampler=name, steps=steps, shape=SHAPE) for name in SAMPLERS for steps in STEPS):
         plan_of(request)
     warm_up, _ = stream(24, 1.0, seed=1)

@@ -1,4 +1,4 @@
-"""What a server makes sure of before a request may ask for a digit; the same for every web framework.
+"""What a server makes sure of before a request may ask for a picture; the same for every web framework.
 
 In this order, so that refusing costs little: a token, if the server has one; room in the queue; a body that is small
 and comes soon; values that can be served. What is wrong is a :class:`Refused` with the status to answer.
@@ -13,15 +13,16 @@ from typing import Any
 
 from diffusolve.errors import check_options, shown
 from diffusolve.serving import BatcherClosed, ContinuousBatcher, QueueFull, Request, RequestFailed, RequestTimeout
-from examples.digits_model import digit_request
+from examples.picture_model import MODELS, PictureModel, picture_request
 
 MOST_BYTES = 4096
-"""The longest body; a request for a digit has some 100 bytes."""
+"""The longest body; a request for a picture has some 100 bytes."""
 
 MOST_SECONDS = 5.0
 """The time in which the body has to come."""
 
-KEYS = ("digit", "sampler", "steps", "seed", "guidance", "priority")
+KEYS = ("sampler", "steps", "seed", "guidance", "priority")
+"""Of a body, beside what is to be in the picture."""
 
 STATUS = {QueueFull: 503, BatcherClosed: 503, RequestTimeout: 504, RequestFailed: 500, ValueError: 422, TypeError: 422}
 """What a client is answered when its request ends without a sample."""
@@ -54,8 +55,10 @@ def check_token(headers: Any, token: str | None) -> None:
         raise Refused(401, "this server asks for a token: send the header Authorization: Bearer TOKEN.")
 
 
-async def asked_request(request: Any, batcher: ContinuousBatcher, token: str | None = None) -> Request:
-    """The request for a digit in a request of Starlette, which FastAPI and Ray Serve hand over.
+async def asked_request(
+    request: Any, batcher: ContinuousBatcher, token: str | None = None, model: str = "digits"
+) -> Request:
+    """The request for a picture in a request of Starlette, which FastAPI and Ray Serve hand over.
 
     Raises:
         Refused: no token, no room, or a body that is too long or comes too slowly.
@@ -68,7 +71,8 @@ async def asked_request(request: Any, batcher: ContinuousBatcher, token: str | N
         body = await asyncio.wait_for(body_of(request), MOST_SECONDS)
     except asyncio.TimeoutError:
         raise Refused(408, f"the body did not come within {MOST_SECONDS:g} seconds.") from None
-    return digit_request(**asked_values(body))
+    asked = asked_values(body, MODELS[model])
+    return picture_request(MODELS[model], asked.pop(MODELS[model].key), **asked)
 
 
 async def body_of(request: Any) -> bytes:
@@ -81,7 +85,7 @@ async def body_of(request: Any) -> bytes:
     return body
 
 
-def asked_values(body: bytes) -> dict[str, Any]:
+def asked_values(body: bytes, model: PictureModel) -> dict[str, Any]:
     """The values in a JSON object, all of whose keys are known."""
     try:
         asked = json.loads(body)
@@ -89,7 +93,8 @@ def asked_values(body: bytes) -> dict[str, Any]:
         raise ValueError("the body is nested too deeply: expected a JSON object of numbers and texts.") from None
     except ValueError as error:
         raise ValueError(f"the body is not JSON: {error}.") from None
-    if not isinstance(asked, dict) or "digit" not in asked:
-        raise ValueError(f'the body is {shown(asked)}: expected a JSON object such as {{"digit": 3}}.')
-    check_options("a digit", asked, KEYS)
+    if not isinstance(asked, dict) or model.key not in asked:
+        example = json.dumps({model.key: model.example})
+        raise ValueError(f"the body is {shown(asked)}: expected a JSON object such as {example}.")
+    check_options(f"a {model.key}", asked, (model.key, *KEYS))
     return asked

@@ -1,8 +1,10 @@
-"""Handwritten digits from Ray Serve, one mixed batch in each replica.
+"""Handwritten digits, or emoji, from Ray Serve, one mixed batch in each replica.
 
     pip install "diffusolve[cli]" "ray[serve]"
     serve run examples.serve_ray:app
     curl -X POST localhost:8000 -d '{"digit": 3, "sampler": "UniPC", "steps": 12}' --output three.png
+
+With MODEL=emoji in the environment it serves emoji, ``{"class": "cat-face"}``.
 
 Ray's own batches (``@serve.batch``) hold requests that begin together and end together, so that all of one batch must
 have the same sampler and steps. Here a replica takes many requests at once, and its batcher lets them join and leave
@@ -14,11 +16,13 @@ import os
 from typing import Any
 
 from examples.asking import STATUS, Refused, asked_request, check_token, headers_of, status_of
-from examples.digits_model import digits_batcher, png
+from examples.picture_model import MODELS, batcher_of, png
 
 MAX_BATCH_SIZE, MAX_QUEUE = 16, 64
 
-TOKEN = os.environ.get("DIGITS_TOKEN")
+MODEL = os.environ.get("MODEL", "digits")
+
+TOKEN = os.environ.get("PICTURES_TOKEN")
 """The token that clients have to send, if there is one."""
 
 
@@ -29,24 +33,24 @@ def make_app(replicas: int = 1) -> Any:
     from starlette.responses import JSONResponse, PlainTextResponse, Response
 
     @serve.deployment(num_replicas=replicas, max_ongoing_requests=MAX_BATCH_SIZE + MAX_QUEUE)
-    class Digits:
+    class Pictures:
         async def __init__(self) -> None:
             # In the event loop that the replica's requests run in, to which the batcher then belongs.
-            self.batcher = await digits_batcher(MAX_BATCH_SIZE, MAX_QUEUE).__aenter__()
+            self.batcher = await batcher_of(MODEL, MAX_BATCH_SIZE, MAX_QUEUE).__aenter__()
 
         async def __call__(self, request: Request) -> Response:
             try:
                 if request.url.path.endswith("/metrics"):
                     check_token(request.headers, TOKEN)
                     return PlainTextResponse(self.batcher.metrics())
-                asked = await asked_request(request, self.batcher, TOKEN)
+                asked = await asked_request(request, self.batcher, TOKEN, MODEL)
                 sample = await self.batcher.generate(asked)  # cancelled if the client hangs up
             except (Refused, *STATUS) as error:
                 status = status_of(error)
                 return JSONResponse({"error": str(error)}, status, headers_of(status))
-            return Response(png(sample), media_type="image/png")
+            return Response(png(sample, MODELS[MODEL].zoom), media_type="image/png")
 
-    return Digits.bind()
+    return Pictures.bind()
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ import diffusolve
 from diffusolve.serving import ContinuousBatcher, QueueFull, Request
 from examples import asking
 from examples.asking import Refused, asked_request, status_of
-from examples.digits_model import digits_batcher
+from examples.picture_model import batcher_of
 from tests.tables import for_each
 
 
@@ -33,13 +33,13 @@ class Sent:
             yield part
 
 
-def answer(sent: Sent, token: str | None = None) -> tuple[int, str]:
+def answer(sent: Sent, token: str | None = None, model: str = "digits") -> tuple[int, str]:
     """The status and the text that a server answers; 200 where it has a picture."""
 
     async def work() -> tuple[int, str]:
-        async with digits_batcher(max_batch_size=2, max_queue=2) as batcher:
+        async with batcher_of(model, max_batch_size=2, max_queue=2) as batcher:
             try:
-                await batcher.generate(await asked_request(sent, batcher, token))
+                await batcher.generate(await asked_request(sent, batcher, token, model))
             except (Refused, *asking.STATUS) as error:
                 return status_of(error), str(error)
             return 200, ""
@@ -96,6 +96,22 @@ def test_each_body_is_answered_with_what_is_wrong_with_it(sent: bytes, status: i
     assert len(text) < 600
 
 
+@for_each(
+    ("sent", "status", "reason"),
+    [
+        (b'{"class": "cat-face", "steps": 2}', 200, ""),
+        (b'{"class": "cat-fase"}', 422, "unknown class of emoji 'cat-fase': did you mean 'cat-face'"),
+        (b'{"class": 3}', 422, "class is 3: expected a name such as 'cat-face'"),
+        (b'{"class": "' + b"c" * 3000 + b'"}', 422, "class is 'ccc.*expected a name such as"),
+        (b'{"digit": 3}', 422, r"the body is {'digit': 3}: expected a JSON object such as {\"class\": \"cat-face\"}"),
+    ],
+)
+def test_a_server_of_emoji_is_asked_by_names_of_classes(sent: bytes, status: int, reason: str) -> None:
+    got, text = answer(Sent(sent), model="emoji")
+    assert got == status, text
+    assert re.match(reason, text), text
+
+
 def test_a_body_is_read_no_further_than_it_may_be_long() -> None:
     endless = Sent(*[b"x" * 1000] * 1000)
     assert answer(endless) == (413, "the body is longer than 4096 bytes.")
@@ -126,7 +142,7 @@ def test_a_server_with_a_token_serves_those_who_send_it(headers: dict[str, str],
 
 def test_a_full_server_refuses_before_it_reads() -> None:
     async def work() -> None:
-        async with digits_batcher(max_batch_size=1, max_queue=1) as batcher:
+        async with batcher_of(max_batch_size=1, max_queue=1) as batcher:
             asked = await asked_request(Sent(body(steps=50)), batcher)
             made = [asyncio.ensure_future(batcher.generate(asked)) for _ in range(2)]
             await asyncio.sleep(0)

@@ -20,10 +20,13 @@ from diffusolve.batching import BatchRun, coefficients, slots_of
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
 from diffusolve.denoisers.digits_network import NO_CLASS, load_digits_network
 from diffusolve.plan import Plan
-from examples import digits_model, serve_fastapi, serve_ray
+from examples import picture_model, serve_fastapi, serve_ray
 
 PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
 CODE = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+DIGITS = picture_model.MODELS["digits"]
 
 
 # The page
@@ -80,12 +83,12 @@ def test_the_pages_engine_makes_the_samples_that_a_batch_makes() -> None:
 
 def test_the_model_of_digits_guides_each_request_as_it_asks() -> None:
     requests = [
-        digits_model.digit_request(digit, "UniPC", 6, seed=digit, guidance=g)
+        picture_model.picture_request(DIGITS, digit, "UniPC", 6, seed=digit, guidance=g)
         for digit, g in ((3, 1.0), (5, 2.0), (7, 4.0))
     ]
 
     async def work() -> list[torch.Tensor]:
-        async with digits_model.digits_batcher() as batcher:
+        async with picture_model.batcher_of() as batcher:
             return await asyncio.gather(*map(batcher.generate, requests))
 
     network = Denoiser(load_digits_network(), "v_prediction", diffusolve.SD15)
@@ -103,16 +106,29 @@ def plan_of(request: Any) -> Plan:
 
 def test_a_picture_is_black_where_the_sample_is_minus_one() -> None:
     sample = torch.linspace(-1.5, 1.5, 64).reshape(1, 8, 8)
-    with Image.open(io.BytesIO(digits_model.png(sample, zoom=2))) as picture:
+    with Image.open(io.BytesIO(picture_model.png(sample, zoom=2))) as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (16, 16)
     assert (pixels[0, 0], pixels[-1, -1]) == (0, 255)
     assert (np.diff(pixels[::2, ::2].astype(int).ravel()) >= 0).all()
 
 
+def test_a_server_of_emoji_answers_in_colour() -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+
+    with TestClient(serve_fastapi.make_app(max_batch_size=4, max_queue=2, model="emoji")) as opened:
+        answer = opened.post("/generate", json={"class": "heart", "steps": 12, "seed": 1})
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (128, 128))
+        red, _, blue = np.asarray(picture).reshape(-1, 3).astype(int).T
+    assert abs(red - blue).max() > 30  # no grey
+
+
 def test_there_are_ten_digits() -> None:
     with pytest.raises(ValueError, match="digit is 10: expected 0 to 9"):
-        digits_model.digit_request(10)
+        picture_model.picture_request(DIGITS, 10)
 
 
 # The web server
