@@ -7,6 +7,7 @@ from math import isfinite, isnan
 from numbers import Integral, Real
 
 __all__ = [
+    "NoDensityError",
     "NotPlannableError",
     "PlanFormatError",
     "SingularPointError",
@@ -36,6 +37,10 @@ class SingularPointError(ValueError):
 
 class NotPlannableError(ValueError):
     """A solver that looks at the data (an adaptive one) was asked for a table of coefficients."""
+
+
+class NoDensityError(ValueError):
+    """The probability of a step was asked for that has no density: it adds no noise, or none of its own."""
 
 
 class PlanFormatError(ValueError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
+from diffusolve.backends.log_prob import Asked, LogProbStep, NoisyStage, Told, moved_on, transition_for
 from diffusolve.backends.lowered import SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
@@ -146,7 +147,7 @@ class Run:
         """The prediction of x0 by the network's `output` on sample `x`, transformed."""
         return data_prediction(self.stage, x, output, self.transform)
 
-    def step(self, output: Array, x: Array, unguided: Array | None = None) -> Array:
+    def step(self, output: Array, x: Array, unguided: Array | None = None, *, log_prob: bool = False) -> Array:
         """The next sample, from the network's `output` on the current sample `x`.
 
         Args:
@@ -154,6 +155,7 @@ class Run:
             x: the sample that :meth:`begin` or the last step returned.
             unguided: what it says without guidance, the shape of `x`: for plans that read it, in those stages at least
                 whose ``reads_unguided`` is true.
+            log_prob: short for :meth:`step_log_prob`, which says more and is what is returned then.
 
         Raises:
             ValueError: an output has another shape than `x`, or `x` another than earlier samples that are remembered;
@@ -161,6 +163,8 @@ class Run:
             IndexError: the plan has no more stages.
             RuntimeError: another step of this run is under way.
         """
+        if log_prob:
+            return self.step_log_prob(output, x, None, unguided)
         held = self._slots
         try:
             slots = held.pop()
@@ -197,6 +201,84 @@ class Run:
             return following
         finally:
             held.append(slots)
+
+    def step_log_prob(
+        self,
+        output: Array,
+        x: Array,
+        next_sample: Array | None = None,
+        unguided: Array | None = None,
+        *,
+        dims: int | Sequence[int] | None = None,
+        reduction: str = "mean",
+    ) -> LogProbStep:
+        """The next sample as :meth:`step` makes it, or the one given, with its log-probability given those before.
+
+        That is the logarithm of the normal density, constants and ``log(std)`` included. Gradients flow from it and
+        from the mean to `output`, not through a sample that is drawn. With `next_sample` the run goes on as if its
+        noise had led there: the ratio of PPO, for a step made before, by another network.
+
+            old = run.step_log_prob(output, x)
+            new = again.step_log_prob(network(x), x, old.next_sample)
+            ratio = (new.log_prob - old.log_prob).exp()
+
+        Args:
+            output, x, unguided: as for :meth:`step`.
+            next_sample: the sample to take, shape of `x`; when missing, one is drawn as :meth:`step` draws it.
+            dims: the dimensions to reduce over; all but the first when missing.
+            reduction: "mean", the average over these dimensions as in Flow-GRPO and DDPO, or "sum", the density.
+
+        Raises:
+            NoDensityError: the step adds no noise, or noise that is not independent of what was drawn before. The run
+                is left where it was: :meth:`step` makes such a step.
+            ValueError, IndexError, RuntimeError: as of :meth:`step`; a `next_sample` of another shape, `dims` that
+                `x` does not have.
+        """
+        return self._step_asked(output, x, Asked(next_sample, dims, reduction), unguided)
+
+    def _step_asked(self, output: Array, x: Array, asked: Asked, unguided: Array | None = None) -> LogProbStep:
+        """The same, for what is `asked`."""
+        held = self._slots
+        try:
+            slots = held.pop()
+        except IndexError:
+            raise self._is_busy() from None
+        try:
+            asked.check(x)
+            stages = self._stages
+            if not stages or x.shape != self._shape or output.shape != x.shape:
+                stages = self._bind(x, output, begun=slots is not None)
+            position, told = self.position, Told.by(self.draw_noise)
+            if position == len(stages):
+                raise self._is_over()
+            bound = stages[position]
+            stage, backend = bound.lowered, backend_of(x)
+            transition_for(self.plan, position, told)
+            if unguided is not None or stage.reads_unguided:
+                self._with_unguided(bound, x, unguided, slots is not None)
+            places = [*(self._empty if slots is None else slots), unguided, output, x]
+            if stage.keeps is not None:
+                places[stage.keeps] = x
+            if stage.data is not None and self.transform is not None:
+                data = backend.bind(stage.data)(places)
+                places[stage.data.target] = self.transform(data, self.plan.stages[position])
+            result = moved_on(asked, told, NoisyStage.of_lowered(stage), places, backend, self._drawing(x))
+            self.position = position + 1
+            if self.position == len(stages):
+                slots = None
+            else:
+                del places[UNGUIDED:]
+                for slot in stage.frees:
+                    places[slot] = None
+                slots = places
+            return result
+        finally:
+            held.append(slots)
+
+    def _drawing(self, x: Array) -> Callable[[float, float], Array]:
+        """The source of noise for samples like `x`."""
+        assert self.draw_noise is not None  # the plan is stochastic
+        return partial(self.draw_noise, x)
 
     def _with_unguided(self, stage: BoundStage, x: Array, unguided: Array | None, begun: bool) -> BoundStage:
         """`stage`, bound for the unguided output as well.

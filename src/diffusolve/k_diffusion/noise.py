@@ -54,6 +54,8 @@ class BrownianTreeNoiseSampler:
         transform: takes sigma to the path's time.
     """
 
+    is_path = True
+
     def __init__(
         self,
         x: Tensor,

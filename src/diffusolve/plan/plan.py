@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, log
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from diffusolve.plan.transition import Transition
 
 __all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
 
@@ -160,6 +162,29 @@ class Plan:
     def next_sample(self, index: int) -> str:
         """The register of the sample that stage `index` leads to."""
         return self.stages[index + 1].sample if index + 1 < len(self.stages) else self.result
+
+    def transition(self, index: int, handed: Collection[tuple[float, float]] = ()) -> Transition:
+        """The normal distribution of the sample that stage `index` leads to, given all samples before it.
+
+        Its mean is a sum of registers and its standard deviation a number, both settled when the plan was made. The
+        noises of a run are taken to be independent: the result says where on a Brownian path they are not.
+
+        >>> import diffusolve
+        >>> plan = diffusolve.sampler("Euler a").plan(diffusolve.SD15, "epsilon", steps=10)
+        >>> [name for name, _ in plan.transition(3).mean], round(plan.transition(3).std, 4)
+        (['x3', 'data3'], 1.8203)
+
+        Args:
+            index: the number of the stage, from 0.
+            handed: intervals of sigma for which a run is handed something else than noise.
+
+        Raises:
+            NoDensityError: the stage adds no noise, or remembers some that does not follow from the samples.
+            IndexError: the plan has no such stage.
+        """
+        from diffusolve.plan.transition import transition
+
+        return transition(self, index, frozenset(handed))
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text; :meth:`from_json` gives back an equal plan. The format: docs/plan-format.md."""

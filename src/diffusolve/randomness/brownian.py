@@ -31,6 +31,9 @@ class BrownianPath:
         ImportError: torchsde is not installed.
     """
 
+    is_path = True
+    """Noise of overlapping intervals is not independent: steps that draw some have no log-probability."""
+
     def __init__(self, sigma_min: float, sigma_max: float, seed: int | Sequence[int] | None = None) -> None:
         if find_spec("torchsde") is None:
             raise ImportError("a Brownian path needs the package torchsde: pip install 'diffusolve[sde]'.")

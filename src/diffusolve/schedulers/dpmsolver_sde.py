@@ -97,6 +97,8 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
 class PathNoise(Noise):
     """Noise along a Brownian path, for the very float32 numbers that diffusers asks its path for."""
 
+    is_path = True
+
     def __init__(self, plan: Plan, seed: int | Sequence[int] | None) -> None:
         super().__init__(None)
         self.asked = _asked_of_path(plan)
@@ -110,6 +112,8 @@ class PathNoise(Noise):
 
 class FlowPathNoise(Noise):
     """Noise along a Brownian path over flow matching's sigma."""
+
+    is_path = True
 
     def __init__(self, plan: Plan, seed: int | Sequence[int] | None) -> None:
         super().__init__(None)

@@ -346,7 +346,8 @@ def updated(
     run = OpenRun(
         plan, lambda *_: noise, lambda *_: data, dict(zip(registers, given[:-1], strict=True)), position=index
     )
-    return run.step(sample, sample)
+    converted: Tensor = run.step(sample, sample)
+    return converted
 
 
 def updates(**orders: int) -> Members:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffusolve.arrays import cast_like
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
+from diffusolve.backends.log_prob import Asked, LogProbStep, NoisyStage, Told, moved_on, transition_for
+from diffusolve.backends.lowered import SAMPLE
 from diffusolve.plan import OUTPUT, Plan
 
 if TYPE_CHECKING:
@@ -77,21 +79,33 @@ class OpenRun(Run):
         scaled: Tensor = x if scale == 1.0 else backend_of(x).combine((x,), (scale,))
         return scaled
 
-    def step(self, output: Tensor, x: Tensor, unguided: Tensor | None = None) -> Tensor:
+    def step(self, output: Tensor, x: Tensor, unguided: Tensor | None = None, *, log_prob: bool = False) -> Any:
         """The next sample, from the network's `output` on the current sample `x`; as that of a plain run."""
-        stage, position, backend = self.stage, self.position, backend_of(x)
-        if output.shape != x.shape or unguided is not None:
-            self._bind(x, output)  # which says what is wrong
-        held = {**self.held, stage.sample: x, OUTPUT: output, stage.data: self.data(output, x)}
+        if log_prob:
+            return self.step_log_prob(output, x, None, unguided)
+        stage, backend = self.stage, backend_of(x)
+        held = self._given(output, x, unguided)
         for noise in stage.update.noises:
             assert self.draw_noise is not None  # the plan is stochastic
             held[noise.register] = self.draw_noise(x, noise.sigma_from, noise.sigma_to)
         for write in stage.update.writes:
             sources, coefficients = [held[source] for source, _ in write.terms], [c for _, c in write.terms]
             held[write.register] = backend.combine(sources, coefficients) if sources else torch.zeros_like(x)
-        following: Tensor = cast_like(held[self.plan.next_sample(position)], x)
+        following: Tensor = cast_like(held[self.plan.next_sample(self.position)], x)
+        self._remember(held)
+        return following
+
+    def _given(self, output: Tensor, x: Tensor, unguided: Tensor | None) -> dict[Any, Tensor]:
+        """The arrays that the next stage reads: those remembered, the sample and what the network says of it."""
+        stage = self.stage
+        if output.shape != x.shape or unguided is not None:
+            self._bind(x, output)  # which says what is wrong
+        return {**self.held, stage.sample: x, OUTPUT: output, stage.data: self.data(output, x)}
+
+    def _remember(self, held: dict[Any, Tensor]) -> None:
+        """Be one stage further, and hold what later stages read of `held`, and others for a while."""
         del held[OUTPUT]
-        self.position = position = position + 1
+        self.position = position = self.position + 1
         live = self._live[position]
         for register in (held.keys() - self._needed.keys()) | (held.keys() & live):
             self._needed[register] = position
@@ -100,7 +114,19 @@ class OpenRun(Run):
             for register, array in held.items()
             if register in live or self._needed[register] > position - WINDOW
         }
-        return following
+
+    def _step_asked(self, output: Tensor, x: Tensor, asked: Asked, unguided: Tensor | None = None) -> LogProbStep:
+        """The next sample with its log-probability; as that of a plain run."""
+        asked.check(x)
+        update, told = self.stage.update, Told.by(self.draw_noise)
+        transition_for(self.plan, self.position, told)
+        held = self._given(output, x, unguided)
+        stage = NoisyStage.of_plan(update, self.plan.next_sample(self.position), self._live[self.position + 1])
+        held[SAMPLE] = x
+        result = moved_on(asked, told, stage, held, backend_of(x), self._drawing(x))
+        del held[SAMPLE]
+        self._remember(held)
+        return result
 
     def again(self, draw_noise: DrawNoise | None) -> OpenRun:
         """Another run of the same plan from its start."""

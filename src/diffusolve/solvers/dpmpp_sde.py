@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import sqrt
 
-from diffusolve.noise import Grid
+from diffusolve.noise import Grid, Point
 from diffusolve.solvers.ancestral import ancestral_noise, split_noise
 from diffusolve.solvers.cfg_pp import renoised
 from diffusolve.solvers.checks import check_choice, check_eta, check_part
@@ -16,6 +16,7 @@ from diffusolve.solvers.solver import solver
 __all__ = ["dpmpp_2s_ancestral", "dpmpp_sde"]
 
 NOISES = ("disjoint", "path")
+NOISES_OF_SDE = (*NOISES, "bridge")
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S) and section 4.3 (SDE); k-diffusion, sample_dpmpp_sde")
@@ -30,13 +31,15 @@ def dpmpp_sde(
         r: where on the way the network is asked, as a part of the step in log-SNR, in (0, 1).
         noise: "disjoint" draws the noise of the first part of the step and that of the rest, and makes that of the
             whole step of both. "path", as k-diffusion has it, draws the noise of the first part and that of the whole
-            step, which is right only if the noise follows one Brownian path.
+            step, which is right only if the noise follows one Brownian path. "bridge" draws as "disjoint" does, and
+            makes the noise of the whole step of both as a Brownian path in sigma has it: along one the steps are those
+            of "path", and they have a density.
 
     A step that starts or ends at infinite log-SNR is of first order: there is no way to be in the middle of.
     """
     check_eta(eta)
     check_part("r", r)
-    check_choice("noise", noise, NOISES)
+    check_choice("noise", noise, NOISES_OF_SDE)
     for s, t in pairwise(grid):
         x, data = yield Evaluate(x, s)
         up, down = split_noise(s, t, eta)
@@ -50,17 +53,27 @@ def dpmpp_sde(
                 inner = inner + (s_noise * inner_up) * first
             inner, inner_data = yield Evaluate(inner, middle, stage=1)
             data = (1 - 1 / (2 * r)) * data + 1 / (2 * r) * inner_data
-            if inner_up > 0 and noise == "disjoint":
-                rest_up, rest_down = split_noise(middle, t, eta)
-                kept_up = (
-                    rest_down.sigma / middle.sigma * inner_up
-                )  # what a step from the middle leaves of the first noise
-                total = sqrt(kept_up**2 + rest_up**2)
-                fresh = kept_up / total * first + rest_up / total * (yield Noise(middle, t))
+            if inner_up > 0 and noise != "path":
+                kept, added = _parts(middle, t, eta, inner_up) if noise == "disjoint" else _bridge(s, middle, t)
+                fresh = kept * first + added * (yield Noise(middle, t))
         x = ddim_step(x, data, s, down)
         if up > 0:
             x = x + (s_noise * up) * ((yield Noise(s, t)) if fresh is None else fresh)
     return x
+
+
+def _parts(middle: Point, t: Point, eta: float, inner_up: float) -> tuple[float, float]:
+    """The weights of the noise up to `middle`, of which a step from there leaves some, and of that after it."""
+    rest_up, rest_down = split_noise(middle, t, eta)
+    kept_up = rest_down.sigma / middle.sigma * inner_up
+    total = sqrt(kept_up**2 + rest_up**2)
+    return kept_up / total, rest_up / total
+
+
+def _bridge(s: Point, middle: Point, t: Point) -> tuple[float, float]:
+    """The weights of both in the noise of a Brownian path from `s` to `t`."""
+    part = (s.sigma - middle.sigma) / (s.sigma - t.sigma)
+    return sqrt(part), sqrt(1 - part)
 
 
 @solver(paper="Lu et al. 2022, DPM-Solver++, algorithm 1 (2S); k-diffusion, sample_dpmpp_2s_ancestral")

@@ -1,0 +1,257 @@
+"""The step of a run with its log-probability: the density of the next sample, drawn or given, given those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import hypot, log, pi
+from typing import Any, NamedTuple, TypeAlias
+
+from diffusolve.arrays import Array, cast_like, detached, is_torch, namespace, widen
+from diffusolve.backends.backend import Backend
+from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum
+from diffusolve.errors import NoDensityError, unknown_name
+from diffusolve.plan import WITH_DENSITY, Plan, Transition, Update, noise_in, share_of
+
+__all__ = ["REDUCTIONS", "Asked", "LogProbStep", "NoisyStage", "Told", "log_density", "moved_on", "transition_for"]
+
+REDUCTIONS = ("mean", "sum")
+
+DrawBetween = Callable[[float, float], Array]
+"""Draws noise for the interval between two sigmas."""
+
+Place: TypeAlias = Any
+"""The number of a place, or the name of a register where sums are those of a plan."""
+
+Places: TypeAlias = Any
+"""The arrays that sums read and write, by place: a list or a dictionary."""
+
+
+class LogProbStep(NamedTuple):
+    """A step, and the density of where it led.
+
+    Attributes:
+        next_sample: the sample after the step, shape (batch, ...), in the precision of the sample before it.
+        log_prob: the logarithm of its density, summed or averaged over dimensions; at least float32.
+        mean: of the distribution that it is from, shape (batch, ...), at least float32. It depends on the network's
+            output, through which gradients flow.
+        std: its standard deviation, the same for all numbers; an array where the network or the caller says it of each.
+    """
+
+    next_sample: Array
+    log_prob: Array
+    mean: Array
+    std: Any
+
+    @property
+    def prev_sample(self) -> Array:
+        """The next sample, by the name that diffusers has for it."""
+        return self.next_sample
+
+
+class Asked(NamedTuple):
+    """The log-probability that is asked for.
+
+    Attributes:
+        next_sample: the sample to take for the next one; one is drawn when missing.
+        dims: the dimensions to reduce over; all but the first when missing.
+        reduction: "mean" or "sum".
+        like: an array in whose precision a sample that is drawn is to be; that of the sample before it when missing.
+    """
+
+    next_sample: Array | None = None
+    dims: int | Sequence[int] | None = None
+    reduction: str = "mean"
+    like: Array | None = None
+
+    def check(self, x: Array) -> None:
+        """Raise unless this can be asked of a step from `x`."""
+        if self.reduction not in REDUCTIONS:
+            raise unknown_name("reduction", self.reduction, REDUCTIONS)
+        if self.next_sample is not None and self.next_sample.shape != x.shape:
+            raise ValueError(
+                f"the next sample has shape {tuple(self.next_sample.shape)}, but the sample has shape "
+                f"{tuple(x.shape)}: they must be equal."
+            )
+        axes(self.dims, x)
+
+
+class Told(NamedTuple):
+    """A source of noise, as far as it says more than it draws.
+
+    Attributes:
+        deviation: the standard deviation that its noise comes with.
+        handed: pairs of sigmas for which it hands over something else than noise.
+        is_path: its noise follows a Brownian path, so that overlapping intervals are not independent.
+    """
+
+    deviation: Array | None
+    handed: Mapping[tuple[float, float], Array]
+    is_path: bool
+
+    @classmethod
+    def by(cls, source: Any) -> Told:
+        """The attributes of these names that `source` has."""
+        return cls(getattr(source, "deviation", None), getattr(source, "handed", {}), getattr(source, "is_path", False))
+
+
+def transition_for(plan: Plan, index: int, told: Told) -> Transition:
+    """The transition of stage `index` with noise of a source that has `told` this.
+
+    Raises:
+        NoDensityError: there is none.
+    """
+    transition = plan.transition(index, frozenset(told.handed))
+    if transition.overlaps and told.is_path:
+        raise NoDensityError(
+            f"{plan.solver} draws noise in evaluation {index} for a part of a Brownian path that it has drawn before, "
+            "so that the two are not independent. Give another source of noise, or take an option of the solver with "
+            f"noise of its own for each part (noise='disjoint' or 'bridge'), or one of {WITH_DENSITY}."
+        )
+    return transition
+
+
+class NoisyStage(NamedTuple):
+    """A stage as its sums, lowered or the plan's own.
+
+    Attributes:
+        sums: in their order, the last of which leads to the place `last`, that of the next sample.
+        last: that place.
+        noises: (place, sigma_from, sigma_to) for each noise to draw.
+        held: the places that are read by later stages.
+    """
+
+    sums: Sequence[Sum]
+    last: Place
+    noises: Sequence[tuple[Place, float, float]]
+    held: Collection[Place]
+
+    @classmethod
+    def of_lowered(cls, stage: LoweredStage) -> NoisyStage:
+        """The stage that `stage` is."""
+        return cls(stage.sums, NEXT, stage.noises, [slot for _, slot in stage.holds])
+
+    @classmethod
+    def of_plan(cls, update: Update, following: str, live: Collection[str]) -> NoisyStage:
+        """The stage that does `update`, by names: to the sample `following`, where later stages read those `live`."""
+        sums = []
+        for register, terms in update.writes:
+            target: Any = register
+            sources: Any = tuple([source for source, _ in terms])
+            sums.append(Sum(target, sources, tuple([c for _, c in terms])))
+        return cls(sums, following, update.noises, live)
+
+
+def moved_on(
+    asked: Asked, told: Told, stage: NoisyStage, places: Places, backend: Backend, draw: DrawBetween
+) -> LogProbStep:
+    """Make the step of `stage`: fill its places as if noise had been drawn that leads to the next sample.
+
+    Args:
+        asked: what is asked for.
+        told: what the source of the noise says of it.
+        stage: what to do.
+        places: what it reads, with the sample at -1; what it writes is put there, but for `NEXT`.
+        backend: of the arrays.
+        draw: draws noise for the interval between two sigmas.
+    """
+    sums, last = stage.sums, stage.last
+    noises = {place: (start, end) for place, start, end in stage.noises}
+    drawn = {place: interval for place, interval in noises.items() if interval not in told.handed}
+    for place in noises.keys() - drawn.keys():
+        places[place] = told.handed[noises[place]]
+    parts = noise_in(sums, drawn)
+    shared = parts[last]
+    mean = _means(sums, last, drawn, places, backend)
+    std = hypot(*shared.values()) * (1.0 if told.deviation is None else told.deviation)
+    following = asked.next_sample
+    if following is None:
+        fresh = {place: draw(*interval) for place, interval in drawn.items()}
+        terms = [(place, c) for place, c in shared.items() if c]
+        following = backend.combine([mean, *(fresh[place] for place, _ in terms)], [1.0, *(c for _, c in terms)])
+        following = cast_like(following, places[SAMPLE] if asked.like is None else asked.like)
+    at = detached(following) if asked.next_sample is None else following
+    log_prob = log_density(at, mean, std, asked.dims, asked.reduction)
+    _remember_noise(stage, parts, following, mean, places, backend)
+    return LogProbStep(following, log_prob, mean, std)
+
+
+def _remember_noise(
+    stage: NoisyStage,
+    parts: Mapping[Place, Mapping[Place, float]],
+    following: Array,
+    mean: Array,
+    places: Places,
+    backend: Backend,
+) -> None:
+    """Add to what is held the noise that led from `mean` to the sample `following`; `parts` say how much has what."""
+    away: Any = None
+    drawn = {place for place, _, _ in stage.noises}
+    for place in stage.held:
+        share = share_of(parts.get(place, {}), parts[stage.last])
+        if place == stage.last:
+            places[place] = following
+        elif share:
+            away = widen(following) - mean if away is None else away
+            own = [] if place in drawn else [places[place]]
+            places[place] = backend.combine([*own, away], [*(1.0 for _ in own), share])
+
+
+def _means(sums: Iterable[Sum], last: Place, drawn: Collection[Place], places: Places, backend: Backend) -> Array:
+    """Fill the places of `sums` without the noise `drawn` into some, and return the last one's."""
+    silent, mean = {*drawn}, None
+    for total in sums:
+        terms = [term for term in zip(total.sources, total.coefficients, strict=True) if term[0] not in silent]
+        heard = Sum(total.target, tuple(source for source, _ in terms), tuple(c for _, c in terms))
+        value = widen(backend.bind(heard)(places))
+        if total.limit != float("inf"):
+            value = backend.clip(value, total.limit)
+        if total.target == last:
+            mean = value
+        if total.target != NEXT:
+            places[total.target] = value
+        silent.discard(total.target)
+    assert mean is not None
+    return mean
+
+
+def log_density(
+    sample: Array, mean: Array, std: Any, dims: int | Sequence[int] | None = None, reduction: str = "mean"
+) -> Array:
+    """The logarithm of the normal density at `sample`, with all constants, summed or averaged over `dims`.
+
+    ``-(sample - mean)**2 / (2 * std**2) - log(std) - log(2 * pi) / 2`` for each number. It is computed in float32 at
+    least, whatever the precision of `sample`.
+
+    Args:
+        sample, mean: shape (batch, ...).
+        std: a number, or an array that broadcasts to that shape.
+        dims: the dimensions to reduce over; all but the first when missing, so that the result has shape (batch,).
+        reduction: "sum", the density of all numbers together, or "mean", a number's share of it on average.
+
+    Raises:
+        UnknownNameError: another reduction.
+    """
+    if reduction not in REDUCTIONS:
+        raise unknown_name("reduction", reduction, REDUCTIONS)
+    xp, over = namespace(mean), axes(dims, mean)
+    away = (widen(sample) - mean) / std
+    each = -0.5 * away * away - 0.5 * log(2 * pi) - (log(std) if isinstance(std, float) else xp.log(std))
+    if not over:
+        return each
+    reduce = xp.sum if reduction == "sum" else xp.mean
+    return reduce(each, dim=over) if is_torch(each) else reduce(each, axis=over)
+
+
+def axes(dims: int | Sequence[int] | None, x: Array) -> tuple[int, ...]:
+    """The dimensions of `x` to reduce over.
+
+    Raises:
+        ValueError: `x` has no such dimension.
+    """
+    if dims is None:
+        return tuple(range(1, x.ndim))
+    given = (dims,) if isinstance(dims, int) else tuple(dims)
+    for dim in given:
+        if not -x.ndim <= dim < x.ndim:
+            raise ValueError(f"dims is {dims}, but the sample has {x.ndim} dimensions: expected 0 to {x.ndim - 1}.")
+    return given

@@ -1,0 +1,279 @@
+"""Log-probabilities of steps against torch.distributions, changes of variables by autograd, and published formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from diffusolve import CATALOG, sampler
+from diffusolve.backends import Run
+from diffusolve.backends.log_prob import log_density
+from diffusolve.errors import NoDensityError, UnknownNameError
+from diffusolve.noise import SD15, FlowMatching, Grid
+from diffusolve.plan import WITH_DENSITY, Plan, trace
+from diffusolve.prediction import prediction
+from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers.open_run import OpenRun
+from diffusolve.solvers import Solver, dpmpp_sde
+from diffusolve.spacing import Karras
+from tests.every_solver import EVERY_SOLVER, as_taken_by
+from tests.tables import for_each
+
+VP = Karras(final_sigma="sigma_min").grid(SD15, 6)
+FLOW = Karras(final_sigma="sigma_min", sigma_max=0.95).grid(FlowMatching(3.0), 6)
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "eta": {"eta": 1.0},
+    "s_churn": {"s_churn": 3.0},
+    "use_pece": {"use_pece": True},
+    "form": {"form": "noise"},
+    "cfg_pp": {"cfg_pp": True},
+}
+"""Option -> a value of it that makes or moves noise."""
+
+
+def stochastic_plans() -> Iterator[tuple[str, Plan]]:
+    """Every solver with each of its options that concern noise, where its plan draws some."""
+    for name, solver in EVERY_SOLVER.items():
+        if solver.adaptive:
+            continue
+        for told, each in variants(name, solver):
+            grid = FLOW if name.startswith(("flow", "rescaled")) else VP
+            plan = trace(each, as_taken_by(each, grid), prediction("epsilon"))
+            if plan.is_stochastic:
+                yield told, plan
+
+
+def variants(name: str, solver: Solver) -> Iterator[tuple[str, Solver]]:
+    yield name, solver
+    for option, values in OPTIONS.items():
+        if option in solver.defaults:
+            also = {"eta": 0.5} if "eta" in solver.defaults and option not in ("eta", "s_churn") else {}
+            also |= {"evaluations": 6} if "evaluations" in solver.defaults else {}  # among which churn is divided
+            yield f"{name}, {option}", solver.with_options(**also, **values)
+    if "path" in str(solver.function.__doc__) and "noise" in solver.defaults:
+        yield f"{name}, path", solver.with_options(eta=1.0, noise="path")
+
+
+PLANS = dict(stochastic_plans())
+
+
+def network(x: Tensor) -> Tensor:
+    return 0.8 * torch.tanh(x) + 0.1 * torch.sin(3 * x)
+
+
+def walked(run: Run, x: Tensor, with_density: bool) -> tuple[list[Tensor], list[int], Tensor]:
+    """(samples after each stage, the stages with a density, the sum of their log-probabilities)."""
+    x, samples, dense, total = run.begin(x), [], [], torch.zeros(1, dtype=torch.float64)
+    while not run.is_done:
+        output = network(run.model_input(x))
+        unguided = 0.9 * output + 0.1 * x if run.plan.reads_unguided else None
+        try:
+            run.plan.transition(run.position)
+            dense.append(run.position)
+        except NoDensityError:
+            with pytest.raises(NoDensityError):
+                run.step_log_prob(output, x, unguided=unguided)
+        if with_density and run.position in dense:
+            x, log_prob, _, _ = run.step_log_prob(output, x, unguided=unguided, reduction="sum")
+            total = total + log_prob
+        else:
+            x = run.step(output, x, unguided)
+        samples.append(x)
+    return samples, dense, total
+
+
+@for_each("plan", PLANS.values(), ids=PLANS)
+def test_log_probabilities_of_a_run_make_the_density_of_its_samples(plan: Plan) -> None:
+    opening = len(plan.opening.noises)
+    drawn = opening + sum(len(stage.update.noises) for stage in plan.stages)
+    z = torch.randn(drawn, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    start = torch.full((1, 1), 0.7 * plan.start.sigma, dtype=torch.float64)
+    kinds = (Run,) if plan.reads_unguided else (Run, OpenRun)
+    for kind in kinds:
+        once, again = iter(z), iter(z)
+        samples, dense, _ = walked(kind(plan, lambda x, *_, z=once: next(z).expand(x.shape)), start, False)
+        other, _, total = walked(kind(plan, lambda x, *_, z=again: next(z).expand(x.shape)), start, True)
+        torch.testing.assert_close(torch.stack(other), torch.stack(samples), rtol=1e-10, atol=1e-10)
+        assert len(dense) == drawn - opening, "each noise makes one sample's density"
+        rows = [torch.autograd.grad(samples[at].sum(), z, retain_graph=True)[0][opening:] for at in dense]
+        expected = Normal(0.0, 1.0).log_prob(z[opening:].detach()).sum() - torch.linalg.slogdet(torch.stack(rows))[1]
+        torch.testing.assert_close(total.detach()[0], expected, rtol=1e-8, atol=1e-8)
+
+
+@for_each("plan", PLANS.values(), ids=PLANS)
+def test_given_samples_have_the_density_that_they_were_drawn_with(plan: Plan) -> None:
+    def run() -> Run:
+        generator = torch.Generator().manual_seed(1)
+        return Run(plan, lambda x, *_: torch.randn(x.shape, dtype=x.dtype, generator=generator))
+
+    start = plan.start.sigma * torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    first, again = run(), run()
+    x, y = first.begin(start), again.begin(start)
+    while not first.is_done:
+        output = network(first.model_input(x))
+        unguided = 0.9 * output if plan.reads_unguided else None
+        try:
+            drawn = first.step_log_prob(output, x, unguided=unguided)
+        except NoDensityError:
+            x, y = first.step(output, x, unguided), again.step(output, y, unguided)
+        else:
+            given = again.step_log_prob(output, y, drawn.next_sample, unguided)
+            torch.testing.assert_close(given.log_prob, drawn.log_prob, rtol=1e-10, atol=1e-10)
+            x = y = drawn.next_sample
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+    for one, other in zip(first.registers.values(), again.registers.values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def noisy_run(name: str = "Euler a", steps: int = 6) -> Run:
+    plan = sampler(name).plan(SD15, "epsilon", steps=steps)
+    generator = torch.Generator().manual_seed(5)
+    return Run(plan, lambda x, *_: torch.randn(x.shape, generator=generator))
+
+
+def test_a_step_is_normal_with_its_mean_and_standard_deviation() -> None:
+    run, x = noisy_run(), torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    following, log_prob, mean, std = run.step_log_prob(network(x), x)
+    each = Normal(mean, std).log_prob(following)
+    torch.testing.assert_close(log_prob, each.mean(dim=(1, 2)))
+    for dims, reduction, expected in (
+        (None, "sum", each.sum(dim=(1, 2))),
+        ((1,), "mean", each.mean(dim=1)),
+        (2, "sum", each.sum(dim=2)),
+        ((-1, -2), "mean", each.mean(dim=(1, 2))),
+        ((), "mean", each),
+        ((0, 1, 2), "sum", each.sum()),
+    ):
+        torch.testing.assert_close(log_density(following, mean, std, dims, reduction), expected)
+        again = noisy_run().step_log_prob(network(x), x, following, dims=dims, reduction=reduction)
+        torch.testing.assert_close(again.log_prob, expected)
+    assert run.position == 1
+    assert noisy_run().step(network(x), x, log_prob=True).log_prob.equal(log_prob), "short for it"
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    plan = PLANS["dpmpp_sde"]
+    x = plan.start.sigma * torch.randn(1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = [x * factor for factor in (0.7, 0.5, 0.4)]
+
+    def density(outputs: Tensor) -> Tensor:  # of three samples, the later ones by way of the noise remembered
+        run, at, total = Run(plan, lambda x, *_: torch.zeros_like(x)), x, torch.zeros(1, dtype=torch.float64)
+        for output, following in zip(outputs, given, strict=True):
+            total = total + run.step_log_prob(output, at, following, reduction="sum").log_prob
+            at = following
+        return total
+
+    outputs = torch.randn(3, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    assert torch.autograd.gradcheck(density, (outputs,))
+
+
+def test_no_gradient_flows_through_a_sample_that_is_drawn() -> None:
+    run, x = noisy_run(), torch.randn(2, 3)
+    output = network(x).requires_grad_()
+    result = run.step_log_prob(output, x)
+    (gradient,) = torch.autograd.grad(result.log_prob.sum(), output, retain_graph=True)
+    (scored,) = torch.autograd.grad(Normal(result.mean, result.std).log_prob(result.next_sample.detach()).sum(), output)
+    torch.testing.assert_close(gradient, scored / 3)
+    assert gradient.abs().max() > 0
+
+
+def test_closed_form_on_a_gaussian() -> None:
+    """The step of Euler ancestral for data of a single point is the posterior of the forward process."""
+    run = noisy_run()
+    s, t = run.plan.stages[2].point, run.plan.stages[3].point
+    run.position = 2
+    x = torch.full((1, 1), 2.0 * s.sigma)
+    result = run.step_log_prob(x / s.sigma, x)  # the noise, for data at 0
+    # q(x_t | x_s, x0 = 0) of the forward process
+    ratio = (t.sigma / t.alpha) / (s.sigma / s.alpha)
+    std, mean = t.sigma * math.sqrt(1 - ratio**2), t.alpha / s.alpha * ratio**2 * x
+    torch.testing.assert_close(result.mean, mean, rtol=1e-4, atol=1e-4)
+    assert math.isclose(result.std, std, rel_tol=1e-6)
+    torch.testing.assert_close(
+        result.log_prob, Normal(mean, std).log_prob(result.next_sample)[:, 0], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_half_precision_samples_have_the_density_of_what_they_were_rounded_to() -> None:
+    run, x = noisy_run(), torch.randn(2, 64).bfloat16()
+    result = run.step_log_prob(network(x), x)
+    assert result.next_sample.dtype is torch.bfloat16
+    assert result.mean.dtype is result.log_prob.dtype is torch.float32
+    expected = Normal(result.mean, result.std).log_prob(result.next_sample.float()).mean(dim=1)
+    torch.testing.assert_close(result.log_prob, expected)
+    again = noisy_run().step_log_prob(network(x), x, result.next_sample)
+    assert again.log_prob.equal(result.log_prob), "the ratio is 1 where nothing has changed"
+
+
+def test_arrays_of_other_libraries_have_log_probabilities_too() -> None:
+    plan, x = noisy_run().plan, np.random.default_rng(0).standard_normal((2, 5))
+    noise = np.random.default_rng(1).standard_normal((2, 5))
+    ours = Run(plan, lambda x, *_: noise).step_log_prob(0.5 * x, x)
+    torchs = Run(plan, lambda x, *_: torch.from_numpy(noise)).step_log_prob(
+        torch.from_numpy(0.5 * x), torch.from_numpy(x)
+    )
+    for one, other in zip(ours, torchs, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_steps_without_a_density_say_so_and_leave_the_run_where_it_was() -> None:
+    x = torch.randn(1, 2)
+    run = Run(sampler("DPM++ 2M").plan(SD15, "epsilon", steps=6))
+    with pytest.raises(NoDensityError, match=r"adds no noise.*'Euler a'"):
+        run.step_log_prob(x, x)
+    run.step(x, x)
+    run = noisy_run()
+    while run.position < 5:
+        x = run.step(x, x)
+    with pytest.raises(NoDensityError, match="evaluation 5"):  # to sigma = 0
+        run.step_log_prob(x, x)
+    run.step(x, x)
+    with pytest.raises(IndexError, match="all of them are done"):
+        run.step_log_prob(x, x)
+    for name in WITH_DENSITY.replace("'", "").replace("and, on flow matching, ", ", ").split(", "):
+        if name.strip() == "Flow SDE":
+            continue
+        assert name.strip() in CATALOG
+        plan = sampler(name.strip()).plan(SD15, "epsilon", steps=10)
+        assert plan.transition(5).std > 0
+
+
+def path_run(noise: str, path: BrownianPath, grid: Grid) -> Run:
+    return Run(trace(dpmpp_sde.with_options(noise=noise), grid, prediction("epsilon")), path)
+
+
+def test_overlapping_parts_of_a_brownian_path_have_no_density_but_its_bridges_do() -> None:
+    pytest.importorskip("torchsde")
+    x = torch.randn(2, 3, dtype=torch.float64)
+    path, bridge = (path_run(noise, BrownianPath(0.01, 20.0, 7), VP) for noise in ("path", "bridge"))
+    y = x
+    for _ in range(path.plan.nfe // 2):
+        x = path.step_log_prob(network(x), x).next_sample
+        with pytest.raises(NoDensityError, match=r"Brownian path.*'bridge'"):
+            path.step_log_prob(network(x), x)
+        x = path.step(network(x), x)
+        for _ in range(2):
+            y = bridge.step_log_prob(network(y), y).next_sample
+        torch.testing.assert_close(x, y)
+
+
+@for_each(
+    "asked, error, message",
+    [
+        ({"reduction": "total"}, UnknownNameError, "unknown reduction 'total'"),
+        ({"dims": (1, 4)}, ValueError, "dims is .*: expected 0 to 1"),
+        ({"next_sample": torch.zeros(1, 3)}, ValueError, "the next sample has shape"),
+    ],
+)
+def test_what_cannot_be_asked_is_an_error(asked: dict[str, object], error: type[Exception], message: str) -> None:
+    run, x = noisy_run(), torch.randn(2, 3)
+    with pytest.raises(error, match=message):
+        run.step_log_prob(x, x, **asked)
+    run.step(x, x)
