@@ -111,6 +111,11 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 "an asyncio front end that serves requests from one mixed batch; metrics",
                 LEAVES | SAMPLING | {"sampling", "batching", "catalog"},
             ),
+            (
+                "bulk",
+                "files of rows made on one machine or many: one mixed batch per worker, shards, going on after a stop",
+                LEAVES | SAMPLING | {"sampling", "batching", "denoisers", "catalog"},
+            ),
         )
     }
 )

@@ -19,6 +19,7 @@ from diffusolve.errors import needs_torch
 from diffusolve.schedulers import import_paths
 
 if TYPE_CHECKING:
+    from diffusolve import bulk as bulk
     from diffusolve import catalog as catalog
     from diffusolve import denoisers as denoisers
     from diffusolve import k_diffusion as k_diffusion
@@ -180,7 +181,7 @@ _HOME = {
 import_paths.watch(_HOME)
 diffusers_bridge.watch(import_paths.in_both())
 
-_ROOMS = ("catalog", "denoisers", "k_diffusion", "noise", "randomness", "serving", "solvers", "spacing")
+_ROOMS = ("bulk", "catalog", "denoisers", "k_diffusion", "noise", "randomness", "serving", "solvers", "spacing")
 """Parts of the package that are public as they are."""
 
 __all__ = ["__version__", *sorted((*_HOME, *_ROOMS))]

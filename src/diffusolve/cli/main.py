@@ -15,7 +15,8 @@ __all__ = ["main", "run_program"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments` (those of the process when missing) and exit.
 
-    Exit status 0: done. 2: something was wrong with the arguments, said in one line. 130: interrupted.
+    Exit status 0: done. 1: done but for some rows of `generate`. 2: something was wrong with the arguments, said in
+    one line. 130: interrupted.
     """
     try:
         import rich  # noqa: F401
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from diffusolve.cli.command import Command, program
     from diffusolve.cli.compare import CompareCommand, compare_command
     from diffusolve.cli.convert import convert_command
+    from diffusolve.cli.generate import generate_command
     from diffusolve.cli.list import list_command
     from diffusolve.cli.plan import plan_command
     from diffusolve.cli.sample import sample_command
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command("compare", cls=CompareCommand)(compare_command)
     app.command("convert", cls=Command)(convert_command)
     app.command("bench", cls=Command)(bench_command)
+    app.command("generate", cls=Command)(generate_command)
 
     app.callback()(program)
     run_program(app, arguments)

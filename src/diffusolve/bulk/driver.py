@@ -1,0 +1,114 @@
+"""The driver: hands out blocks, takes note of shards, replaces workers. Its work for a block does not grow."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+
+from tqdm.auto import tqdm
+
+from diffusolve.bulk.hands import Died, Failed, Hands
+from diffusolve.bulk.job import Folder, Job
+from diffusolve.bulk.worker import AHEAD, Turn
+
+__all__ = ["Drive"]
+
+PATIENCE = 3
+"""Deaths in a row, without a block done between them and besides one for each worker, after which it is hopeless."""
+
+
+class Drive:
+    """A job on its way.
+
+    Args:
+        folder: the job's.
+        job: what is to be made.
+        complete: the blocks that are done, with their numbers of failed rows; others are put in.
+        progress: show a progress bar.
+    """
+
+    def __init__(self, folder: Folder, job: Job, complete: dict[int, int], progress: bool) -> None:
+        self.folder = folder
+        self.job = job
+        self.complete = complete
+        self.progress = progress
+        self.rows_done = sum(len(job.rows_in(block)) for block in complete)
+        self.deaths = 0
+        self.calls = 0
+        self.evaluations = 0
+        self._pending = deque(block for block in range(job.blocks) if block not in complete)
+        self._given: dict[int, list[int]] = {}
+        self._held: dict[int, int] = {}
+        self._deaths_in_a_row = 0
+
+    @property
+    def occupancy(self) -> float:
+        """The share of evaluations in what the network computed."""
+        return self.evaluations / (self.calls * self.job.call_size) if self.calls else 0.0
+
+    def run(self, hands: Hands, workers: int) -> None:
+        """Do all that is not done, with so many workers.
+
+        Raises:
+            RuntimeError: workers die again and again.
+            Exception: whatever a worker cannot get over.
+        """
+        begun = time.monotonic()
+        bar = tqdm(total=self.job.rows, initial=self.rows_done, disable=not self.progress, unit="row", desc="rows")
+        with bar, contextlib.closing(hands):
+            for _ in range(min(workers, len(self._pending))):
+                self._start(hands)
+            while len(self.complete) < self.job.blocks:
+                for worker, said in hands.wait(1.0):
+                    if isinstance(said, Turn):
+                        self._take(hands, worker, said)
+                    elif isinstance(said, Died):
+                        self._replace(hands, worker, said, workers)
+                    elif isinstance(said, Failed):
+                        raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
+                seconds = max(time.monotonic() - begun, 1e-9)
+                bar.n = self.rows_done + sum(self._held.values())
+                rate = f"{self.evaluations / seconds:,.0f}"
+                bar.set_postfix({"evaluations/s": rate, "occupancy": f"{self.occupancy:.0%}"}, refresh=False)
+                bar.refresh()
+
+    def _start(self, hands: Hands) -> None:
+        worker = hands.start()
+        self._given[worker] = []
+        self._give(hands, worker, AHEAD)
+
+    def _give(self, hands: Hands, worker: int, wants: int) -> None:
+        """Let a worker go on, with as many blocks as it wants; one for whom there is nothing is left alone."""
+        blocks = [self._pending.popleft() for _ in range(min(wants, len(self._pending)))]
+        self._given[worker] += blocks
+        if self._given[worker]:
+            hands.give(worker, blocks, drain=not self._pending)
+
+    def _take(self, hands: Hands, worker: int, turn: Turn) -> None:
+        for done in turn.done:
+            self.folder.note(done.block, done.made, done.failed)
+            self._given[worker].remove(done.block)
+            self.complete[done.block] = done.failed
+            self.rows_done += done.rows
+            self._deaths_in_a_row = 0
+        self._held[worker] = turn.held
+        self.calls += turn.calls
+        self.evaluations += turn.evaluations
+        self._give(hands, worker, turn.wants)
+
+    def _replace(self, hands: Hands, worker: int, died: Died, workers: int) -> None:
+        """Give the blocks of a dead worker back, and start another one."""
+        lost = self._given.pop(worker)
+        self._pending.extendleft(reversed(lost))
+        self._held.pop(worker, None)
+        self.deaths += 1
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= PATIENCE + workers:
+            blocks = ", ".join(map(str, lost))
+            raise RuntimeError(
+                f"{self._deaths_in_a_row} workers died without a shard done between them; the last, {died.how}, was "
+                f"at blocks {blocks}. Is memory short? Does the script that calls generate() guard it by "
+                '`if __name__ == "__main__":`, as processes need it?'
+            )
+        self._start(hands)

@@ -1,0 +1,172 @@
+"""Workers in this process or in others of this machine, behind one face: give blocks, wait for what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from abc import ABC, abstractmethod
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from diffusolve.bulk.models import Model
+from diffusolve.bulk.worker import Order, Turn, Worker
+
+__all__ = ["Died", "Failed", "Hands", "OneHand", "Processes", "device_of", "with_device"]
+
+
+class Died(NamedTuple):
+    """A worker is gone, and with it what it had in hand."""
+
+    how: str
+
+
+class Failed(NamedTuple):
+    """A worker cannot go on, and another one could not either."""
+
+    error: BaseException
+    trace: str = ""
+
+
+Said = Turn | Died | Failed
+
+
+class Hands(ABC):
+    """Workers by numbers. What one is given, it answers once."""
+
+    @abstractmethod
+    def start(self) -> int:
+        """The number of a new worker, which is to be given something."""
+
+    @abstractmethod
+    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
+        """Let a worker work for a turn."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+        """What workers have said; nothing after so many seconds without a word."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers, whatever they are at."""
+
+
+class OneHand(Hands):
+    """One worker, in this process.
+
+    Args:
+        order: what to work on.
+        model: that of the order.
+    """
+
+    def __init__(self, order: Order, model: Model) -> None:
+        self._worker = Worker(order, model)
+        self._given: tuple[list[int], bool] | None = None
+
+    def start(self) -> int:
+        return 0
+
+    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
+        self._given = blocks, drain
+
+    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+        assert self._given is not None
+        return [(0, self._worker.turn(*self._given))]
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
+
+class Processes(Hands):
+    """Workers in processes of this machine. One that is killed is known to be by the end of its pipe.
+
+    Args:
+        order: what to work on.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._spawn = multiprocessing.get_context("spawn")
+        self._workers: dict[int, tuple[Any, Connection]] = {}
+        self._started = 0
+
+    def start(self) -> int:
+        number = self._started
+        self._started += 1
+        mine, its = self._spawn.Pipe()
+        order = self._order._replace(device=with_device(self._order.device, number))
+        process = self._spawn.Process(target=serve, args=(its, order), name=f"diffusolve-{number}", daemon=True)
+        process.start()
+        its.close()
+        self._workers[number] = process, mine
+        return number
+
+    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
+        with contextlib.suppress(OSError):  # of one that is gone, which is said when it is waited for
+            self._workers[worker][1].send((blocks, drain))
+
+    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+        by_pipe: dict[Any, int] = {pipe: number for number, (_, pipe) in self._workers.items()}
+        return [(by_pipe[pipe], self._said(by_pipe[pipe])) for pipe in wait(list(by_pipe), seconds)]
+
+    def _said(self, number: int) -> Said:
+        process, pipe = self._workers[number]
+        try:
+            said: Said = pipe.recv()
+            return said
+        except (EOFError, OSError):
+            process.join()
+            del self._workers[number]
+            return Died(f"worker process {process.pid} {_how(process.exitcode)}")
+
+    def close(self) -> None:
+        for process, pipe in self._workers.values():
+            process.kill()  # what is half written is removed by whoever goes on
+            pipe.close()
+        for process, _ in self._workers.values():
+            process.join()
+        self._workers = {}
+
+
+def serve(pipe: Connection, order: Order) -> None:
+    """The life of a worker process: a turn for each thing that it is given, until nobody gives any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is for the one who has started it
+    try:
+        worker = Worker(order)
+        while True:
+            pipe.send(worker.turn(*pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            pipe.send(failed(error))
+
+
+def failed(error: BaseException) -> Failed:
+    """`error` as it can be sent."""
+    trace = "".join(traceback.format_exception(error))
+    kind = type(error) if type(error) in (ValueError, OSError, ImportError, MemoryError) else RuntimeError
+    message = str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}"
+    return Failed(kind(message), trace)
+
+
+def _how(status: int | None) -> str:
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):
+            return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def with_device(device: str, worker: int) -> str:
+    """`device` for a worker: of several GPUs one after the other."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{worker % max(torch.cuda.device_count(), 1)}"
+
+
+def device_of(order: Order) -> str:
+    """The kind of device, without its number."""
+    return order.device.partition(":")[0]

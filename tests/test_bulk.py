@@ -1,0 +1,453 @@
+"""Jobs of many rows: the same bits for a row however it is made, nothing lost and nothing twice, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import diffusolve
+from diffusolve import bulk
+from diffusolve.bulk.engine import Engine
+from diffusolve.bulk.hands import with_device
+from diffusolve.bulk.ids import Hashes
+from diffusolve.bulk.job import Folder
+from diffusolve.bulk.models import load_model
+from diffusolve.bulk.png import png
+from diffusolve.bulk.recipes import Recipes
+from diffusolve.bulk.rows import row_of
+from diffusolve.bulk.sources import source_of
+from diffusolve.cli.main import main
+from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
+from diffusolve.denoisers.digits_network import NO_CLASS, load_digits_network
+from tests.tables import for_each
+
+SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "Heun", "DPM++ 2M SDE Karras", "DDIM", "Euler a CFG++")
+
+
+def some_rows(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    return [
+        {
+            "id": f"row {index}",
+            "seed": index,
+            "sampler": rng.choice(SAMPLERS),
+            "steps": rng.randrange(2, 6),
+            "guidance": rng.choice([1.0, 2.0]),
+            "class": rng.randrange(10),
+        }
+        for index in range(count)
+    ]
+
+
+def written(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """Id -> a hash of the bits; raises if an id is there twice."""
+    found: dict[str, str] = {}
+    for record in bulk.read(out):
+        assert record.fields["id"] not in found
+        found[record.fields["id"]] = hashlib.sha256(record.sample.tobytes() + (record.image or b"")).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("rows") / "rows.jsonl", some_rows(90))
+
+
+@pytest.fixture(scope="module")
+def usual(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hashes of one worker's rows."""
+    out = tmp_path_factory.mktemp("usual")
+    summary = bulk.generate(rows, "digits", out, shard_size=25)
+    assert (summary.rows, summary.made, summary.failed, summary.is_complete) == (90, 90, 0, True)
+    return hashes(out)
+
+
+# The same bits
+
+
+def test_batch_size_order_shards_and_format_change_no_bits(rows: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    wanted = some_rows(90)[:40]
+    random.Random(1).shuffle(wanted)
+    for name, batch_size in (("few", 1), ("many", 40)):
+        bulk.generate(wanted, "digits", tmp_path / name, shard_size=7, batch_size=batch_size, format="webdataset")
+        found = hashes(tmp_path / name)
+        assert found == {row["id"]: usual[row["id"]] for row in wanted}
+
+
+def test_processes_change_no_bits_and_a_killed_one_is_replaced(
+    rows: Path, usual: dict[str, str], tmp_path: Path
+) -> None:
+    summary = bulk.generate(rows, KillingModel(tmp_path / "killed"), tmp_path / "out", shard_size=10, workers=2)
+    assert summary.deaths == 1
+    assert hashes(tmp_path / "out") == usual
+
+
+class KillingModel:
+    """The digits, and the end of the process that is the first to ask 20 times."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> bulk.Model:
+        import dataclasses
+
+        model, calls = load_model("digits"), 0
+
+        def network(x: Any, timesteps: Any, conditions: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 20:
+                try:
+                    self.path.touch(exist_ok=False)
+                except FileExistsError:
+                    pass
+                else:
+                    os.kill(os.getpid(), 9)
+            return model.network(x, timesteps, conditions)
+
+        return dataclasses.replace(model, network=network)
+
+
+def test_a_row_is_what_sample_makes_of_it(rows: Path, tmp_path: Path) -> None:
+    wanted = some_rows(12)
+    bulk.generate(wanted, "digits", tmp_path)
+    network = Denoiser(load_digits_network(), "v_prediction", diffusolve.SD15)
+    for row, record in zip(wanted, bulk.read(tmp_path), strict=True):
+        label = torch.tensor([row["class"]])
+        guided = ClassifierFreeGuidance(network, label, torch.full_like(label, NO_CLASS), row["guidance"])
+        sampler = diffusolve.sampler(row["sampler"])
+        x = diffusolve.start(sampler.grid(diffusolve.SD15, row["steps"]), (1, 1, 8, 8), row["seed"])
+        made = diffusolve.sample(guided, x, sampler, steps=row["steps"], noise=row["seed"])[0]
+        torch.testing.assert_close(torch.from_numpy(record.sample.copy()), made, rtol=1e-3, atol=1e-3)
+
+
+# What is written
+
+
+def test_shards_hold_arrays_pictures_and_fields(tmp_path: Path) -> None:
+    wanted = some_rows(5)
+    for form in ("parquet", "webdataset"):
+        bulk.generate(wanted, "digits", tmp_path / form, shard_size=3, format=form)
+        for row, record in zip(wanted, bulk.read(tmp_path / form), strict=True):
+            assert {name: record.fields[name] for name in row} == row | {"class": str(row["class"])}
+            assert record.fields["version"] == diffusolve.__version__
+            assert record.sample.shape == (1, 8, 8)
+            assert record.image is not None
+            pixels = np.asarray(Image.open(io.BytesIO(record.image)))
+            np.testing.assert_allclose(pixels / 127.5 - 1, record.sample[0].clip(-1, 1), atol=0.005)
+    assert sorted(os.listdir(tmp_path / "parquet")) == ["job", "shard-000000.parquet", "shard-000001.parquet"]
+    table = pq.read_table(tmp_path / "parquet" / "shard-000000.parquet")
+    assert table.column_names[:5] == ["id", "array", "shape", "dtype", "image"]
+
+
+def test_pictures_are_png_that_others_read() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((5, 7), (4, 3, 3)):
+        pixels = rng.integers(0, 256, shape, np.uint8)
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
+
+
+def test_rows_come_from_json_lines_csv_and_parquet(tmp_path: Path) -> None:
+    wanted = [row | {"size": "8x8"} for row in some_rows(30)]
+    written(tmp_path / "rows.jsonl", wanted)
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, wanted[0], lineterminator="\r\n")
+        table.writeheader()
+        table.writerows([row | {"id": f'a "quoted"\nid, {row["id"]}'} for row in wanted])
+    pq.write_table(pa.Table.from_pylist(wanted), tmp_path / "rows.parquet", row_group_size=7)
+    sources = [source_of(tmp_path / f"rows.{ending}") for ending in ("jsonl", "csv", "parquet")]
+    found = [list(source.rows()) for source in sources]
+    assert [each.row for each in found[0]] == [each.row for each in found[2]] == [row_of(row) for row in wanted]
+    ids = [each.row.id for each in found[1] if isinstance(each.row, bulk.Row)]
+    assert ids == [f'a "quoted"\nid, {row["id"]}' for row in wanted]
+    for source, rows in zip(sources, found, strict=True):
+        for index in (0, 1, 11, 29):
+            assert [each.row for each in source.block(rows[index].place, 3)] == [
+                each.row for each in rows[index : index + 3]
+            ]
+
+
+# Going on
+
+
+def test_a_job_goes_on_where_it_was_stopped(
+    rows: Path, usual: dict[str, str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    note, notes = Folder.note, 0
+
+    def stopping(self: Folder, *arguments: Any) -> None:
+        nonlocal notes
+        notes += 1
+        if notes % 2:
+            note(self, *arguments)
+        raise KeyboardInterrupt  # with the shard there, and written down or not
+
+    stops = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "note", stopping)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                bulk.generate(rows, "digits", tmp_path, shard_size=10)
+            assert len(list(tmp_path.glob("shard-*"))) > stops
+            stops += 1
+    summary = bulk.generate(rows, "digits", tmp_path, shard_size=10)
+    assert hashes(tmp_path) == usual
+    assert summary.made == 90
+    assert 30 <= summary.made_before < 90
+    again = bulk.generate(rows, "digits", tmp_path, shard_size=10)
+    assert (again.made_before, again.evaluations) == (90, 0)
+
+
+def test_a_damaged_shard_is_made_again_and_said_so(rows: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    for form in ("parquet", "webdataset"):
+        out = tmp_path / form
+        bulk.generate(rows, "digits", out, shard_size=30, format=form)
+        shards = sorted(out.glob("shard-*"))
+        content = shards[0].read_bytes()
+        shards[0].write_bytes(content[:200] + b"damage" + content[206:])  # as long as it was
+        shards[1].write_bytes(content[: len(content) // 2])
+        shards[2].unlink()
+        (out / f".{'0' * 32}.partial").write_bytes(b"half")
+        summary = bulk.generate(rows, "digits", out, shard_size=30, format=form)
+        assert [text.partition(" was")[0] for text in summary.damaged] == [shards[0].name, shards[1].name]
+        assert "Rows 30 to 59 were made again" in summary.damaged[1]
+        assert hashes(out) == usual
+        (out / "job" / "shards.jsonl").unlink()  # as if the driver had been killed before it wrote them down
+        shards[1].write_bytes(content[: len(content) // 2])
+        summary = bulk.generate(rows, "digits", out, shard_size=30, format=form)
+        assert (len(summary.damaged), summary.made_before) == (1, 60)
+        assert hashes(out) == usual
+
+
+def test_a_full_disk_leaves_whole_shards_and_the_job_goes_on(
+    rows: Path, usual: dict[str, str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patched:
+        fsync, left = os.fsync, iter(range(8))
+
+        def full(handle: int) -> None:
+            if next(left, None) is None:
+                raise OSError(28, "No space left on device")
+            fsync(handle)
+
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            bulk.generate(rows, "digits", tmp_path, shard_size=20)
+    assert not list(tmp_path.glob(".*"))
+    bulk.generate(rows, "digits", tmp_path, shard_size=20)
+    assert hashes(tmp_path) == usual
+
+
+# What fails
+
+
+def broken_model() -> bulk.Model:
+    """The digits; NaN for class 3, an exception for class 4."""
+    import dataclasses
+
+    model = load_model("digits")
+
+    def network(x: Any, timesteps: Any, conditions: Any) -> Any:
+        if 4 in conditions:
+            raise ZeroDivisionError("four")
+        outputs = model.network(x, timesteps, conditions)
+        outputs[[condition == 3 for condition in conditions]] = float("nan")
+        return outputs
+
+    return dataclasses.replace(model, network=network)
+
+
+def test_rows_that_fail_are_told_and_others_are_as_they_were(rows: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    asked = {row["id"]: row for row in some_rows(90)}
+    summary = bulk.generate(rows, broken_model, tmp_path, shard_size=20)
+    failed = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in failed] == [row["id"] for row in asked.values() if row["class"] in (3, 4)]
+    assert {row["class"]: row["reason"].partition(" at evaluation")[0] for row in failed} == {
+        "3": "the network's output holds NaN or infinity",
+        "4": "the network failed with ZeroDivisionError: four",
+    }
+    assert summary.failed == len(failed)
+    assert hashes(tmp_path) == {id: bits for id, bits in usual.items() if asked[id]["class"] not in (3, 4)}
+    again = bulk.generate(rows, broken_model, tmp_path, shard_size=20)
+    assert (again.failed, again.evaluations) == (len(failed), 0)
+    assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == len(failed)
+
+
+BAD_ROWS = {
+    "{": "is no JSON object",
+    "[1]": "a row is",
+    '{"id": "a", "seed": 1, "sede": 1}': "unknown option of a row 'sede': did you mean 'seed'",
+    '{"id": "a"}': "seed is missing",
+    '{"id": "", "seed": 1}': "id is ''",
+    '{"id": "a", "seed": -1}': "seed is -1: expected 0",
+    '{"id": "a", "seed": 1, "steps": 0}': "steps is 0: expected 1",
+    '{"id": "a", "seed": 1, "guidance": NaN}': "guidance is nan",
+    '{"id": "a", "seed": 1, "sampler": "UniPD"}': "unknown sampler 'UniPD': did you mean 'UniPC'",
+    '{"id": "a", "seed": 1, "sampler": "Euler", "world": "comfy"}': "unknown world 'comfy': did you mean 'comfyui'",
+    '{"id": "a", "seed": 1, "sampler": "no.json"}': "the plan no.json cannot be read",
+    '{"id": "a", "seed": 1, "class": 10}': "class 10: the digits model knows the classes 0 to 9",
+    '{"id": "a", "seed": 1, "prompt": "a cat"}': "the digits model takes no prompt",
+    '{"id": "a", "seed": 1, "size": 16}': "size is 16x16: this model makes samples of 8x8 only",
+    '{"id": "good 1", "seed": 1}': "the id 'good 1' is that of line 1 already",
+}
+
+
+@for_each(("line", "reason"), BAD_ROWS.items())
+def test_a_bad_row_is_named_with_its_line_before_anything_runs(line: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"id": "good 1", "seed": 1}}\n\n{line}\n{{"id": "good 2", "seed": 2}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="rows that cannot be made") as raised:
+        bulk.generate(path, "digits", tmp_path / "out")
+    assert f"line 3: {reason}" in str(raised.value).replace("line 3: '{' ", "line 3: ")
+    assert not list((tmp_path / "out").glob("shard*"))
+
+
+def test_bad_rows_are_passed_over_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(['{"id": "good 1", "seed": 1, "steps": 2}', *BAD_ROWS, '{"id": "good 2", "seed": 2}']))
+    summary = bulk.generate(path, "digits", tmp_path / "out", skip_bad=True, shard_size=4)
+    assert (summary.made, summary.bad, summary.rows) == (2, len(BAD_ROWS), len(BAD_ROWS) + 2)
+    assert list(hashes(tmp_path / "out")) == ["good 1", "good 2"]
+    failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
+    assert sorted(row["line"] for row in failed) == list(range(2, 2 + len(BAD_ROWS)))
+
+
+def test_repeated_ids_are_found_among_many(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("diffusolve.bulk.ids.CHUNK", 100)
+    with Hashes(tmp_path) as ids:
+        for number in range(1000):
+            ids.add(str(number))
+        assert ids.repeated() == frozenset()
+        ids.add("517")
+        assert len(ids.repeated()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_job_says_which(rows: Path, tmp_path: Path) -> None:
+    first = written(tmp_path / "few.jsonl", some_rows(3))
+    out = tmp_path / "out"
+    bulk.generate(first, "digits", out)
+    with pytest.raises(ValueError, match=r"another job, that of .*few.jsonl with digits: the content of the input"):
+        bulk.generate(rows, "digits", out)
+    with pytest.raises(ValueError, match="model is 'digits' there, 'exact' here"):
+        bulk.generate(first, "exact", out)
+    with pytest.raises(ValueError, match="shard_size is 1000 there, 5 here"):
+        bulk.generate(first, "digits", out, shard_size=5)
+    (tmp_path / "moved.jsonl").write_bytes(first.read_bytes())
+    assert bulk.generate(tmp_path / "moved.jsonl", "digits", out).evaluations == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds 'thesis.tex' and no job"):
+        bulk.generate(first, "digits", tmp_path / "other")
+    with Folder(out).locked(), pytest.raises(BlockingIOError, match="another process works"):
+        bulk.generate(first, "digits", out)
+
+
+def test_what_else_is_wrong_is_said(rows: Path, tmp_path: Path) -> None:
+    for arguments, reason in {
+        ("rows.txt",): "is no file of rows by its ending: expected one of .jsonl",
+        ("rows.jsonl",): "there is no file",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=reason):
+            bulk.generate(tmp_path / arguments[0], "digits", tmp_path / "out")
+    for options, reason in (
+        ({"workers": 0}, "workers is 0: expected a whole number, at least 1"),
+        ({"format": "parkay"}, "unknown format 'parkay': did you mean 'parquet'"),
+        ({"model": "digit"}, "unknown model 'digit': did you mean 'digits'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            bulk.generate(rows, **{"model": "digits", "out": tmp_path / "out", **options})  # type: ignore[arg-type]
+
+
+# The engine
+
+
+def test_shapes_samplers_without_plans_and_plan_files_go_together(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = diffusolve.sampler("Heun").plan(diffusolve.SD15, "v_prediction", 3)
+    Path("plan.json").write_text(plan.to_json(), encoding="utf-8")
+    named = [{"id": str(size), "seed": 1, "size": size, "sampler": "Heun", "steps": 3} for size in (8, 16, 24)]
+    files = [{"id": f"plan {size}", "seed": 1, "size": size, "sampler": "plan.json"} for size in (8, 16, 24)]
+    adaptive = [{"id": f"adaptive {seed}", "seed": seed, "sampler": "DPM adaptive", "size": 8} for seed in (1, 2)]
+    bulk.generate([*named, *files, *adaptive], any_size, "out")
+    found = {record.fields["id"]: record.sample for record in bulk.read("out")}
+    for size in (8, 16, 24):
+        assert found[str(size)].shape == (1, size, size)
+        np.testing.assert_array_equal(found[str(size)], found[f"plan {size}"])
+    bulk.generate(adaptive[1:], any_size, "alone")
+    np.testing.assert_array_equal(next(bulk.read("alone")).sample, found["adaptive 2"])
+    Path("plan.json").write_text(plan.to_json(indent=1), encoding="utf-8")
+    with pytest.raises(ValueError, match="the content of a plan file"):
+        bulk.generate([*named, *files, *adaptive], any_size, "out")
+
+
+def any_size() -> bulk.Model:
+    """A network of any size, in calls of three."""
+    return bulk.Model(
+        network=lambda x, timesteps, conditions: 0.1 * x,
+        noise_schedule=diffusolve.SD15,
+        prediction="v_prediction",  # type: ignore[arg-type]
+        shape=lambda size: (1, *(size or (8, 8))),
+        condition=lambda row: None,
+        call_size=3,
+    )
+
+
+def test_calls_are_full_as_long_as_there_are_rows() -> None:
+    model = load_model("digits")
+    engine = Engine(model, Recipes(model, {}), 48)
+    waiting = [row_of(row) for row in some_rows(200)]
+    over = []
+    while waiting or len(engine):
+        while waiting and not engine.is_full:
+            assert engine.join(waiting.pop(), (0, len(waiting))) is None
+        if not waiting and engine.calls:
+            break
+        over += engine.step(drain=False)
+    assert engine.evaluations == engine.calls * model.call_size
+    assert over
+
+
+def test_workers_take_gpus_in_turn(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [with_device("cuda", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert with_device("cpu", 1) == "cpu"
+
+
+# The program
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    return int(exited.value.code or 0)
+
+
+def test_the_program_says_by_its_status_how_it_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = written(tmp_path / "good.jsonl", some_rows(3))
+    assert run("generate", good, "--out", tmp_path / "a") == 0
+    assert "3 of 3 rows" in capsys.readouterr().out
+    bad = written(tmp_path / "bad.jsonl", [*some_rows(2), {"id": "x", "seed": 1, "sampler": "Oiler"}])
+    assert run("generate", bad, "--out", tmp_path / "b") == 2
+    assert "line 3: unknown sampler 'Oiler'" in capsys.readouterr().err
+    assert run("generate", bad, "--out", tmp_path / "b", "--skip-bad") == 1
+    assert "1 rows could not be made" in capsys.readouterr().out
