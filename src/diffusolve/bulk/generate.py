@@ -32,7 +32,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a job.
+    """The outcome of a job.
 
     Attributes:
         rows: in the input.

@@ -45,7 +45,7 @@ class Hands(ABC):
 
     @abstractmethod
     def wait(self, seconds: float) -> list[tuple[int, Said]]:
-        """What workers have said; nothing after so many seconds without a word."""
+        """The answers of workers, as far as there are any; none after so many seconds without a word."""
 
     @abstractmethod
     def close(self) -> None:

@@ -176,7 +176,7 @@ class Folder:
         return self._numbers("blocks")
 
     def bad(self, rows: range) -> frozenset[int]:
-        """Those of the numbers of `rows` that are passed over."""
+        """The rows among `rows` that are passed over, by their numbers."""
         numbers = self._numbers("bad")
         first, last = np.searchsorted(numbers, [rows.start, rows.stop])
         return frozenset(numbers[first:last].tolist())

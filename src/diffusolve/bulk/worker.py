@@ -30,7 +30,7 @@ TURN = 0.5
 
 
 class Order(NamedTuple):
-    """What a worker is to work on. It is sent to other processes and machines."""
+    """A description of the work. It is sent to other processes and machines."""
 
     out: Path
     model: ModelLike
@@ -50,7 +50,7 @@ class Done(NamedTuple):
 
 @dataclass
 class Turn:
-    """What a worker says after a while."""
+    """The report of a worker after a while."""
 
     done: list[Done] = field(default_factory=list)
     held: int = 0
