@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from diffusolve.noise import SD15, FlowMatching, Grid
 from diffusolve.plan import WITH_DENSITY, Plan, trace
 from diffusolve.prediction import prediction
 from diffusolve.randomness import BrownianPath
+from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.solvers import Solver, dpmpp_sde
 from diffusolve.spacing import Karras
@@ -272,8 +276,157 @@ def test_overlapping_parts_of_a_brownian_path_have_no_density_but_its_bridges_do
         ({"next_sample": torch.zeros(1, 3)}, ValueError, "the next sample has shape"),
     ],
 )
-def test_what_cannot_be_asked_is_an_error(asked: dict[str, object], error: type[Exception], message: str) -> None:
+def test_what_cannot_be_asked_is_an_error(asked: dict[str, Any], error: type[Exception], message: str) -> None:
     run, x = noisy_run(), torch.randn(2, 3)
     with pytest.raises(error, match=message):
         run.step_log_prob(x, x, **asked)
     run.step(x, x)
+
+
+# Schedulers ----------------------------------------------------------------------------------------------------------
+
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+NOISY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "CMStochasticIterativeScheduler": ({}, {}, "DDDDD."),
+    "CosineDPMSolverMultistepScheduler": ({}, {}, "DDDDD."),
+    "DDIMParallelScheduler": ({"clip_sample": False}, {"eta": 0.7}, "DDDDD."),
+    "DDIMScheduler": ({"thresholding": True}, {"eta": 0.7}, "DDDDD."),
+    "DDPMParallelScheduler": ({}, {}, "DDDDD."),
+    "DDPMScheduler": ({"variance_type": "fixed_large"}, {}, "DDDDD."),
+    "DDPMWuerstchenScheduler": ({}, {}, "DDDDD."),
+    "DPMSolverMultistepScheduler": (SDE, {}, "DDDDD."),
+    "DPMSolverSDEScheduler": ({"noise_sampler_seed": 3}, {}, "DDDDDDDDDD."),
+    "DPMSolverSinglestepAncestralScheduler": ({}, {}, ".D.D.D.D.D."),
+    "DPMSolverSinglestepScheduler": (SDE, {}, "DDDDD."),
+    "EDMDPMSolverMultistepScheduler": (SDE, {}, "DDDDD."),
+    "EDMEulerScheduler": ({}, {"s_churn": 3.0}, "DDDDDD"),
+    "EulerAncestralDiscreteScheduler": ({}, {}, "DDDDD."),
+    "EulerDiscreteScheduler": ({}, {"s_churn": 3.0}, "DDDDDD"),
+    "FlowMatchEulerDiscreteScheduler": ({"stochastic_sampling": True}, {}, "DDDDD."),
+    "FlowMatchHeunDiscreteScheduler": ({}, {"s_churn": 1.0}, "D.D.D.D.D.D"),
+    "FlowMatchLCMScheduler": ({}, {}, "DDDDD."),
+    "KDPM2AncestralDiscreteScheduler": ({}, {}, ".D.D.D.D.D."),
+    "LCMScheduler": ({}, {}, "DDDDD."),
+    "LTXEulerAncestralRFScheduler": ({}, {}, "DDDDD."),
+    "SASolverScheduler": ({}, {}, "..DDD."),
+    "TCDScheduler": ({}, {}, "DDDDD."),
+    "UnCLIPScheduler": ({}, {}, "DDDDD."),
+}
+"""Class -> configuration, options of a step, and for each evaluation whether it has a density (D) or not (.)."""
+
+DETERMINISTIC = (
+    *("DEISMultistepScheduler", "DPMSolverFastScheduler", "DPMSolverMultistepInverseScheduler", "DDIMInverseScheduler"),
+    *("FlowMapEulerDiscreteScheduler", "HeunDiscreteScheduler", "IPNDMScheduler", "KDPM2DiscreteScheduler"),
+    *(
+        "LMSDiscreteScheduler",
+        "MiniMaxH3Scheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+        "CogVideoXDDIMScheduler",
+    ),
+)
+ELSEWHERE = {
+    "CogVideoXDPMScheduler": "has a test of its own here",
+    "ConsistencyDecoderScheduler": "two steps of which one has noise",
+    "HeliosDMDScheduler": "noise is handed in",
+    "HeliosScheduler": "needs a stage to begin",
+    "KarrasVeScheduler": "takes no plan's step",
+    "PiflowScheduler": "outputs of another size",
+    "RFD4ProteinaScheduler": "masks tokens",
+    "RePaintScheduler": "masks pixels",
+    "SCMScheduler": "two steps of which one has noise",
+    "ScoreSdeVeScheduler": "takes no plan's step",
+    "ScoreSdeVpScheduler": "takes no plan's step",
+}
+
+
+def begun(name: str, steps: int = 6, **config: Any) -> Any:
+    scheduler = scheduler_class(name)(**config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@for_each("name", NOISY, ids=str)
+def test_a_scheduler_draws_what_its_step_draws_and_says_how_probable_that_is(name: str) -> None:
+    config, options, expected = NOISY[name]
+    ours, its_step, again = (begun(name, **config) for _ in range(3))
+    one, other = (torch.Generator().manual_seed(1) for _ in range(2))
+    takes_generator = "generator" in inspect.signature(type(ours).step).parameters
+    x = y = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = ""
+    for timestep in ours.timesteps[: len(expected)]:
+        output = 0.3 * torch.tanh(x)
+        drawn, drawn_too = ({**options, "generator": g} if takes_generator else options for g in (one, other))
+        y = its_step.step(output, timestep, y, **drawn_too, return_dict=False)[0]
+        try:
+            step = ours.step_log_prob(output, timestep, x, **drawn)
+        except NoDensityError:
+            given = again.step(output, timestep, x, **options, return_dict=False)[0]
+            x = ours.step(output, timestep, x, **drawn, return_dict=False)[0]
+            torch.testing.assert_close(given, x)
+            found += "."
+        else:
+            given = again.step_log_prob(output, timestep, x, step.prev_sample, **options)
+            log_prob = Normal(step.mean, step.std).log_prob(step.prev_sample).mean(dim=(1, 2, 3))
+            torch.testing.assert_close(step.log_prob, log_prob)
+            torch.testing.assert_close(given.log_prob, log_prob)
+            x = step.prev_sample
+            found += "D"
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)  # rounding in other places
+    assert found == expected
+
+
+@for_each("name", DETERMINISTIC, ids=str)
+def test_a_scheduler_without_noise_says_so(name: str) -> None:
+    scheduler, x = begun(name), torch.randn(1, 2, 2)
+    with pytest.raises(NoDensityError, match=rf"{name}: .* adds no noise .* EulerAncestralDiscreteScheduler"):
+        scheduler.step_log_prob(x, scheduler.timesteps[0], x)
+    scheduler.step(x, scheduler.timesteps[0], x)
+
+
+def test_every_scheduler_class_is_looked_at() -> None:
+    assert {*NOISY, *DETERMINISTIC, *ELSEWHERE} == CLASSES.keys()
+    with pytest.raises(NoDensityError, match="RePaintScheduler has no density: the known part"):
+        scheduler_class("RePaintScheduler")().step_log_prob(torch.zeros(1), 1, torch.zeros(1))
+
+
+def test_the_variance_that_a_network_predicts_has_gradients_in_the_density() -> None:
+    scheduler = begun("DDPMScheduler", variance_type="learned_range", clip_sample=False)
+    x, output = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4, requires_grad=True)
+    step = scheduler.step_log_prob(output, scheduler.timesteps[2], x, reduction="sum")
+    (gradient,) = torch.autograd.grad(step.log_prob.sum(), output, retain_graph=True)
+    density = Normal(step.mean, step.std).log_prob(step.prev_sample.detach()).sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(density, output)[0])
+    assert gradient[:, 3:].abs().min() > 0
+
+
+def test_a_density_is_that_of_the_sample_that_is_returned_in_half_precision_too() -> None:
+    scheduler = begun("FlowMatchEulerDiscreteScheduler", stochastic_sampling=True)
+    step = scheduler.step_log_prob(torch.randn(2, 64).bfloat16(), scheduler.timesteps[0], torch.randn(2, 64))
+    assert step.prev_sample.dtype is torch.bfloat16
+    log_prob = Normal(step.mean, step.std).log_prob(step.prev_sample.float()).mean(dim=1)
+    torch.testing.assert_close(step.log_prob, log_prob)
+
+
+def test_what_is_handed_to_a_step_is_no_noise() -> None:
+    scheduler, x, handed = begun("CogVideoXDPMScheduler"), torch.randn(1, 8), {}
+    for timestep in scheduler.timesteps[:3]:
+        options = {"old_pred_original_sample": None, "timestep_back": None, **handed}
+        step = scheduler.step_log_prob(0.2 * x, timestep, x, reduction="sum", **options)
+        torch.testing.assert_close(step.log_prob, Normal(step.mean, step.std).log_prob(step.prev_sample).sum(dim=1))
+        data = scheduler.step(0.2 * x, None, timestep, None, x)[1]
+        x, handed = step.prev_sample, {"old_pred_original_sample": data, "timestep_back": timestep}
+
+
+def test_schedulers_of_many_threads_keep_their_records_apart() -> None:
+    scheduler = begun("DDIMScheduler", 20)
+    x = torch.randn(1, 3, 8, 8)
+
+    def density(factor: float) -> Tensor:
+        step = scheduler.step_log_prob(factor * x, scheduler.timesteps[4], x, torch.zeros_like(x), eta=1.0)
+        return step.log_prob
+
+    factors = [0.1 * number for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(density, factors))
+    assert torch.stack(together).equal(torch.stack([density(factor) for factor in factors]))

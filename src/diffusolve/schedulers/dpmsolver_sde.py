@@ -44,6 +44,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     timestep_dtype: ClassVar[type] = np.float64
 
     members = members.SDE
+    options_with_density = (("noise", "bridge"),)
 
     @register_to_config
     def __init__(
@@ -81,7 +82,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         return PathNoise(prepared.plan, seed) if self._flow is None else FlowPathNoise(prepared.plan, seed)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
-        return dpmpp_sde.with_options(noise="path", **options)
+        return dpmpp_sde.with_options(**{"noise": "path", **options})
 
     def _steps(self, asked: Asked) -> Steps:
         steps = super()._steps(asked)

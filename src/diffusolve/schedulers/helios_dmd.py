@@ -37,6 +37,7 @@ class HeliosDMDScheduler(PyramidScheduler):
     """
 
     drops_last: ClassVar[bool] = True
+    changes_samples: ClassVar[str] = "its noise is handed in, with a size of the caller's"
 
     @register_to_config
     def __init__(

@@ -126,7 +126,7 @@ class OneStepScheduler(TimestepScheduler):
         """The sample after the step that `run` is of."""
         if sample.dtype is not model_output.dtype:
             sample = self._promoted(sample, model_output)
-        previous: Tensor = run.step(model_output, sample)
+        previous = self._walk(run, model_output, sample)
         self._steps_made[key] = run  # for others like it: done, it changes no more
         return previous
 

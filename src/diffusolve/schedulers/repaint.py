@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class RePaintScheduler(OneStepScheduler):
     prediction_types = ()
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
     _end_configured = 1.0
+
+    changes_samples: ClassVar[str] = "the known part of the picture is put into it, with the same noise"
 
     @register_to_config
     def __init__(

@@ -49,6 +49,8 @@ class RFD4ProteinaScheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
 
+    changes_samples: ClassVar[str] = "a mask takes out tokens"
+
     @register_to_config
     def __init__(
         self,

@@ -30,6 +30,7 @@ from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
+from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
@@ -53,7 +54,7 @@ MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
-class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
+class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
@@ -277,10 +278,10 @@ class Scheduler(ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
         if is_mixed:
             sample = self._promoted(sample, model_output)
         if generator is None and variance_noise is None:
-            previous = run.step(model_output, sample)
+            previous = self._walk(run, model_output, sample)
         else:
             with generation.noise.drawn_from(generator, variance_noise):
-                previous = run.step(model_output, sample)
+                previous = self._walk(run, model_output, sample)
         generation.step_index += 1  # type: ignore[operator]
         if is_mixed and self.precision == "output":
             previous = previous.to(model_output.dtype)
