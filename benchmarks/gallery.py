@@ -45,6 +45,7 @@ DESCRIPTIONS = {
     "PLMS": "a four-step linear multistep method on noise predictions, each step made with DDIM's formula",
     "UniPC": "a predictor of order 3, then a corrector that uses the next evaluation as well (variant bh1)",
     "LCM": "a jump to the data prediction, and noise of the next sigma on it; made for consistency models",
+    "TCD": "a jump past the next point, and noise to come back to it; made for networks distilled to jump anywhere",
     "UniPC bh2": "UniPC with the other choice of its function B(h)",
     "DPM++ 3M": "a parabola through the last three data predictions, with Taylor's weights",
     "DPM++ 2S": "two steps as one: the line through both data predictions, from the first step's beginning",

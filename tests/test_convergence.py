@@ -68,6 +68,7 @@ def test_noise_of_overlapping_intervals_needs_a_brownian_path() -> None:
 def test_every_solver_is_measured() -> None:
     elsewhere = {
         "lcm": "lands where its network says and follows no equation: tests/test_published_solvers.py",
+        "after_rest_of_step": "another solver after a step of DDIM: tests/schedulers/test_flow_everywhere.py",
         "rescaled_flow": "for flow matching only; without noise and rescaling it is Euler: tests/schedulers",
         "euler_ancestral_rf": "for flow matching only, by the numbers of diffusers: tests/schedulers/test_matrix.py",
         "flow_heun_with_late_churn": "likewise; without churn it is Heun's method",

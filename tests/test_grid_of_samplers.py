@@ -214,12 +214,18 @@ def best_for(entry: Entry) -> Callable[[Array, float, float], Array]:
     return consistency_function if entry.solver.function is lcm.function else posterior_mean
 
 
+WITHOUT_DISTILLATION = {"TCD": {"eta": 0.0}}
+"""Options without which a sampler is right only of networks that were distilled for it."""
+
 PLANNABLE = [entry for entry in CATALOG.values() if not entry.solver.adaptive]
 
 
 def ways(name: str, schedule_type: str) -> list[tuple[Entry, Sampler]]:
     """The samplers that are possible there; of the others it is checked that they say why they are not."""
-    made = [(entry, sampler(f"{entry.name} {schedule_type}")) for entry in PLANNABLE]
+    made = [
+        (entry, sampler(f"{entry.name} {schedule_type}", **WITHOUT_DISTILLATION.get(entry.name, {})))
+        for entry in PLANNABLE
+    ]
     possible = []
     for entry, one in made:
         # A sampler that spaces its steps itself makes them equal in log sigma whatever the schedule type.

@@ -13,6 +13,7 @@ from torch import Tensor
 import diffusolve
 from tests.programs import (  # noqa: F401 - they register programs
     histories,
+    outputs_and_places,
     precision_and_order,
     subclasses,
     values,
@@ -35,7 +36,12 @@ AFTER_THE_END = "a step after the last one of a run is an error where diffusers 
 MID_STEP = "a class of two evaluations a step begins where a step does"
 HISTORY = "a run holds its whole history where somebody has asked the scheduler for it before"
 
-HALF_INSIDE = ("half_output_and_full_sample", "autocast_loop_with_latents_kept_in_float32")
+HALF_INSIDE = (
+    "half_output_and_full_sample",
+    "autocast_loop_with_latents_kept_in_float32",
+    "previews_the_data_of_a_half_precision_run",
+    "previews_the_data_that_a_half_precision_network_predicts",
+)
 """Programs whose float32 results diffusers rounds to half precision on the way, which ours do not."""
 
 HALF_INSIDE_WITHIN = 0.02

@@ -310,3 +310,22 @@ def test_threads_share_one_scheduler_to_the_bit() -> None:
         for thread in threads:
             thread.join()
         assert all(b is not None and torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("name", [*sorted(TWO - {"DPMSolverFastScheduler"}), "FlowMatchHeunDiscreteScheduler"])
+def test_image_to_image_counts_two_evaluations_a_step(name: str) -> None:
+    """As pipelines begin it; the samples then have the distribution of the data, wherever it begins."""
+    for start in (1, 15, 35):
+        scheduler = carried(name, STABLE_DIFFUSION_3) if name in TWO else scheduler_class(name)(shift=3.0)
+        scheduler.set_timesteps(40)
+        timesteps = scheduler.timesteps[start * scheduler.order :]
+        scheduler.set_begin_index(start * scheduler.order)
+        draws = torch.Generator().manual_seed(start)
+        data, noise = (torch.randn(1, 20_000, generator=draws, dtype=torch.float64) for _ in range(2))
+        x = scheduler.scale_noise(0.5 + data, timesteps[:1], noise)
+        more = {"generator": draws} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        torch.manual_seed(0)  # of the Brownian path
+        for timestep in timesteps:
+            x = scheduler.step(data_velocity(x, float(timestep) / 1000), timestep, x, **more).prev_sample
+        assert abs(float(x.mean()) - 0.5) < 0.05, start
+        assert abs(float(x.std()) - 1.0) < 0.05, start

@@ -35,6 +35,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    tcd,
     unipc,
 )
 
@@ -324,6 +325,18 @@ ENTRIES = (
         nearest="Euler a",
     ),
     # What A1111 does not have.
+    Entry(
+        "TCD",
+        tcd,
+        1,
+        a1111=False,
+        diffusers=DiffusersClass(
+            "TCDScheduler",
+            difference="its timesteps are some of those of the distillation",
+            own_steps=True,
+        ),
+        nearest="LCM",
+    ),
     Entry(
         "UniPC bh2",
         unipc.with_options(order=3, **SHORT_STEPS),

@@ -49,6 +49,7 @@ def scheduler(name: str, like: Any, *, world: str | None = None) -> Any:
     if is_flow(config):
         return _flow_scheduler(name, entry, kind, config)
     if "beta_schedule" not in config and config.get("trained_betas") is None:
+        _check_scheduler(like, config)
         raise ValueError(
             f"{config.get('_class_name') or 'the configuration'} has neither betas nor the shift of flow matching, so "
             f"that no class for {entry.name!r} samples its model: keep the scheduler, or use diffusolve.sample with "
@@ -69,6 +70,17 @@ def scheduler(name: str, like: Any, *, world: str | None = None) -> Any:
             f"{entry.nearest!r}, or diffusolve.sample with {name!r}."
         )
     return to_diffusers(name).scheduler(chosen)
+
+
+def _check_scheduler(like: Any, config: Mapping[str, Any]) -> None:
+    """Raise TypeError if what a model came with is given in place of its scheduler."""
+    own = str(config.get("_class_name", ""))
+    if own and not own.endswith("Scheduler"):
+        has_one = hasattr(like, "scheduler")
+        raise TypeError(
+            f"like is a {own}, which is no scheduler: expected that of the pipeline, like="
+            f"{'its' if has_one else 'pipe'}.scheduler, a scheduler's configuration, or the path of its file."
+        )
 
 
 def _as_class(name: str, world: str, flow: bool) -> str:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import inf, sqrt
 
 from diffusolve.noise import Grid
-from diffusolve.solvers import Evaluate, Keep, Noise, SolverRun, Value, solver
+from diffusolve.solvers import Evaluate, Keep, Noise, Solver, SolverRun, Value, euler, solver
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.checks import check_choice
 from diffusolve.solvers.churn import churn_factor
@@ -21,6 +21,7 @@ from diffusolve.solvers.past import Past
 from diffusolve.solvers.pndm import ADAMS_BASHFORTH, STARTS, Call, pseudo_numerical
 
 __all__ = [
+    "after_rest_of_step",
     "churned",
     "data_after_churn",
     "ddim_with_deviation",
@@ -51,6 +52,20 @@ def ddim_with_deviation(grid: Grid, x: Value, *, deviation: float = 0.0, unclipp
         if deviation > 0:
             x = x + deviation * (yield Noise(s, t))
     return x
+
+
+@solver(
+    paper="Song et al. 2021, Denoising Diffusion Implicit Models, equation 12, and the paper of the solver after it"
+)
+def after_rest_of_step(grid: Grid, x: Value, *, then: Solver = euler) -> SolverRun:
+    """DDIM's step to the second point, then another solver: a run that begins in the middle of a step.
+
+    Args:
+        then: the solver that goes on from there.
+    """
+    x, data = yield Evaluate(x, grid[0])
+    x = ddim_step(x, data, grid[0], grid[1])
+    return (yield from then(grid[1:], x)) if len(grid) > 2 else x
 
 
 @solver(

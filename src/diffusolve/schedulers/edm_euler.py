@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
@@ -50,6 +51,8 @@ class EDMEulerScheduler(EDMScheduler):
     output = SchedulerOutputWithData
     more_to_show: ClassVar[int] = 1
     precision = "output"
+    refuses_counts = True
+    data_precision = torch.float32
 
     @register_to_config
     def __init__(

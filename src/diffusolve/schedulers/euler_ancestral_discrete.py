@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
@@ -32,6 +33,8 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
 
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     precision = "output"
+    refuses_counts = True
+    data_precision = torch.float32
 
     @register_to_config
     def __init__(

@@ -39,6 +39,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
 
     ends_with_last: ClassVar[bool] = True
     precision = "output"
+    refuses_counts = True
+    data_precision = torch.float32
 
     @register_to_config
     def __init__(

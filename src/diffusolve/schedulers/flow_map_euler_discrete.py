@@ -40,6 +40,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float64
     init_noise_sigma: float = 1.0
+    precision = "output"
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:

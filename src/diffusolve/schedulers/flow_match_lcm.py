@@ -12,6 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
+from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.solvers import Solver, lcm
 
@@ -95,8 +96,12 @@ class FlowMatchLCMScheduler(FlowScheduler):
             previous = self._step_to_size(model_output, timestep, sample, generator)
             return SchedulerOutput(previous) if return_dict else (previous,)
         previous, run = self._advance(model_output, timestep, sample, generator)
-        self._draw_last(run, sample, generator)
+        if run.is_done:
+            self._draw_last(run, sample.to(torch.promote_types(sample.dtype, torch.float32)), generator)
         return self._result(previous, run, model_output, sample, return_dict)
+
+    def _noise(self, prepared: Prepared) -> Noise:
+        return NoiseOfData()
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return lcm
@@ -129,3 +134,14 @@ class FlowMatchLCMScheduler(FlowScheduler):
         noise: Tensor = draw_normal_with(generator, data)
         previous: Tensor = (1.0 - following) * data + following * noise
         return previous.to(output.dtype)
+
+
+class NoiseOfData(Noise):
+    """Noise in the precision of the data, which are computed in single or double precision."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def __call__(self, like: Tensor, sigma_from: float, sigma_to: float) -> Tensor:
+        self.dtype = torch.promote_types(like.dtype, torch.float32)
+        return super().__call__(like, sigma_from, sigma_to)

@@ -41,6 +41,7 @@ class FlowScheduler(Scheduler):
     samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
     precision = "output"
+    refuses_counts = True
 
     def _configured(self) -> None:
         config = self.config

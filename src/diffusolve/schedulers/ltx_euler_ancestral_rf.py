@@ -89,6 +89,14 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous.to(sample.dtype), run, model_output, sample, return_dict)
 
+    @property
+    def step_index(self) -> int | None:
+        """The number of the evaluation that comes next; None before the first. The last one leaves it as it is."""
+        generation = self._generation
+        if generation is None or generation.step_index is None:
+            return None
+        return min(generation.step_index, len(generation.values) - 1)
+
     def _steps(self, asked: Asked) -> Steps:
         if asked.end is None:
             return super()._steps(asked)

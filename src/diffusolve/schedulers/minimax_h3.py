@@ -38,6 +38,7 @@ class MiniMaxH3Scheduler(Scheduler):
     prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
+    precision = "sample"
 
     @register_to_config
     def __init__(self, shift: float = 12.0) -> None:

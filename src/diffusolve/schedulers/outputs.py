@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
-from torch import Tensor, promote_types
+from torch import Tensor, dtype, promote_types
 from torch.utils import _pytree
 
 from diffusolve.backends import Transform, data_prediction
@@ -27,7 +27,7 @@ __all__ = [
     "StepResult",
 ]
 
-DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int]
+DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int, dtype | None]
 """Things that a data prediction follows from (:func:`data_of`), with versions of the tensors."""
 
 
@@ -283,8 +283,11 @@ def data_of(
     sample: Tensor,
     output_version: int = UNTRACKED,
     sample_version: int = UNTRACKED,
+    least: dtype | None = None,
 ) -> Tensor:
     """The data prediction that a stage made of `output` and `sample`; of none if they were overwritten.
+
+    It has the precision of the two, or what is `least` in the class, unless the output is the data.
 
     Raises:
         ValueError: they were, by the step itself.
@@ -298,6 +301,7 @@ def data_of(
             f"{written} that step was given has been written to since, and the prediction of the data is computed when "
             "it is first read: read it before the tensor changes, or give step a clone of it."
         )
+    if least is not None and stage.a:
+        sample = sample.to(promote_types(sample.dtype, least))
     data: Tensor = data_prediction(stage, sample, output, transform)
-    dtype = promote_types(sample.dtype, output.dtype)
-    return data if data.dtype == dtype else data.to(dtype)
+    return data.to(promote_types(sample.dtype, output.dtype))

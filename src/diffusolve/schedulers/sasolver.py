@@ -57,6 +57,7 @@ class SASolverScheduler(LogSNRScheduler):
     plans_follow_from = LogSNRScheduler.plans_follow_from | {"tau_func"}
 
     history_outlives_reset: ClassVar[bool] = True
+    precision = "sample"
     members = members.UNIPC
     clears = frozenset({"last_sample", "lower_order_nums"})
 

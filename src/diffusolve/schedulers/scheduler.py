@@ -79,7 +79,10 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         samples_flow: the class can sample a flow-matching model.
         precision: of a step's result where output and sample differ in it: "promoted", as PyTorch promotes the two,
             that of the "output" or that of the "sample".
+        data_precision: at least that of `pred_original_sample`, where it is not that of output and sample.
         counts_on: a step after the end of a run is one of a kind of its own in diffusers, and an error here.
+        refuses_counts: diffusers refuses whole numbers for timesteps, which may count the steps: a run does not begin
+            with its last step by one.
         follows_timesteps: coefficients follow from the timesteps, so that these count when they are changed in place.
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
@@ -94,7 +97,9 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     curves_of_flow: ClassVar[tuple[str, ...]] = ()
     samples_flow: ClassVar[bool] = False
     precision: ClassVar[Literal["promoted", "output", "sample"]] = "promoted"
+    data_precision: ClassVar[torch.dtype | None] = None
     counts_on: ClassVar[bool] = False
+    refuses_counts: ClassVar[bool] = False
     follows_timesteps: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
@@ -331,10 +336,24 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
         """The number of the evaluation that a run begins with."""
         first = generation.begin_index
+        if first is None and place is None:
+            first = index_of(float(timestep), generation.values)
+            self._check_no_count(generation, first, timestep)
+            return first
         if first is None:
-            return index_of(float(timestep), generation.values) if place is None else place
+            return place  # type: ignore[return-value]  # one of the two is there
         generation.by_number_of_calls = place is not None and place != first
         return first
+
+    def _check_no_count(self, generation: Generation, first: int, timestep: Any) -> None:
+        """Raise ValueError if `timestep`, by which a run would begin with its last evaluation, may count the steps."""
+        whole = not timestep.is_floating_point() if isinstance(timestep, Tensor) else isinstance(timestep, int)
+        if self.refuses_counts and whole and first == len(generation.values) - 1 > 0:
+            raise ValueError(
+                f"timestep is {int(timestep)}, with which a run of {len(generation.values)} evaluations would begin "
+                "with its last. If it counts the steps, as enumerate does, pass scheduler.timesteps[i] instead; if it "
+                f"is meant, pass {float(timestep)}."
+            )
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
         """The plan of a run that begins at evaluation number `index`, with a call's `options`."""
@@ -605,7 +624,8 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 output_version, sample_version = model_output._version, sample._version
             except RuntimeError:  # one of them comes from inference mode
                 output_version = UNTRACKED
-        source = stage, transform or self._transform, model_output, sample, output_version, sample_version
+        versions = output_version, sample_version
+        source = stage, transform or self._transform, model_output, sample, *versions, self.data_precision
         if not return_dict:
             return SchedulerTuple((previous, source))
         result: LazyOutput = kind.__new__(kind)

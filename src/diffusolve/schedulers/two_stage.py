@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffusolve.plan import Plan
+from diffusolve.noise import Grid
+from diffusolve.plan import Plan, plan_for
 from diffusolve.schedulers import members
+from diffusolve.schedulers.as_in_diffusers import after_rest_of_step
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
@@ -21,7 +23,9 @@ __all__ = ["KDPM2Scheduler", "TwoEvaluations", "TwoStageScheduler"]
 class TwoEvaluations(Scheduler):
     """Every step but the last evaluates the network twice. A run in the middle begins where a step does.
 
-    That is at an even index, as ``timesteps[t_start * scheduler.order :]``.
+    That is at an even index, as ``timesteps[t_start * scheduler.order :]``. Where the first step evaluates it once,
+    from flow matching's pure noise in some classes, such an index is in the middle of a step: the run begins with the
+    rest of it, as a step of first order.
     """
 
     order: ClassVar[int] = 2
@@ -49,7 +53,17 @@ class TwoEvaluations(Scheduler):
         return super()._first(generation, place, timestep)
 
     def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
-        if generation.prepared.plan.stages[index].stage > 0:
+        prepared = generation.prepared
+        whole, stages, step = prepared.grid, prepared.plan.stages, prepared.steps_of_evaluations[index]
+        if stages[index].stage > 0 and stages[1].stage == 0:
+            grid = Grid(
+                (whole.at_sigma(stages[index].point.sigma), *whole.points[step + 1 :]),
+                whole.noise_schedule,
+                whole.scaling,
+            )
+            solver = after_rest_of_step.with_options(then=self._solver_from(whole, step, options))
+            return plan_for(solver, grid, prepared.prediction)
+        if stages[index].stage > 0:
             raise ValueError(
                 f"evaluation {index} is in the middle of a step, where a run cannot begin: begin at {index - 1} or "
                 f"{index + 1}, for example with timesteps[t_start * {self.order}:]."

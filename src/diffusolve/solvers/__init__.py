@@ -21,6 +21,7 @@ from diffusolve.solvers.restart import restart
 from diffusolve.solvers.sa_solver import sa_solver
 from diffusolve.solvers.seeds import exp_heun_2_x0, seeds_2, seeds_3
 from diffusolve.solvers.solver import Solver, solver
+from diffusolve.solvers.tcd import tcd
 from diffusolve.solvers.two_stage import dpm_2, heun
 from diffusolve.solvers.unipc import unipc
 
@@ -62,6 +63,7 @@ __all__ = [
     "seeds_2",
     "seeds_3",
     "solver",
+    "tcd",
     "unipc",
 ]
 
@@ -87,6 +89,7 @@ SOLVERS: dict[str, Solver] = {
         er_sde,
         seeds_2,
         seeds_3,
+        tcd,
         exp_heun_2_x0,
         sa_solver,
         unipc,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import floor, sqrt
+from math import floor, log, sqrt
 
-from diffusolve.noise import Grid, Point
+from diffusolve.noise import Grid, Point, Scaling
 from diffusolve.solvers.exponential import ddim_step
 from diffusolve.solvers.requests import Evaluate, Noise, SolverRun, Value
 from diffusolve.solvers.solver import solver
@@ -36,8 +36,16 @@ def tcd(grid: Grid, x: Value, *, eta: float = 0.3) -> SolverRun:
 
 
 def landing(grid: Grid, t: Point, eta: float) -> Point:
-    """The point at the timestep ``(1 - eta) * t``, rounded down where timesteps are whole; `t` if it has that."""
-    timestep: float = (1.0 - eta) * t.timestep
-    if grid.noise_schedule.is_discrete:
+    """The point at the part ``1 - eta`` of the time at `t`, rounded down where timesteps are whole; `t` if it is there.
+
+    Time is the timestep, and sigma where noise is added to data that keep their scale. It is not below that of the
+    least noise in training.
+    """
+    schedule = grid.noise_schedule
+    if schedule.scaling is Scaling.VARIANCE_EXPLODING and not schedule.is_discrete:
+        sigma = max((1.0 - eta) * t.sigma / t.alpha, schedule.sigma_min)
+        return t if sigma >= t.sigma / t.alpha else grid.at_log_snr(-log(sigma))
+    timestep = max((1.0 - eta) * t.timestep, float(schedule.timestep(schedule.sigma_min)))
+    if schedule.is_discrete:
         timestep = floor(timestep)
-    return t if timestep == t.timestep else grid.at_timestep(timestep)
+    return t if timestep >= t.timestep else grid.at_timestep(timestep)
