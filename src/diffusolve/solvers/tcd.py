@@ -41,6 +41,8 @@ def landing(grid: Grid, t: Point, eta: float) -> Point:
     Time is the timestep, and sigma where noise is added to data that keep their scale. It is not below that of the
     least noise in training.
     """
+    if eta == 0:
+        return t
     schedule = grid.noise_schedule
     if schedule.scaling is Scaling.VARIANCE_EXPLODING and not schedule.is_discrete:
         sigma = max((1.0 - eta) * t.sigma / t.alpha, schedule.sigma_min)
