@@ -107,6 +107,12 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 },
             ),
             (
+                "learning",
+                "plans fitted to a network: an exact teacher, least squares on its path, gradients, the judgement of "
+                "plans",
+                LEAVES | SAMPLING | {"sampling", "catalog"},
+            ),
+            (
                 "serving",
                 "an asyncio front end that serves requests from one mixed batch; metrics",
                 LEAVES | SAMPLING | {"sampling", "batching", "catalog"},

@@ -30,6 +30,7 @@ TORCH_AT_TOP = {
     "denoisers/digits_network.py",
     "denoisers/emoji_network.py",
     "denoisers/pipeline.py",
+    "learning/refine.py",
 }
 """Files that are only imported when torch is wanted, besides the rooms that are for its users:"""
 FOR_TORCH = {"cli", "hub", "k_diffusion", "schedulers", "tokens"}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffusolve import catalog as catalog
     from diffusolve import denoisers as denoisers
     from diffusolve import k_diffusion as k_diffusion
+    from diffusolve import learning as learning
     from diffusolve import noise as noise
     from diffusolve import randomness as randomness
     from diffusolve import serving as serving
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from diffusolve.catalog import to_diffusers as to_diffusers
     from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
+    from diffusolve.learning import learn as learn
+    from diffusolve.learning import learn_with_report as learn_with_report
     from diffusolve.noise import NOISE_SCHEDULES as NOISE_SCHEDULES
     from diffusolve.noise import SD15 as SD15
     from diffusolve.noise import Cosine as Cosine
@@ -170,6 +173,8 @@ _HOME = {
     "sample": "sampling",
     "sample_with_report": "sampling",
     "from_diffusers": "catalog",
+    "learn": "learning",
+    "learn_with_report": "learning",
     "noise_schedule": "noise",
     "patch": "catalog",
     "sampler": "catalog",
@@ -181,7 +186,18 @@ _HOME = {
 import_paths.watch(_HOME)
 diffusers_bridge.watch(import_paths.in_both())
 
-_ROOMS = ("bulk", "catalog", "denoisers", "k_diffusion", "noise", "randomness", "serving", "solvers", "spacing")
+_ROOMS = (
+    "bulk",
+    "catalog",
+    "denoisers",
+    "k_diffusion",
+    "learning",
+    "noise",
+    "randomness",
+    "serving",
+    "solvers",
+    "spacing",
+)
 """Parts of the package that are public as they are."""
 
 __all__ = ["__version__", *sorted((*_HOME, *_ROOMS))]

@@ -1,0 +1,167 @@
+"""Fitting by least squares: forward passes of the network only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.arrays import Array, to_numpy
+from diffusolve.learning.curves import curves
+from diffusolve.learning.model import Model, root_mean_square
+from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
+from diffusolve.learning.teacher import Pairs
+from diffusolve.sampling import Sampler
+from diffusolve.solvers import Solver, ipndm
+
+__all__ = ["Fit", "fit_weights", "search"]
+
+Numbers = npt.NDArray[np.float64]
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
+"""The strengths of the ridge that the end of a search tries."""
+
+USUAL_RIDGE = 1e-5
+
+MOST_TRIES = 60
+"""Changes of levels that a search tries at most."""
+
+
+class Fit(NamedTuple):
+    """A fitted table, and its root mean square distance on pairs that its weights have not seen."""
+
+    table: Table
+    error: float
+    name: str
+
+
+def search(
+    model: Model,
+    pairs: Pairs,
+    validation: Pairs,
+    steps: int,
+    *,
+    starts: Sequence[tuple[str, Table]] = (),
+    seed: int = 0,
+    tries: int = MOST_TRIES,
+    time_left: Callable[[], float] = lambda: inf,
+    on_fit: Callable[[Fit], object] | None = None,
+) -> Fit:
+    """The best of curves of several kinds, with weights fitted on each, its levels then moved one by one.
+
+    Args:
+        model: the network.
+        pairs: what the weights are fitted on.
+        validation: what levels and the strength of the ridge are chosen by.
+        steps: of the table.
+        starts: names and tables to try besides the curves.
+        seed: of the changes that are tried.
+        tries: how many changes.
+        time_left: seconds that are left for it.
+        on_fit: called after each fit with the best so far.
+    """
+    both, count = pairs.and_(validation), pairs.count
+    best: Fit | None = None
+
+    def tried(start: Table, ridge: float, name: str) -> bool:
+        nonlocal best
+        table, made = fit_weights(model, both, start, ridge, count)
+        error = root_mean_square(made[count:] - validation.final)
+        is_better = bool(np.isfinite(error)) and (best is None or error < best.error)
+        if is_better:
+            best = Fit(table, error, name)
+            towards[0] = start
+        if on_fit is not None and best is not None:
+            on_fit(best)
+        return is_better
+
+    towards: list[Table] = []
+    for name, start in [*starts, *_on_curves(model, steps, ipndm)]:
+        if not towards:
+            towards.append(start)
+        if time_left() <= 0 and best is not None:
+            break
+        tried(start, USUAL_RIDGE, name)
+    if best is None:
+        raise ValueError("no curve of levels gives finite samples: does the network return finite numbers?")
+    random, size = np.random.default_rng(seed), 0.25
+    for _ in range(tries if steps > 1 else 0):
+        if time_left() <= 0:
+            break
+        moved = _moved(towards[0], size * random.standard_normal(steps - 1))
+        size = (
+            min(0.5, size * 1.4)
+            if tried(moved, USUAL_RIDGE, f"{best.name.removesuffix(', moved')}, moved")
+            else size * 0.93
+        )
+        size = 0.25 if size < 0.03 else size
+    for ridge in RIDGES:
+        if ridge != USUAL_RIDGE and time_left() > 0:
+            tried(towards[0], ridge, best.name)
+    return best
+
+
+def _on_curves(model: Model, steps: int, solver: Solver) -> Iterator[tuple[str, Table]]:
+    """Name and hand-made table of each curve."""
+    for name, spacing in curves(model):
+        try:
+            plan = Sampler(solver, spacing).plan(model.noise_schedule, model.prediction, steps)
+            yield name, table_of(plan, model.noise_schedule, model.scaling)
+        except (NotALearnersPlanError, ValueError, ImportError):  # not on this kind of schedule
+            continue
+
+
+def _moved(table: Table, by: Numbers) -> Table:
+    """`table` with the ratio of neighbouring levels changed, on the scale where they are between 0 and 1."""
+    ratios = table.sigmas[1:-1] / table.sigmas[:-2]
+    ratios = 1.0 / (1.0 + (1.0 / ratios - 1.0) * np.exp(-by))
+    inner = table.sigmas[0] * np.cumprod(ratios)
+    return Table(np.concatenate([table.sigmas[:1], inner, table.sigmas[-1:]]), table.shifts, table.weights)
+
+
+def fit_weights(
+    model: Model, pairs: Pairs, start: Table, ridge: float = 1e-3, fitted: int | None = None
+) -> tuple[Table, Array]:
+    """Weights by least squares, stage by stage, on the learner's own states against the teacher's at the next level.
+
+    Args:
+        model: the network.
+        pairs: noises and the teacher's path.
+        start: its levels stay; its weights are what the ridge draws to.
+        ridge: how strongly, as a part of the mean square of the slopes.
+        fitted: only so many of the pairs, the first, count for the weights; all when missing.
+
+    Returns:
+        table: with the weights.
+        made: the learner's samples at the end, for all pairs.
+    """
+    plan = plan_of(start, model.noise_schedule, model.scaling, model.prediction)
+    fitted = pairs.count if fitted is None else fitted
+    x, slopes = pairs.begun, []
+    weights = np.zeros_like(start.weights)
+    columns: list[Numbers] = []
+    for i, stage in enumerate(plan.stages):
+        slopes.append(model.slopes(x, stage, pairs.rows))
+        columns.append(_flat(slopes[-1][:fitted]))
+        step = float(start.sigmas[i + 1] - start.sigmas[i])
+        wanted = _flat((pairs.at(float(start.sigmas[i + 1])) - x)[:fitted]) / step
+        weights[i, : i + 1] = _ridge(columns, wanted, start.weights[i, : i + 1], ridge)
+        for weight, slope in zip(weights[i], slopes, strict=False):
+            x = x + step * float(weight) * slope
+    return Table(start.sigmas, start.shifts, weights), x
+
+
+def _flat(x: Array) -> Numbers:
+    return to_numpy(x).astype(np.float64).ravel()
+
+
+def _ridge(columns: list[Numbers], wanted: Numbers, towards: Numbers, ridge: float) -> Numbers:
+    """The weights of `columns` whose sum is nearest to `wanted`, drawn `towards` others."""
+    matrix = np.array(columns)
+    gram = matrix @ matrix.T
+    drawn = ridge * np.mean(np.diag(gram)) * np.eye(len(columns))
+    rest = matrix @ (wanted - towards @ matrix)
+    return np.asarray(towards + np.linalg.lstsq(gram + drawn, rest, rcond=None)[0])

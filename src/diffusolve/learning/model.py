@@ -1,0 +1,119 @@
+"""A network as learning sees it: slopes at levels of noise, in batches of one size."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusolve.arrays import Array, cast_like, concatenate, is_torch, namespace, timesteps_like, to_numpy, widen
+from diffusolve.errors import shown
+from diffusolve.noise import NoiseSchedule, Scaling
+from diffusolve.noise import noise_schedule as schedule_called
+from diffusolve.plan import Plan, Stage
+from diffusolve.prediction import Prediction, prediction
+from diffusolve.sampling import sample
+
+__all__ = ["Model", "Rows"]
+
+Rows = tuple[Array, ...]
+"""Conditions of some samples, one row for each: what the network is called with besides sample and timestep."""
+
+
+class Model:
+    """A network with what it was trained for, asked in batches.
+
+    Args:
+        network: called with samples (batch, ...), timesteps (batch,) and rows of conditions, if there are any.
+        like: an array of the shape (batch, ...), precision, library and device of the samples; the batch is the most
+            samples that the network is asked about at once.
+        noise_schedule, prediction_type: what the network was trained with, where it does not know itself.
+
+    Raises:
+        ValueError: the noise schedule or the prediction type is missing.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        like: Array,
+        noise_schedule: str | NoiseSchedule | None = None,
+        prediction_type: str | Prediction | None = None,
+    ) -> None:
+        known = noise_schedule or getattr(network, "noise_schedule", None)
+        predicts = prediction_type or getattr(network, "prediction", None)
+        if known is None or predicts is None:
+            missing = "noise_schedule" if known is None else "prediction_type"
+            raise ValueError(
+                f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
+            )
+        if len(like.shape) < 2:
+            raise ValueError(f"like has shape {tuple(like.shape)}: expected a batch of samples, (batch, ...).")
+        self.network = network
+        self.like = like
+        self.batch = int(like.shape[0])
+        self.noise_schedule = schedule_called(known)
+        self.prediction = prediction(predicts)
+        infinite = not np.isfinite(self.noise_schedule.scaling.log_snr(self.noise_schedule.sigma_max))
+        own = self.noise_schedule.scaling
+        self.scaling = Scaling.FLOW if infinite or own is Scaling.FLOW else Scaling.VARIANCE_EXPLODING
+        """The scaling in which slopes are taken: dx/dsigma = (x - x0) / sigma holds there."""
+
+    def slopes(self, x: Array, stage: Stage, rows: Rows) -> Array:
+        """``dx/dsigma`` at samples `x`, shape (count, ...), scaled as `scaling` has it, at the place of `stage`."""
+        parts = []
+        with no_gradients(x):
+            for part, of_part in self.batches(x, rows):
+                output = self.output(part, stage.scale, stage.point.timestep, of_part)
+                parts.append(slope(part, output, stage))
+        return parts[0] if len(parts) == 1 else concatenate(parts)
+
+    def output(self, x: Array, scale: Any, timestep: Any, rows: Rows) -> Array:
+        """The network's output for one batch, in the precision of sums."""
+        like = self.like
+        shown_to = cast_like(scale * x, like)
+        (at,) = timesteps_like([timestep], x)
+        output = self.network(shown_to, at, *rows)
+        if getattr(output, "shape", None) != x.shape:
+            raise ValueError(
+                f"the network returned {shown(getattr(output, 'shape', type(output)))} for samples of shape "
+                f"{tuple(x.shape)}: expected the same shape."
+            )
+        return widen(output)
+
+    def batches(self, x: Array, rows: Rows) -> Sequence[tuple[Array, Rows]]:
+        """Samples and conditions in batches of at most `batch`."""
+        cuts = range(0, x.shape[0], self.batch)
+        return [(x[cut : cut + self.batch], tuple(row[cut : cut + self.batch] for row in rows)) for cut in cuts]
+
+    def run(self, plan: Plan, x: Array, rows: Rows) -> Array:
+        """The samples that `plan` makes of `x`, shape (count, ...), both scaled as `scaling` has it."""
+        begins, ends = (self.scaling.norm(point.alpha, point.sigma) for point in (plan.start, plan.end))
+        x, parts = begins * x, []
+        for part, of_part in self.batches(x, rows):
+
+            def asked(samples: Array, timestep: Array, of_part: Rows = of_part) -> Array:
+                return self.network(samples, timestep, *of_part)
+
+            parts.append(sample(asked, part, plan))
+        made = concatenate(parts)
+        return made if ends == 1.0 else made / ends
+
+
+def slope(x: Array, output: Array, stage: Stage) -> Array:
+    """``(x - x0) / sigma`` of a stage's sample and output."""
+    sigma = stage.point.sigma
+    return ((1.0 - stage.a) / sigma) * x - (stage.b / sigma) * output
+
+
+def root_mean_square(x: Array) -> float:
+    """Of all elements, summed in float64."""
+    wide = to_numpy(x).astype(np.float64)
+    return float(np.sqrt(np.mean(wide * wide)))
+
+
+def no_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """A context in which tensors like `x` keep no history."""
+    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()

@@ -1,0 +1,466 @@
+"""Learning a plan for a network: pairs, the catalog's best, fit, refine, judgement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from diffusolve.arrays import Array, is_torch
+from diffusolve.errors import unknown_name
+from diffusolve.learning.fit import Fit, search
+from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, check_begins, judge
+from diffusolve.learning.model import Model, Rows
+from diffusolve.learning.report import Candidate, LearningReport
+from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
+from diffusolve.learning.teacher import Pairs, TeacherError, follow, steps_needed
+from diffusolve.noise import NoiseSchedule
+from diffusolve.plan import Plan
+from diffusolve.prediction import Prediction
+
+if TYPE_CHECKING:
+    from diffusolve.learning.refine import Refining
+
+__all__ = ["METHODS", "learn", "learn_with_report", "with_provenance"]
+
+METHODS = ("fit", "refine")
+"""Ways of learning, besides the two one after the other."""
+
+FIRST_SEED, SEEDS_APART = 10_000_000, {"train": 0, "validation": 3_000_000, "test": 6_000_000, "probe": 9_000_000}
+"""Seed n learns from noises of seeds from (n + 1) times the first on; validation, test and probing of the teacher have
+theirs this much higher, so that no noise is used twice and none of the small seeds that people use is among them."""
+
+PAIRS = {"fit": (128, 96, 128), "refine": (384, 96, 128)}
+"""The most pairs to learn from, to choose by and to test by, where the user does not say."""
+
+FEWEST_PAIRS = 32
+
+TEACHER_STEPS = (32, 512)
+"""A teacher's number of steps: the first and the last that are tried."""
+
+AGREEMENT = 2e-3
+"""A teacher and one of twice its steps differ by no more, as a part of the samples' root mean square..."""
+
+DISAGREEMENT = 2e-2
+"""... and a teacher that the user chose by no more than this."""
+
+BATCH = 32
+"""Pairs of one step of Adam."""
+
+
+def learn(network: Any, like: Array, steps: int = 5, **options: Any) -> Plan:
+    """A plan learned for `network`: an ordinary :class:`~diffusolve.Plan` of `steps` evaluations.
+
+    Arguments and errors as :func:`learn_with_report`. The report is in ``plan.extra["learned"]``.
+    """
+    return learn_with_report(network, like, steps, **options)[0]
+
+
+def learn_with_report(
+    network: Any,
+    like: Array,
+    steps: int = 5,
+    *,
+    method: str | None = None,
+    conditions: Rows = (),
+    held_out: Rows | None = None,
+    noise_schedule: str | NoiseSchedule | None = None,
+    prediction_type: str | Prediction | None = None,
+    start: Plan | None = None,
+    pairs: int | None = None,
+    teacher_steps: int | None = None,
+    seed: int = 0,
+    minutes: float = 5.0,
+    iterations: int | None = None,
+    checkpointing: bool = True,
+    relaxed: float = 0.0,
+    shifts: bool = True,
+    about: Mapping[str, Any] | None = None,
+    on_best: Callable[[Plan], object] | None = None,
+    progress: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Plan, LearningReport]:
+    """A plan learned for `network`, and how good it is on noises that were used for nothing else.
+
+    Args:
+        network: called with samples (batch, ...), timesteps (batch,) and a batch of each of the `conditions`; returns
+            an output of the samples' shape. With guidance, if there is any, inside.
+        like: an array of the shape (batch, ...), precision, library and device of the samples; its batch is the most
+            samples that the network is asked about at once.
+        steps: how many evaluations the plan takes.
+        method: "fit": least squares, which needs outputs of the network alone; "refine": gradients alone, from
+            `start`; None: fit, and then refine if gradients flow.
+        conditions: arrays whose rows are given to the samples in turn: labels, embeddings of prompts.
+        held_out: conditions for validation and test; the same when missing.
+        noise_schedule, prediction_type: what the network was trained with, where it does not know.
+        start: a plan to begin from and to compare with; the best of the catalog when missing.
+        pairs: how many pairs of noise and exact sample to learn from; a quarter more validate and test. When missing,
+            as many as a quarter of the time pays for, up to 384 (128 to fit alone).
+        teacher_steps: of the exact solution; as many as it takes when missing.
+        seed: equal seeds learn equal plans, if both have time enough for all iterations.
+        minutes: the time that all of it may take, about.
+        iterations: of refining; as many as there is time for, up to 300, when missing.
+        checkpointing: refining computes each evaluation again on the way back, so that memory grows with one.
+        relaxed: refine for starts anywhere in a ball around the given noise, of this radius in units of the noise.
+        shifts: learn the timestep that the network is told, too; not for networks that know whole timesteps only.
+        about: what else the plan says of itself: model, guidance.
+        on_best: called with each plan that is better than those before it.
+        progress: show a progress bar.
+        clock: seconds.
+
+    Raises:
+        ValueError: fewer pairs than weights, steps below 1, a start for another noise schedule or another number of
+            evaluations; TeacherError if the teacher disagrees with a finer one.
+        TypeError: no gradients flow through the network, and `method` is "refine".
+        UnknownNameError: another method.
+    """
+    _check(steps, method, pairs, minutes)
+    model = Model(network, like, noise_schedule, prediction_type)
+    if start is not None:
+        check_begins(model, start)
+        if start.nfe != steps:
+            raise ValueError(f"the start takes {start.nfe} evaluations, but steps is {steps}: they must be equal.")
+    refines = _refines(model, method, conditions)
+    began = clock()
+    budget = 60.0 * minutes
+
+    def left(part: float) -> Callable[[], float]:
+        """Seconds until `part` of the time is over."""
+        return lambda: part * budget - (clock() - began)
+
+    task = _Task(model, conditions, conditions if held_out is None else held_out, seed, progress)
+    teacher, apart = task.teacher(teacher_steps)
+    counts = task.counts(pairs, PAIRS["refine" if refines else "fit"], teacher, 0.25 * budget, clock)
+    train, validation, test = (
+        task.pairs(kind, count, teacher) for kind, count in zip(SEEDS_APART, counts, strict=False)
+    )
+    ranked = task.ranked(steps, validation, left(0.45))
+    if start is not None:
+        ranked.insert(0, Ranked("the given start", start, judge(model, start, validation).error))
+    if not ranked:
+        raise ValueError(f"no sampler of the catalog takes {steps} evaluations or fewer on {model.noise_schedule}.")
+    chosen = _Chosen(Candidate(ranked[0].name, ranked[0].plan, ranked[0].error), on_best, about or {}, model)
+    stopped = ""
+    try:
+        if method != "refine":
+            fitted = task.fit(steps, train, validation, _tables(model, ranked, steps), left(0.6 if refines else 0.85))
+            chosen.offer("fit", fitted.table, fitted.error)
+        if refines:
+            stopped = task.refine(
+                chosen,
+                ranked,
+                steps,
+                train,
+                validation,
+                left(0.9),
+                iterations or 300,
+                checkpointing=checkpointing,
+                relaxed=relaxed,
+                shifts=shifts,
+            )
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    report = _report(
+        chosen,
+        ranked,
+        test,
+        task,
+        left(1.0),
+        stopped,
+        pairs=counts[0],
+        teacher_steps=teacher,
+        teacher_apart=apart,
+        seed=seed,
+        steps=steps,
+    )
+    plan = with_provenance(
+        chosen.best.plan, {**(about or {}), **report.as_dict(), "seconds": round(clock() - began, 1)}, model
+    )
+    return plan, replace(report, seconds=clock() - began)
+
+
+def with_provenance(plan: Plan, told: Mapping[str, Any], model: Model) -> Plan:
+    """`plan` that says where it comes from, in ``extra["learned"]``."""
+    from diffusolve import __version__
+
+    learned = {
+        **told,
+        "noise_schedule": str(model.noise_schedule),
+        "prediction": model.prediction.description,
+        "diffusolve": __version__,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    return replace(plan, extra={**plan.extra, "learned": learned})
+
+
+def _check(steps: int, method: str | None, pairs: int | None, minutes: float) -> None:
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: expected at least 1.")
+    if method is not None and method not in METHODS:
+        raise unknown_name("method of learning", method, METHODS)
+    if not minutes > 0.0:
+        raise ValueError(f"minutes is {minutes:g}: expected more than 0.")
+    weights = steps * (steps + 1) // 2
+    if pairs is not None and pairs < weights:
+        raise ValueError(
+            f"pairs is {pairs}, but a plan of {steps} steps has {weights} weights, which fewer pairs do not tell "
+            f"apart: give at least {weights}."
+        )
+
+
+def _refines(model: Model, method: str | None, conditions: Rows) -> bool:
+    """True if gradients are to be used. Raises TypeError if they must and cannot."""
+    if method == "fit" or (method is None and not is_torch(model.like)):
+        return False
+    from diffusolve.learning.refine import check_gradients
+
+    try:
+        check_gradients(model, conditions)
+    except TypeError:
+        if method == "refine":
+            raise
+        return False
+    return True
+
+
+def _tables(model: Model, ranked: Sequence[Ranked], steps: int) -> list[tuple[str, Table]]:
+    """The best plans that have the form that is learned, as tables; at most three."""
+    tables = []
+    for name, plan, _ in ((one.name, one.plan, one.error) for one in ranked):
+        try:
+            table = table_of(plan, model.noise_schedule, model.scaling)
+        except NotALearnersPlanError:
+            continue
+        if table.steps == steps:
+            tables.append((name, table))
+    return tables[:3]
+
+
+class _Chosen:
+    """The best plan so far, by the validation pairs, and all that were candidates."""
+
+    def __init__(
+        self, start: Candidate, on_best: Callable[[Plan], object] | None, about: Mapping[str, Any], model: Model
+    ) -> None:
+        self.start = self.best = start
+        self.candidates = [start]
+        self.tables: dict[str, tuple[Table, float]] = {}
+        self.on_best, self.about, self.model = on_best, about, model
+
+    def offer(self, name: str, table: Table, error: float) -> None:
+        """Take `table` for the best if it is."""
+        if name not in self.tables or error < self.tables[name][1]:
+            self.tables[name] = table, error
+        if not error < self.best.validation:
+            return
+        plan = plan_of(table, self.model.noise_schedule, self.model.scaling, self.model.prediction)
+        self.best = Candidate(name, plan, error)
+        self.candidates.append(self.best)
+        if self.on_best is not None:
+            self.on_best(with_provenance(plan, {**self.about, "validation_error": error}, self.model))
+
+
+class _Task:
+    """The steps of learning, with their pairs and progress bars."""
+
+    def __init__(self, model: Model, conditions: Rows, held_out: Rows, seed: int, progress: bool) -> None:
+        self.model, self.seed, self.progress = model, seed, progress
+        self.conditions = dict.fromkeys(SEEDS_APART, held_out) | {"train": conditions}
+        for rows in (conditions, held_out):
+            if any(len(row) == 0 for row in rows):
+                raise ValueError("conditions are empty: give at least one row, or leave them out.")
+
+    def bar(self, total: int | None, what: str) -> Any:
+        return tqdm(total=total, desc=what, disable=not self.progress, leave=False)
+
+    def asked_for(self, kind: str, count: int) -> tuple[range, Rows]:
+        """Seeds and conditions of `count` samples: conditions in turn."""
+        first = (self.seed + 1) * FIRST_SEED + SEEDS_APART[kind]
+        rows = tuple(row[np.arange(count) % len(row)] for row in self.conditions[kind])
+        return range(first, first + count), rows
+
+    def pairs(self, kind: str, count: int, teacher: int) -> Pairs:
+        return follow(self.model, *self.asked_for(kind, count), teacher, progress=self.progress)
+
+    def teacher(self, asked: int | None) -> tuple[int, float]:
+        """A teacher's steps, and its distance from one of twice as many."""
+        seeds, rows = self.asked_for("probe", min(8, self.model.batch))
+        first, most = TEACHER_STEPS
+        if asked is None:
+            return steps_needed(self.model, seeds, rows, AGREEMENT, first, most)
+        steps, apart = steps_needed(self.model, seeds, rows, inf, asked, asked)
+        if apart > DISAGREEMENT:
+            needed, then = steps_needed(self.model, seeds, rows, DISAGREEMENT, asked, max(4 * most, 4 * asked))
+            hint = f"{needed} steps do" if then <= DISAGREEMENT else f"even {needed} steps do not ({then:.1%})"
+            raise TeacherError(
+                f"a teacher of {asked} steps is {apart:.1%} of the samples' size away from one of {2 * asked}, more "
+                f"than {DISAGREEMENT:.0%}: {hint}; give more teacher_steps, or leave them out."
+            )
+        return steps, apart
+
+    def counts(
+        self, asked: int | None, usual: tuple[int, int, int], teacher: int, seconds: float, clock: Callable[[], float]
+    ) -> tuple[int, int, int]:
+        """How many pairs train, validate and test: as asked, or as many as `seconds` pay for."""
+        if asked is not None:
+            return asked, max(asked // 4, 8), max(asked // 3, 16)
+        seeds, rows = self.asked_for("probe", self.model.batch)
+        begun = clock()
+        follow(self.model, seeds, rows, 2)
+        each = (clock() - begun) / (3 * len(seeds)) * (teacher + 1)
+        part = min(1.0, seconds / max(each * sum(usual), 1e-9))
+        train, validation, test = (max(FEWEST_PAIRS, int(part * count)) for count in usual)
+        return train, validation, test
+
+    def ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> list[Ranked]:
+        """The best of the catalog in `steps` evaluations, by validation."""
+        begun = time_left()
+        with self.bar(None, "catalog") as bar:
+            few = best_of_catalog(self.model, steps, validation.first(8), names=LIKELY, screened=8, on_plan=bar.update)
+            each = (begun - time_left()) / max(len(LIKELY) * 8, 1)
+            screened = int(0.5 * time_left() / max(each * 300, 1e-9))
+            if screened < 4:  # no time for the whole catalog
+                return few
+            return best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=bar.update)
+
+    def fit(
+        self,
+        steps: int,
+        train: Pairs,
+        validation: Pairs,
+        starts: Sequence[tuple[str, Table]],
+        time_left: Callable[[], float],
+    ) -> Fit:
+        with self.bar(None, "fit") as bar:
+
+            def on_fit(best: Fit) -> None:
+                bar.update()
+                bar.set_postfix_str(f"{best.error:.4f} {best.name}", refresh=False)
+
+            few = train.first(min(train.count, PAIRS["fit"][0]))
+            return search(
+                self.model, few, validation, steps, starts=starts, seed=self.seed, time_left=time_left, on_fit=on_fit
+            )
+
+    def refine(
+        self,
+        chosen: _Chosen,
+        ranked: Sequence[Ranked],
+        steps: int,
+        train: Pairs,
+        validation: Pairs,
+        time_left: Callable[[], float],
+        iterations: int,
+        **options: Any,
+    ) -> str:
+        """Refine the fit, iPNDM on Karras levels and the best of the catalog, and offer each to `chosen`.
+
+        Returns:
+            Why it ended early; empty if it did not.
+        """
+        from diffusolve.learning.refine import refine_table
+
+        starts = [(name, table) for name, (table, _) in chosen.tables.items()]
+        starts += _tables(self.model, [*_usual_start(self.model, steps), *ranked], steps)[:2]
+        if not starts:
+            raise ValueError("no plan of the catalog has the form that is refined: give a start.")
+        stopped = ""
+        with self.bar(iterations * len(starts), "refine") as bar:
+
+            def on_iteration(course: Refining) -> None:
+                bar.update()
+                bar.set_postfix_str(f"{min(course.error, chosen.best.validation):.4f}", refresh=False)
+
+            for i, (_, table) in enumerate(starts):
+                until = time_left() * (1.0 - 1.0 / (len(starts) - i))
+                course = refine_table(
+                    self.model,
+                    train,
+                    validation,
+                    table,
+                    iterations,
+                    seed=self.seed,
+                    batch=BATCH,
+                    time_left=lambda until=until: time_left() - until,  # type: ignore[misc]
+                    on_iteration=on_iteration,
+                    **options,
+                )
+                chosen.offer("refined", course.table, course.error)
+                stopped = course.stopped
+                if stopped == "interrupted":
+                    break
+        return stopped
+
+
+def _usual_start(model: Model, steps: int) -> list[Ranked]:
+    """iPNDM on Karras levels, from which refining has come far; nothing where it cannot be."""
+    return [Ranked(name, plan, inf) for name, plan in catalog_plans(model, steps, ["iPNDM Karras"])]
+
+
+LIKELY = (
+    "DPM++ 2M Karras",
+    "DEIS Karras",
+    "UniPC Karras",
+    "iPNDM Karras",
+    "DPM++ 2M Beta57",
+    "UniPC Beta57",
+    "UniPC Exponential",
+    "iPNDM Exponential",
+    "DPM++ 2M Uniform",
+    "UniPC SGM Uniform",
+    "DPM2 Karras",
+    "Gradient estimation Karras",
+    "DPM++ 2M Beta",
+    "Euler Karras",
+)
+"""Samplers that stand for the catalog where there is no time for all of it."""
+
+MOST_EVALUATIONS = 3
+"""Times as many evaluations: as far as a catalog's plan that is as good as the learned one is looked for."""
+
+
+def _report(
+    chosen: _Chosen,
+    ranked: Sequence[Ranked],
+    test: Pairs,
+    task: _Task,
+    time_left: Callable[[], float],
+    stopped: str,
+    *,
+    steps: int,
+    **told: Any,
+) -> LearningReport:
+    """The judgement by the test pairs: of the start, the learned plan, and the catalog in more evaluations."""
+    model = task.model
+    start, learned = (judge(model, one.plan, test) for one in (chosen.start, chosen.best))
+    names = [one.name for one in ranked if one.name != "the given start"]
+    catalog: dict[int, tuple[str, float]] = {}
+    with task.bar(None, "judging") as bar:
+        for evaluations in range(steps, MOST_EVALUATIONS * steps + 1):
+            if stopped == "interrupted" or (catalog and time_left() <= 0):
+                break
+            among = names if evaluations == steps else list(dict.fromkeys([*names, *LIKELY]))
+            best = best_of_catalog(model, evaluations, test, names=among, screened=32, on_plan=bar.update)
+            if best:
+                catalog[evaluations] = best[0].name, best[0].error
+            if best and best[0].error <= learned.error:
+                break
+    return LearningReport(
+        steps=steps,
+        start=chosen.start.name,
+        start_error=start.error,
+        way="kept start" if chosen.best is chosen.start else chosen.best.name,
+        error=learned.error,
+        spread=learned.spread,
+        validation={one.name: one.validation for one in chosen.candidates},
+        catalog=catalog,
+        test_pairs=test.count,
+        stopped=stopped,
+        **told,
+    )

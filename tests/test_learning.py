@@ -1,0 +1,202 @@
+"""Learned plans: the numbers that are learned, that they are right, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import diffusolve
+from diffusolve import learning
+from diffusolve.denoisers import Denoiser, GaussianMixtureDenoiser
+from diffusolve.learning.model import Model
+from diffusolve.learning.report import LearningReport
+from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
+from diffusolve.learning.teacher import Pairs, follow
+from diffusolve.noise import SD15, FlowMatching, NoiseSchedule
+from diffusolve.sampling import sample, start
+
+MEANS = np.random.default_rng(0).normal(size=(5, 6))
+
+
+def mixture(schedule: NoiseSchedule = SD15) -> GaussianMixtureDenoiser:
+    """Five blobs in six dimensions, whose exact denoiser is known."""
+    return GaussianMixtureDenoiser(schedule, MEANS, [0.3, 0.4, 0.2, 0.5, 0.3])
+
+
+LIKE = torch.zeros(64, 6)
+LITTLE: dict[str, Any] = {"pairs": 48, "teacher_steps": 48, "minutes": 1.0, "checkpointing": False}
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[diffusolve.Plan, LearningReport]:
+    return diffusolve.learn_with_report(mixture(), LIKE, 4, iterations=40, about={"model": "mixture"}, **LITTLE)
+
+
+def test_a_learned_plan_beats_the_catalog_on_noises_held_out(
+    learned: tuple[diffusolve.Plan, LearningReport],
+) -> None:
+    plan, report = learned
+    assert plan.nfe == 4
+    assert not report.kept_start
+    assert report.error < 0.75 * report.catalog[4][1]
+    # By another teacher, and noises of another range.
+    begun = start(plan, torch.zeros(128, 6, dtype=torch.float64), list(range(500, 628)))
+    exact = sample(mixture(), begun, diffusolve.sampler("Heun Exponential"), steps=200)
+    apart = float((sample(mixture(), begun, plan) - exact).square().mean().sqrt())
+    assert apart < 0.9 * report.catalog[4][1]
+
+
+def test_the_reported_error_holds_for_other_seeds_within_its_spread(
+    learned: tuple[diffusolve.Plan, LearningReport],
+) -> None:
+    plan, report = learned
+    other = learning.evaluate(mixture(), plan, LIKE, range(777, 777 + 256))
+    assert abs(other.error - report.error) < 4 * (other.spread + report.spread)
+
+
+def test_least_squares_finds_the_weights_of_a_solver_that_made_the_path() -> None:
+    model = Model(mixture(), torch.zeros(64, 6, dtype=torch.float64))
+    known = table_of(diffusolve.sampler("DEIS Karras").plan(SD15, "sample", 5), SD15, model.scaling)
+    x = 14.6 * torch.randn(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plan, states, slopes = plan_of(known, SD15, model.scaling, model.prediction), [x], []
+    for i, stage in enumerate(plan.stages):
+        slopes.append(model.slopes(states[-1], stage, ()))
+        step = float(known.sigmas[i + 1] - known.sigmas[i])
+        moved = zip(known.weights[i], slopes, strict=False)
+        states.append(states[-1] + step * sum(float(weight) * slope for weight, slope in moved))
+    path = Pairs(x, (), known.sigmas[:-1], states[:-1], slopes, states[-1])
+    euler = Table(known.sigmas, known.shifts, np.eye(5))
+    found, made = learning.fit_weights(model, path, euler, ridge=0.0)
+    np.testing.assert_allclose(found.weights, known.weights, atol=1e-6)
+    torch.testing.assert_close(made, states[-1], rtol=0, atol=1e-6)
+
+
+SOLVERS = ("Euler Karras", "DPM++ 2M Karras", "UniPC Exponential", "DEIS Uniform", "iPNDM Karras", "DPM2 Karras")
+
+
+def test_the_plans_of_the_catalog_are_tables_and_back() -> None:
+    wrong = []
+    for schedule, predicts in ((SD15, "epsilon"), (FlowMatching(), "flow")):
+        model = Model(Denoiser(None, predicts, schedule), torch.zeros(2, 6))
+        for name in SOLVERS:
+            if schedule is not SD15 and name == "UniPC Exponential":
+                name = "UniPC Uniform"
+            plan = diffusolve.sampler(name).plan(schedule, predicts, 4)
+            again = plan_of(table_of(plan, schedule, model.scaling), schedule, model.scaling, model.prediction)
+
+            def network(x: Any, t: Any) -> Any:
+                return np.tanh(x + t[:, None] / 500)
+
+            norm = model.scaling.norm(plan.start.alpha, plan.start.sigma)
+            begun = np.random.default_rng(1).normal(size=(3, 6)) * again.start.sigma
+            one = sample(network, norm * begun, plan)
+            two = sample(network, begun, again)
+            if not np.allclose(one, two, rtol=1e-6, atol=1e-6):
+                wrong.append((schedule, name, np.abs(one - two).max()))
+    assert wrong == []
+
+
+def test_plans_of_another_form_are_no_tables() -> None:
+    scaling = Model(mixture(), LIKE).scaling
+    for name, words in (("Euler a", "adds noise"), ("Heun Karras", "ever lower levels")):
+        with pytest.raises(NotALearnersPlanError, match=words):
+            table_of(diffusolve.sampler(name).plan(SD15, "epsilon", 4), SD15, scaling)
+
+
+def test_json_keeps_where_a_plan_comes_from_and_what_else_it_says(
+    learned: tuple[diffusolve.Plan, LearningReport],
+) -> None:
+    plan, report = learned
+    told = json.loads(plan.to_json())
+    assert told["learned"]["model"] == "mixture"
+    assert told["learned"]["error"] == report.error
+    told["note"] = {"by": "a user"}
+    again = diffusolve.Plan.from_json(json.dumps(told))
+    assert again == plan
+    assert json.loads(again.to_json()) == told
+
+
+def test_fit_needs_neither_torch_nor_gradients_and_flow_starts_at_pure_noise() -> None:
+    like = np.zeros((64, 6), np.float32)
+    plan, report = diffusolve.learn_with_report(mixture(FlowMatching()), like, 4, **LITTLE)
+    assert report.way in ("fit", "kept start")
+    assert report.error <= report.start_error
+    assert plan.start.alpha == 0.0
+    with pytest.raises(TypeError, match='method="fit"'):
+        diffusolve.learn(mixture(FlowMatching()), like, 4, method="refine")
+
+
+def test_equal_seeds_learn_equal_plans() -> None:
+    one, two = (diffusolve.learn(mixture(), LIKE, 3, iterations=6, **LITTLE) for _ in range(2))
+    assert one == two
+
+
+def frozen(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return 0.3 * x
+
+
+def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
+    network = Denoiser(frozen, "sample", SD15)
+    other = diffusolve.sampler("Euler Karras").plan("edm", "sample", 4)
+    longer = diffusolve.sampler("Euler Karras").plan(SD15, "sample", 9)
+    for options, kind, words in (
+        ({"method": "refine"}, TypeError, "no gradients flow through the network"),
+        ({"method": "guess"}, ValueError, "unknown method of learning 'guess'"),
+        ({"steps": 0}, ValueError, "steps is 0"),
+        ({"pairs": 5}, ValueError, "4 steps has 10 weights"),
+        ({"minutes": 0}, ValueError, "minutes is 0"),
+        ({"start": other}, ValueError, "another noise schedule"),
+        ({"start": longer}, ValueError, "takes 9 evaluations"),
+        ({"conditions": (torch.zeros(0),)}, ValueError, "conditions are empty"),
+    ):
+        with pytest.raises(kind, match=words):
+            diffusolve.learn(network, LIKE, **{"steps": 4, **options})
+    with pytest.raises(learning.TeacherError, match=r"a teacher of 2 steps is .* give more teacher_steps"):
+        diffusolve.learn(mixture(), LIKE, 4, teacher_steps=2)
+
+
+def test_nan_and_an_interruption_keep_the_best_so_far() -> None:
+    from diffusolve.learning.refine import refine_table
+
+    model = Model(mixture(), LIKE)
+    pairs = follow(model, range(32), (), 32)
+    table = table_of(diffusolve.sampler("iPNDM Karras").plan(SD15, "sample", 3), SD15, model.scaling)
+
+    def interrupted(course: Any) -> None:
+        if course.iterations == 4:
+            raise KeyboardInterrupt
+
+    course = refine_table(model, pairs, pairs, table, 50, ask_every=2, on_iteration=interrupted)
+    assert course.stopped == "interrupted"
+    assert course.error < course.course[0][1]
+
+    asked = []
+
+    def broken(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        asked.append(1)
+        return mixture()(x, timestep) * (float("nan") if len(asked) > 30 else 1.0)
+
+    model = Model(Denoiser(broken, "sample", SD15), LIKE)
+    course = refine_table(model, pairs, pairs, table, 50, ask_every=2, checkpointing=False)
+    assert "NaN" in course.stopped
+    assert np.isfinite(course.table.weights).all()
+    assert course.error < 1.0
+
+
+def test_checkpointing_and_a_relaxed_start_learn_the_same_way() -> None:
+    from diffusolve.learning.refine import refine_table
+
+    model = Model(mixture(), LIKE)
+    pairs = follow(model, range(32), (), 32)
+    table = table_of(diffusolve.sampler("iPNDM Karras").plan(SD15, "sample", 3), SD15, model.scaling)
+    one, two, relaxed = (
+        refine_table(model, pairs, pairs, table, 5, checkpointing=checkpointing, relaxed=radius)
+        for checkpointing, radius in ((True, 0.0), (False, 0.0), (False, 0.01))
+    )
+    np.testing.assert_allclose(one.table.weights, two.table.weights, rtol=1e-9)
+    assert relaxed.error < relaxed.course[0][1]
