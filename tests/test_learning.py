@@ -24,16 +24,16 @@ MEANS = np.random.default_rng(0).normal(size=(5, 6))
 
 def mixture(schedule: NoiseSchedule = SD15) -> GaussianMixtureDenoiser:
     """Five blobs in six dimensions, whose exact denoiser is known."""
-    return GaussianMixtureDenoiser(schedule, MEANS, [0.3, 0.4, 0.2, 0.5, 0.3])
+    return GaussianMixtureDenoiser(schedule, MEANS, [0.6, 0.7, 0.8, 0.5, 0.6])
 
 
 LIKE = torch.zeros(64, 6)
-LITTLE: dict[str, Any] = {"pairs": 48, "teacher_steps": 48, "minutes": 1.0, "checkpointing": False}
+LITTLE: dict[str, Any] = {"pairs": 96, "teacher_steps": 48, "minutes": 1.0, "checkpointing": False}
 
 
 @pytest.fixture(scope="module")
 def learned() -> tuple[diffusolve.Plan, LearningReport]:
-    return diffusolve.learn_with_report(mixture(), LIKE, 4, iterations=40, about={"model": "mixture"}, **LITTLE)
+    return diffusolve.learn_with_report(mixture(), LIKE, 4, iterations=60, about={"model": "mixture"}, **LITTLE)
 
 
 def test_a_learned_plan_beats_the_catalog_on_noises_held_out(
