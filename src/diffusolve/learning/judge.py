@@ -23,7 +23,7 @@ __all__ = ["Evaluation", "Ranked", "best_of_catalog", "catalog_plans", "evaluate
 TEACHER_STEPS = 64
 
 FINALISTS = 8
-"""How many plans of the catalog are judged by all pairs, after the first round by some."""
+"""The number of plans of the catalog that are judged by all pairs, after the first round by some."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Table:
 
     @property
     def count(self) -> int:
-        """How many numbers can be learned: weights, inner levels, told levels."""
+        """The number of numbers that can be learned: weights, inner levels, told levels."""
         return self.steps * (self.steps + 1) // 2 + self.steps - 1 + self.steps
 
 

@@ -80,7 +80,7 @@ class Pairs:
         )
 
     def and_(self, other: Pairs) -> Pairs:
-        """These pairs and then those of `other`, which has the same levels."""
+        """A join: these pairs and then those of `other`, which has the same levels."""
         return Pairs(
             concatenate([self.begun, other.begun]),
             tuple(concatenate([one, two]) for one, two in zip(self.rows, other.rows, strict=True)),

@@ -307,7 +307,7 @@ class _Task:
     def counts(
         self, asked: int | None, usual: tuple[int, int, int], teacher: int, seconds: float, clock: Callable[[], float]
     ) -> tuple[int, int, int]:
-        """How many pairs train, validate and test: as asked, or as many as `seconds` pay for."""
+        """Numbers of pairs to train, validate and test: as asked, or as many as `seconds` pay for."""
         if asked is not None:
             return asked, max(asked // 4, 8), max(asked // 3, 16)
         seeds, rows = self.asked_for("probe", self.model.batch)
