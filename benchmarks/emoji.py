@@ -24,10 +24,10 @@ from torch import Tensor
 from benchmarks.emoji_classifier import EmojiClassifier, load_classifier, recognised, two_ways
 from benchmarks.which_sampler import frechet
 from diffusolve.catalog import sampler
-from diffusolve.cli.compare import steps_of_column
-from diffusolve.cli.models import conditional_denoiser
-from diffusolve.cli.picture import encode, labelled_grid, tile
+from diffusolve.comparing.cells import steps_of_column
+from diffusolve.comparing.picture import encode, labelled_grid, tile
 from diffusolve.denoisers import ClassifierFreeGuidance, load_emoji_data
+from diffusolve.denoisers.named import conditional_denoiser
 from diffusolve.files import write_atomically
 from diffusolve.sampling import sample, start
 

@@ -31,6 +31,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ("errors", "errors that offer the nearest choice", ()),
             ("arrays", "what is said differently to torch and to array-API libraries", ()),
             ("files", "writing files whole or not at all", ()),
+            ("drawing", "tables as HTML, curves as figures: what notebooks and pages show", ()),
             (
                 "noise",
                 "`NoiseSchedule` and its kinds, `Scaling` (how a sample is scaled), `Point`, `Grid`",
@@ -43,7 +44,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ),
             ("prediction", "what a network's output means, as two numbers", {"errors", "noise"}),
             ("solvers", "one file per family; requests; no NumPy, no torch", {"errors", "noise"}),
-            ("plan", "tracing, the table, liveness, JSON", {"errors", "noise", "prediction", "solvers"}),
+            ("plan", "tracing, the table, liveness, JSON", {"errors", "drawing", "noise", "prediction", "solvers"}),
             (
                 "backends",
                 "lowering a plan; running it on torch tensors (compiled module, torch.compile, or term by term) or on "
@@ -64,7 +65,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             ),
             (
                 "denoisers",
-                "exact denoisers, wrappers, the digits network and data, pipelines of diffusers",
+                "exact denoisers, wrappers, small networks with their data, pipelines of diffusers; all by name",
                 {"errors", "arrays", "noise", "prediction"},
             ),
             ("hub", "files of the Hugging Face Hub, fetched and pushed", LEAVES),
@@ -121,6 +122,16 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 "bulk",
                 "files of rows made on one machine or many: one mixed batch per worker, shards, going on after a stop",
                 LEAVES | SAMPLING | {"sampling", "batching", "denoisers", "catalog"},
+            ),
+            (
+                "comparing",
+                "samplers side by side on one model: samples, distance to the exact solution, evaluations, time",
+                LEAVES | SAMPLING | {"drawing", "sampling", "denoisers", "catalog"},
+            ),
+            (
+                "lab",
+                "a page to try samplers on: the choice, what it computes, how that is shown",
+                LEAVES | SAMPLING | {"drawing", "sampling", "denoisers", "catalog", "comparing"},
             ),
         )
     }

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from diffusolve import sampler
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES
-from diffusolve.cli.compare import steps_of_column
 from diffusolve.cli.main import main as diffusolve
-from diffusolve.cli.models import load_model
+from diffusolve.comparing.cells import steps_of_column
 from diffusolve.denoisers import DatasetDenoiser, load_digits_data
+from diffusolve.denoisers.load import load_model
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15, FlowMatching
 from diffusolve.sampling import sample, start

@@ -34,7 +34,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from diffusolve import sampler
-from diffusolve.cli.picture import encode, tile
+from diffusolve.comparing.picture import encode, tile
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
 from diffusolve.denoisers.emoji import load_emoji_data
 from diffusolve.denoisers.emoji_network import NO_CLASS, EmojiNetwork

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.digits import classifier
 from diffusolve.cli.main import main
-from diffusolve.cli.picture import GAP, tile
+from diffusolve.comparing.picture import GAP, tile
 
 
 def run(*arguments: str | Path) -> int:
@@ -104,7 +104,7 @@ def test_bad_input_gets_one_line_that_says_what_would_work(
 
 
 def test_the_output_path_is_checked_before_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusolve.cli.models.load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("diffusolve.denoisers.load.load_model", lambda *a, **k: pytest.fail("the model was loaded"))
     assert run("sample", "--out", tmp_path / "missing" / "samples.png") == 2
 
 

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from diffusolve.catalog import CATALOG, sampler
-from diffusolve.cli.compare import spread, steps_of_column
-from diffusolve.cli.error_report import Cell, error_figure
-from diffusolve.cli.exact import ExactSolution
-from diffusolve.cli.models import load_model
-from diffusolve.cli.picture import labelled_grid, tile
+from diffusolve.cli.compare import spread
+from diffusolve.comparing.cells import Cell, steps_of_column
+from diffusolve.comparing.exact import ExactSolution
+from diffusolve.comparing.figures import error_figure
+from diffusolve.comparing.picture import labelled_grid, tile
 from diffusolve.denoisers import GaussianDenoiser, Predicting
+from diffusolve.denoisers.load import load_model
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import SD15, FlowMatching, Scaling, VarianceExploding
 from diffusolve.sampling import sample, start
@@ -176,7 +177,7 @@ def test_an_interrupted_comparison_leaves_the_old_picture(tmp_path: Path, monkey
 
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
-    monkeypatch.setattr("diffusolve.sampling.sample_with_report", interrupt)
+    monkeypatch.setattr("diffusolve.comparing.cells.sample_with_report", interrupt)
     assert run("compare", "Euler", "--out", out) == 130
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 

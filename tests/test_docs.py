@@ -98,7 +98,7 @@ def code_in(page: Path) -> list[str]:
 @lru_cache(maxsize=1)
 def repository() -> frozenset[str]:
     """The paths of files and folders, with all that they end in."""
-    folders = [ROOT / name for name in ("src", "tests", "benchmarks", "docs", "examples")]
+    folders = [ROOT / name for name in ("src", "tests", "benchmarks", "docs", "examples", "integrations")]
     found = [path.relative_to(ROOT).parts for folder in folders for path in (folder, *folder.rglob("*"))]
     found += [(path.name,) for path in ROOT.iterdir()]
     return frozenset("/".join(parts[index:]) for parts in found for index in range(len(parts)))

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import emoji, emoji_classifier
 from diffusolve import DDIMScheduler, sampler
-from diffusolve.cli.models import conditional_denoiser, load_model
 from diffusolve.denoisers import (
     AsFlow,
     ClassifierFreeGuidance,
@@ -27,6 +26,8 @@ from diffusolve.denoisers import (
     load_emoji_data,
 )
 from diffusolve.denoisers.emoji_network import NO_CLASS, EmojiNetwork, load_emoji_network
+from diffusolve.denoisers.load import load_model
+from diffusolve.denoisers.named import conditional_denoiser
 from diffusolve.errors import SingularPointError, UnknownNameError
 from diffusolve.noise import SD15, FlowMatching, VarianceExploding
 from diffusolve.sampling import sample, start

@@ -29,6 +29,7 @@ TORCH_AT_TOP = {
     "denoisers/blocks.py",
     "denoisers/digits_network.py",
     "denoisers/emoji_network.py",
+    "denoisers/load.py",
     "denoisers/pipeline.py",
     "learning/refine.py",
 }

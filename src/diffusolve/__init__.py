@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from diffusolve.catalog import sampler as sampler
     from diffusolve.catalog import scheduler as scheduler
     from diffusolve.catalog import to_diffusers as to_diffusers
+    from diffusolve.comparing import Comparison as Comparison
+    from diffusolve.comparing import compare as compare
     from diffusolve.config import ConfigMixin as ConfigMixin
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
     from diffusolve.learning import learn as learn
@@ -150,6 +152,7 @@ _HOME = {
     "EntropyBoundScheduler": "tokens.entropy_bound",
     "VQDiffusionScheduler": "tokens.vq_diffusion",
     "CATALOG": "catalog",
+    "Comparison": "comparing",
     "ConfigMixin": "config",
     "Cosine": "noise",
     "CounterNoise": "randomness",
@@ -172,6 +175,7 @@ _HOME = {
     "VariancePreserving": "noise",
     "sample": "sampling",
     "sample_with_report": "sampling",
+    "compare": "comparing",
     "from_diffusers": "catalog",
     "learn": "learning",
     "learn_with_report": "learning",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,18 +19,20 @@ from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
-from diffusolve.cli.error_report import Cell, error_figure, error_table, report
+from diffusolve.cli.error_report import error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.comparing.cells import Cell, caption, make_cell, property_of, steps_of_column
+from diffusolve.comparing.exact import ExactSolution
+from diffusolve.comparing.figures import error_figure
 from diffusolve.errors import unknown_name
 from diffusolve.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from diffusolve.arrays import Array
     from diffusolve.denoisers.pipeline import PipelineModel
     from diffusolve.sampling import Sampler
 
-__all__ = ["CompareCommand", "compare_command", "spread", "steps_of_column"]
+__all__ = ["CompareCommand", "compare_command", "spread"]
 
 STEPS = (5, 10, 20, 50)
 
@@ -121,13 +122,13 @@ def compare_command(
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     _check_files(out, error, json)
 
-    from diffusolve.cli.models import load_model
-    from diffusolve.cli.picture import encode, labelled_grid, tile
+    from diffusolve.comparing.picture import encode, labelled_grid, tile
+    from diffusolve.denoisers.load import load_model
 
     loaded = load_model(model, num, prompt=prompt, label=None, guidance=guidance)
     planned, refused = _planned(recipes, loaded, columns, unit, every)
-    stochastic = [name for name, steps_of in planned.items() if _has(*steps_of, loaded, "is_stochastic")]
-    two_outputs = [name for name, steps_of in planned.items() if _has(*steps_of, loaded, "reads_unguided")]
+    stochastic = _those_with("is_stochastic", planned, loaded)
+    two_outputs = _those_with("reads_unguided", planned, loaded)
     followed = [name for name in planned if error is not None and name not in (*stochastic, *two_outputs)]
     if error is not None and not followed:
         raise ValueError(
@@ -137,7 +138,7 @@ def compare_command(
     cells = _run(planned, loaded, list(range(seed, seed + num)), followed)
 
     rows = [
-        (name, [(tile(cell.images, num), _caption(cell, unit)) for cell in row.values()]) for name, row in cells.items()
+        (name, [(tile(cell.images, num), caption(cell, unit)) for cell in row.values()]) for name, row in cells.items()
     ]
     write_atomically(out, encode(labelled_grid([f"{column} {unit}" for column in columns], rows), out))
     console = Console()
@@ -174,7 +175,7 @@ def _columns(names: list[str] | None, every: bool, steps: list[int] | None, eval
 
 def _check_files(out: Path, error: Path | None, json: Path | None) -> None:
     """Raise OSError or ValueError for a file that cannot be written."""
-    from diffusolve.cli.picture import check_picture_path
+    from diffusolve.comparing.picture import check_picture_path
 
     check_picture_path(out)
     if error is not None:
@@ -222,37 +223,15 @@ def _print_errors(
         console.print(Text(f"Without those that follow another ODE, CFG++: {led}."), soft_wrap=True)
 
 
-def steps_of_column(recipe: Sampler, network: Any, count: int, unit: str) -> int | None:
-    """The steps that `recipe` takes on `network` in a column; None if it is adaptive.
-
-    Raises:
-        ValueError: it cannot be run there, or not in so few evaluations.
-    """
-    if recipe.solver.adaptive:
-        recipe.grid(network.noise_schedule, 1)
-        return None
-    for steps in [count] if unit == "steps" else range(count, 0, -1):
-        plan = recipe.plan(network.noise_schedule, network.prediction, steps)
-        if plan.reads_unguided and not hasattr(network, "guided_and_unguided"):
-            raise ValueError("it takes guidance as two outputs of the network, and this model has no guidance.")
-        taken = plan.nfe
-        if unit == "steps" or taken <= count:
-            return steps
-    raise ValueError(f"{recipe.name} takes {taken} evaluations for a single step, more than {count}.")
-
-
-def _has(recipe: Sampler, steps: dict[int, int | None], loaded: PipelineModel, property_of_plan: str) -> bool:
-    if recipe.solver.adaptive:  # which is without a plan
-        options = recipe.solver.defaults | dict(recipe.solver.options)
-        return property_of_plan == "is_stochastic" and bool(options.get("eta"))
-    most = max(count for count in steps.values() if count is not None)
-    return bool(getattr(recipe.plan(loaded.network.noise_schedule, loaded.network.prediction, most), property_of_plan))
-
-
-def _caption(cell: Cell, unit: str) -> str:
-    if unit == "steps" or cell.steps is None:
-        return f"{cell.nfe} evaluations"
-    return f"{cell.steps} steps" if cell.steps == cell.nfe else f"{cell.steps} steps, {cell.nfe} evaluations"
+def _those_with(
+    name: str, planned: Mapping[str, tuple[Sampler, Mapping[int, int | None]]], loaded: PipelineModel
+) -> list[str]:
+    """The samplers whose plans have the property `name`."""
+    return [
+        sampler
+        for sampler, (recipe, steps_of) in planned.items()
+        if property_of(recipe, loaded.network, max((n for n in steps_of.values() if n is not None), default=None), name)
+    ]
 
 
 def _run(
@@ -262,13 +241,7 @@ def _run(
     followed: Sequence[str],
 ) -> dict[str, dict[int, Cell]]:
     """Each sampler's cells, by column; those in `followed` with their distance to the exact solution."""
-    import torch
-
-    from diffusolve.cli.exact import ExactSolution
-    from diffusolve.sampling import sample_with_report, start
-
     exact = ExactSolution(loaded.network)
-    like = torch.empty(len(seeds), *loaded.shape)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     cells: dict[str, dict[int, Cell]] = {}
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
@@ -277,25 +250,6 @@ def _run(
             cells[name] = {}
             for count, steps in steps_of.items():
                 progress.update(task, description=f"{name}, {count}")
-                used = _with_tolerance(recipe, count) if steps is None else recipe
-                grid = used.grid(loaded.network.noise_schedule, 1 if steps is None else steps)
-                begun = start(grid, like, seeds)
-                x, report = sample_with_report(loaded.network, begun, used, steps=steps, noise=seeds)
-                error = exact.distance(x, begun, grid[0], grid[-1]) if name in followed else nan
-                cells[name][count] = Cell(_images(x, loaded), steps, report.nfe, error)
+                cells[name][count] = make_cell(recipe, loaded, count, steps, seeds, exact if name in followed else None)
                 progress.advance(task, count)
     return cells
-
-
-def _with_tolerance(recipe: Sampler, steps: int) -> Sampler:
-    """An adaptive sampler with 20 / `steps` of its tolerance."""
-    options = recipe.solver.defaults | dict(recipe.solver.options)
-    scaled = {key: options[key] * 20 / steps for key in ("rtol", "atol")}
-    return replace(recipe, solver=recipe.solver.with_options(**scaled))
-
-
-def _images(x: Array, loaded: PipelineModel) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return loaded.decode(x).float().numpy()

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORLD_NAMES, WORLDS, WORSE_THAN_EULER, Entry
-from diffusolve.cli.classes import MODELS, classes_of
+from diffusolve.denoisers.named import MODELS, classes_of
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
 from diffusolve.sampling import Sampler

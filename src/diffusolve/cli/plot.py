@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusolve.drawing import needs_matplotlib
 from diffusolve.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def check_plot_path(path: Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'diffusolve[plot]'.") from error
+        raise needs_matplotlib(error) from error
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if not path.suffix:
         raise ValueError(f"{path} does not say which picture format to write: use {path}.png, for example.")

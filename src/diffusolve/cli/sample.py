@@ -44,14 +44,14 @@ def sample_command(
     recipe = sampler_called(sampler, world=world)
     check_asked({"steps": steps}, num, seed, guidance)
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
-    from diffusolve.cli.picture import check_picture_path, encode, tile
+    from diffusolve.comparing.picture import check_picture_path, encode, tile
 
     check_picture_path(out)
     check_writable(out)
 
     import torch
 
-    from diffusolve.cli.models import load_model
+    from diffusolve.denoisers.load import load_model
     from diffusolve.sampling import sample_with_report, start
 
     console = Console()

@@ -85,9 +85,25 @@ def is_named(model: str) -> bool:
 
 
 def check_model(model: str) -> None:
-    """Raise UnknownNameError if `model` is no model of ours, no folder and nothing that could be a Hub id."""
-    if not is_named(model) and not Path(model).is_dir() and model.count("/") != 1:
-        raise unknown_name("model", model, MODELS)
+    """Raise unless `model` can be the name of one; what is on the Hub is not asked for.
+
+    Raises:
+        UnknownNameError: none of :data:`MODELS`, no folder, and no Hub id either.
+        FileNotFoundError: a file of weights or a folder that is not there.
+    """
+    if model in MODELS:
+        return
+    path = Path(model)
+    if model.endswith(WEIGHTS_ENDING):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no file {model}: expected weights that python -m examples.train_emoji wrote."
+            )
+    elif not path.is_dir():
+        if path.is_absolute() or model.startswith((".", "~")) or model.endswith("/") or model.count("/") > 1:
+            raise FileNotFoundError(f"there is no folder {model}: expected a pipeline folder, with a model_index.json.")
+        if model.count("/") != 1:
+            raise unknown_name("model", model, MODELS)
 
 
 def shape_of(model: str) -> tuple[int, ...]:

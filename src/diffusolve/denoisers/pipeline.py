@@ -14,7 +14,7 @@ from diffusolve.denoisers.wrap import ClassifierFreeGuidance, Denoiser
 from diffusolve.noise.from_config import noise_schedule_from_config
 from diffusolve.prediction import EDM, prediction
 
-__all__ = ["PipelineModel", "load_pipeline"]
+__all__ = ["PipelineModel", "conditioned", "load_pipeline", "open_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ def load_pipeline(
         OSError: no such folder or Hub repository.
         ValueError: a kind of pipeline that this function cannot drive, or options that it has no use for.
     """
+    return conditioned(open_pipeline(path), path, batch_size, prompt=prompt, label=label, guidance=guidance)
+
+
+def open_pipeline(path: str) -> Any:
+    """The pipeline of diffusers in folder `path`, or with that Hub id. Raises as :func:`load_pipeline` does."""
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
@@ -57,7 +62,19 @@ def load_pipeline(
         ) from error
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise FileNotFoundError(f"{path} is no pipeline folder: it has no model_index.json.")
-    pipeline: Any = DiffusionPipeline.from_pretrained(path)  # type: ignore[no-untyped-call]
+    try:
+        return DiffusionPipeline.from_pretrained(path)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        if Path(path).is_dir():
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(f"there is no folder {path}, and the Hub does not give it: {first}") from error
+
+
+def conditioned(
+    pipeline: Any, path: str, batch_size: int, *, prompt: str | None, label: int | None, guidance: float
+) -> PipelineModel:
+    """The network of a `pipeline` that was opened from `path`; arguments and errors as of :func:`load_pipeline`."""
     config = {"_class_name": type(pipeline.scheduler).__name__, **pipeline.scheduler.config}
     predicts = config.get("prediction_type", "epsilon")
     if str(config["_class_name"]).startswith("EDM"):

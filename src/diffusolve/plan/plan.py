@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from typing_extensions import Self
 
+    from diffusolve.drawing import Panel
     from diffusolve.plan.transition import Transition
 
 __all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
@@ -217,6 +219,40 @@ class Plan:
     def _hash(self) -> int:
         return hash((self.solver, self.prediction, self.start, self.end, self.opening, self.stages, self.result))
 
+    def table_html(self) -> str:
+        """The plan as a table: a row for each evaluation, with the formulas that follow from it."""
+        from diffusolve.drawing import html_table
+
+        rows = []
+        for stage in self.stages:
+            number = f"{stage.step}" if stage.stage == 0 else f"{stage.step}.{stage.stage}"
+            rows.append(_row(number, f"{stage.point.timestep:.6g}", stage.point, _formulas(stage.update)))
+        opening = [_row("start", "", self.start, _formulas(self.opening))] if self.opening.writes else []
+        end = _row("end", "", self.end, [self.result])
+        return html_table(("step", "timestep", "sigma", "log-SNR", "formulas"), [*opening, *rows, end], self._summary)
+
+    def plot(self) -> Figure:
+        """Sigma and log-SNR over the steps. Needs matplotlib.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from diffusolve.drawing import figure_of
+
+        return figure_of(self._panels(), self._summary)
+
+    def _panels(self) -> list[Panel]:
+        from diffusolve.drawing import level_panels
+
+        first = [(float(stage.step), stage.point) for stage in self.stages if stage.stage == 0]
+        inner = [(stage.step + 0.5, stage.point) for stage in self.stages if stage.stage > 0]
+        return level_panels([*first, (float(self.steps), self.end)], inner)
+
+    def _repr_html_(self) -> str:
+        from diffusolve.drawing import notebook
+
+        return notebook(self.table_html(), self._panels())
+
     def __repr__(self) -> str:
         return f"<Plan {self._summary}>"
 
@@ -240,9 +276,17 @@ class Plan:
         return "\n".join(lines)
 
 
+def _row(number: str, timestep: str, point: PlanPoint, formulas: list[str]) -> tuple[str, ...]:
+    return number, timestep, f"{point.sigma:.6g}", f"{point.log_snr:.4g}", "; ".join(formulas)
+
+
+def _formulas(update: Update) -> list[str]:
+    return [f"{write.register} = {_formula(write.terms)}" for write in update.writes]
+
+
 def _lines(number: str, point: PlanPoint, update: Update) -> list[str]:
     head = f"{number:>6} {point.timestep:>10.6g} {point.sigma:>11.6g} {point.log_snr:>9.4g}  "
-    formulas = [f"{write.register} = {_formula(write.terms)}" for write in update.writes]
+    formulas = _formulas(update)
     return [(head if i == 0 else " " * len(head)) + formula for i, formula in enumerate(formulas)] or [head]
 
 

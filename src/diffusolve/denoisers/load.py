@@ -1,13 +1,14 @@
-"""The models that `diffusolve sample` knows."""
+"""Models by name, conditioned and ready to be sampled."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusolve.denoisers import ClassifierFreeGuidance
 from diffusolve.denoisers.named import (
-    MODELS,
     check_model,
     classes_of,
     conditional_denoiser,
@@ -17,16 +18,23 @@ from diffusolve.denoisers.named import (
     makes_emoji,
     shape_of,
 )
-from diffusolve.denoisers.pipeline import PipelineModel, load_pipeline
+from diffusolve.denoisers.pipeline import PipelineModel, conditioned, open_pipeline
+from diffusolve.denoisers.wrap import ClassifierFreeGuidance
 
-__all__ = ["MODELS", "conditional_denoiser", "load_model"]
+__all__ = ["load_model"]
 
 STRIDE = 19
 """From one sample's class of emoji to the next one's: neighbours look alike, and 65 are passed through without gaps."""
 
 
 def load_model(
-    name: str, batch_size: int, *, prompt: str | None, label: str | int | None, guidance: float
+    name: str,
+    batch_size: int,
+    *,
+    prompt: str | None,
+    label: str | int | None,
+    guidance: float,
+    opened: Callable[[str], Any] = open_pipeline,
 ) -> PipelineModel:
     """The model called `name`, conditioned for `batch_size` samples.
 
@@ -37,16 +45,17 @@ def load_model(
         prompt: for text-to-image pipelines.
         label: which class to make, by its name or number; models with classes make all in turn without it.
         guidance: classifier-free guidance scale; 1 is none.
+        opened: what opens a pipeline; whoever samples again and again keeps those that are open.
 
     Raises:
         UnknownNameError: no such model or class, and `name` is no folder and no Hub id either.
-        FileNotFoundError: no such file of weights.
+        FileNotFoundError: no such file of weights, no such folder.
         ValueError: an option that the model has no use for.
     """
     check_model(name)
     if not is_named(name):
         number = None if label is None else label_of(name, label)
-        return load_pipeline(name, batch_size, prompt=prompt, label=number, guidance=guidance)
+        return conditioned(opened(name), name, batch_size, prompt=prompt, label=number, guidance=guidance)
     if prompt is not None:
         raise ValueError(f"the {name} model takes no prompt.")
     chosen = None if label is None else label_of(name, label)

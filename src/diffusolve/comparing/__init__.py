@@ -1,0 +1,5 @@
+"""Samplers side by side on one model: samples, errors, evaluations, time."""
+
+from diffusolve.comparing.comparison import Comparison, compare
+
+__all__ = ["Comparison", "compare"]
