@@ -8,6 +8,10 @@ import io
 import json
 import os
 import random
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -102,7 +106,7 @@ def test_processes_change_no_bits_and_a_killed_one_is_replaced(
 
 
 class KillingModel:
-    """The digits, and the end of the process that is the first to ask 20 times."""
+    """The digits, and the end of the process that is the first to ask 8 times."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -115,7 +119,7 @@ class KillingModel:
         def network(x: Any, timesteps: Any, conditions: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == 20:
+            if calls == 8:
                 try:
                     self.path.touch(exist_ok=False)
                 except FileExistsError:
@@ -125,6 +129,49 @@ class KillingModel:
             return model.network(x, timesteps, conditions)
 
         return dataclasses.replace(model, network=network)
+
+
+def test_ray_changes_no_bits_and_a_killed_actor_is_replaced(
+    rows: Path, usual: dict[str, str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    model, out = KillingModel(tmp_path / "killed"), tmp_path / "out"
+    summary = bulk.generate(rows, model, out, shard_size=10, workers=2, ray=True)
+    assert summary.deaths == 1
+    assert hashes(out) == usual
+    assert not ray.is_initialized()
+
+
+def test_a_killed_driver_loses_nothing(rows: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "diffusolve", "generate", rows, "--out", out, "--shard-size", "10"]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as driver:
+        while not list(out.glob("shard-*")) and driver.poll() is None:
+            time.sleep(0.01)
+        driver.kill()
+    there = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+    assert there
+    summary = bulk.generate(rows, "digits", out, shard_size=10)
+    assert summary.made_before == 10 * len(there)
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert hashes(out) == usual
+
+
+def test_verifying_finds_rows_that_depend_on_their_company(rows: Path, tmp_path: Path) -> None:
+    summary = bulk.generate(rows, "digits", tmp_path / "good", verify=10)
+    assert (summary.verified, summary.differing) == (10, ())
+    summary = bulk.generate(rows, sociable_model, tmp_path / "bad", verify=5)
+    assert (summary.verified, len(summary.differing)) == (5, 5)
+
+
+def sociable_model() -> bulk.Model:
+    """A network that normalises by the batch."""
+    import dataclasses
+
+    return dataclasses.replace(
+        load_model("digits"), network=lambda x, timesteps, conditions: x / (1 + x.std(0, keepdim=True))
+    )
 
 
 def test_a_row_is_what_sample_makes_of_it(rows: Path, tmp_path: Path) -> None:
@@ -376,6 +423,17 @@ def test_what_else_is_wrong_is_said(rows: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             bulk.generate(rows, **{"model": "digits", "out": tmp_path / "out", **options})  # type: ignore[arg-type]
+
+
+def test_ray_that_is_missing_or_unreachable_is_said(rows: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"no Ray cluster at {address}"):
+            bulk.generate(rows, "digits", tmp_path, ray_address=address)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'diffusolve\[ray\]'"):
+        bulk.generate(rows, "digits", tmp_path, ray=True)
 
 
 # The engine

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffusolve import __version__
 from diffusolve.bulk.driver import Drive
-from diffusolve.bulk.hands import OneHand, Processes
+from diffusolve.bulk.hands import Hands, OneHand, Processes
 from diffusolve.bulk.ids import Hashes, hash_of
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import Model, ModelLike, load_model, name_of
@@ -20,11 +20,15 @@ from diffusolve.bulk.recipes import Recipes
 from diffusolve.bulk.rows import Row
 from diffusolve.bulk.shards import Record, format_called
 from diffusolve.bulk.sources import FoundRow, Source, source_of
+from diffusolve.bulk.verify import verify as verify_rows
 from diffusolve.bulk.worker import Order
 from diffusolve.errors import shown
 from diffusolve.files import replacing
 
 __all__ = ["Summary", "generate", "read"]
+
+SHORTEST, TURNS = 0.5, 200
+"""The seconds of a worker's turn, and the most turns a second of many workers: what the driver has to listen to."""
 
 NAMED = 5
 """Bad rows that an error names; it does not look for more."""
@@ -44,6 +48,8 @@ class Summary:
         deaths: workers that were killed or crashed and were replaced.
         evaluations: of the network, for rows, in this call.
         occupancy: the share of evaluations in what the network computed; the rest was padding.
+        verified: rows that were made again, each alone, and compared.
+        differing: the ids of those among them that came out otherwise.
         seconds: that this call took, checking included.
     """
 
@@ -56,6 +62,8 @@ class Summary:
     deaths: int
     evaluations: int
     occupancy: float
+    verified: int
+    differing: tuple[str, ...]
     seconds: float
 
     @property
@@ -76,7 +84,10 @@ def generate(
     call_size: int | None = None,
     device: str = "cpu",
     threads: int = 1,
+    ray: bool = False,
+    ray_address: str | None = None,
     skip_bad: bool = False,
+    verify: int = 0,
     progress: bool = False,
 ) -> Summary:
     """Make the sample of every row and write them to shards in `out`; or go on where an earlier call was stopped.
@@ -97,17 +108,24 @@ def generate(
         call_size: the number of rows that the network is called on at once; the model's own when missing.
         device: of PyTorch, for models known by name: ``"cpu"`` or ``"cuda"``.
         threads: those of PyTorch in each worker.
+        ray: workers are actors of Ray: on the cluster that it is connected to, or one started on this machine.
+        ray_address: of the cluster, for example ``"10.0.0.1:6379"``; implies `ray`. All its nodes see `rows` and `out`
+            under these paths.
         skip_bad: pass over rows that cannot be made, in place of an error before anything runs.
+        verify: make so many rows again when all is done, each alone, and compare.
         progress: show a progress bar.
 
     Raises:
         ValueError: rows that cannot be made, by their lines; a folder that holds something else.
         OSError: the disk is full, or a file cannot be read or written. Call again when that is over.
         ImportError: a package is missing.
+        ConnectionError: there is no Ray cluster at the address.
         RuntimeError: workers end again and again, or the network fails on everything.
     """
     begun = time.monotonic()
     limits = {"workers": workers, "shard_size": shard_size, "batch_size": batch_size, "call_size": call_size}
+    if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
+        raise ValueError(f"verify is {shown(verify)}: expected a whole number of rows.")
     for name, limit in {**limits, "threads": threads}.items():
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise ValueError(f"{name} is {shown(limit)}: expected a whole number, at least 1.")
@@ -135,13 +153,14 @@ def generate(
         else:
             job = _gone_on_with(folder, job, source, rows, wanted)
         complete, damaged = folder.complete(job)
-        order = Order(folder.path, model, batch_size or 2 * loaded.call_size, device)
+        order = Order(folder.path, model, batch_size or 2 * loaded.call_size, device, max(SHORTEST, workers / TURNS))
         drive = Drive(folder, job, complete, progress)
         before = drive.rows_done
         if len(complete) < job.blocks:
-            drive.run(OneHand(order, loaded) if workers == 1 else Processes(order), workers)
+            drive.run(_hands(order, loaded, workers, threads, ray, ray_address), workers)
         failed = sum(complete.values())
         folder.join_failures(sorted(block for block, count in complete.items() if count))
+        verified = verify_rows(folder, job, loaded, verify)
     return Summary(
         rows=job.rows,
         made=job.rows - failed - job.bad,
@@ -152,8 +171,18 @@ def generate(
         deaths=drive.deaths,
         evaluations=drive.evaluations,
         occupancy=drive.occupancy,
+        verified=verified.compared,
+        differing=verified.differing,
         seconds=time.monotonic() - begun,
     )
+
+
+def _hands(order: Order, model: Model, workers: int, threads: int, ray: bool, ray_address: str | None) -> Hands:
+    if ray or ray_address is not None:
+        from diffusolve.bulk.on_ray import RayActors
+
+        return RayActors(order, workers, threads, ray_address)
+    return OneHand(order, model) if workers == 1 else Processes(order)
 
 
 def read(out: str | Path) -> Iterator[Record]:

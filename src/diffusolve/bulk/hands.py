@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from diffusolve.bulk.models import Model
 from diffusolve.bulk.worker import Order, Turn, Worker
 
-__all__ = ["Died", "Failed", "Hands", "OneHand", "Processes", "device_of", "with_device"]
+__all__ = ["Died", "Failed", "Hands", "OneHand", "Processes", "Said", "Servant", "with_device"]
 
 
 class Died(NamedTuple):
@@ -129,18 +129,34 @@ class Processes(Hands):
         self._workers = {}
 
 
+class Servant:
+    """A worker somewhere else, which begins with its first turn.
+
+    Args:
+        order: what to work on.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._worker: Worker | None = None
+
+    def turn(self, blocks: list[int], drain: bool) -> Said:
+        """A turn of the worker, or the error that ended it."""
+        try:
+            if self._worker is None:
+                self._worker = Worker(self._order)
+            return self._worker.turn(blocks, drain)
+        except Exception as error:
+            return failed(error)
+
+
 def serve(pipe: Connection, order: Order) -> None:
     """The life of a worker process: a turn for each thing that it is given, until nobody gives any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is for the one who has started it
-    try:
-        worker = Worker(order)
+    servant = Servant(order)
+    with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(worker.turn(*pipe.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            pipe.send(failed(error))
+            pipe.send(servant.turn(*pipe.recv()))
 
 
 def failed(error: BaseException) -> Failed:
@@ -165,8 +181,3 @@ def with_device(device: str, worker: int) -> str:
     import torch
 
     return f"cuda:{worker % max(torch.cuda.device_count(), 1)}"
-
-
-def device_of(order: Order) -> str:
-    """The kind of device, without its number."""
-    return order.device.partition(":")[0]

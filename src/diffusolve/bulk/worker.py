@@ -25,9 +25,6 @@ __all__ = ["AHEAD", "Done", "Order", "Turn", "Worker"]
 AHEAD = 2
 """Blocks that a worker has at once whose rows have not all joined: the one at hand, and one that it goes on with."""
 
-TURN = 0.5
-"""Seconds after which a worker says how far it is."""
-
 
 class Order(NamedTuple):
     """A description of the work. It is sent to other processes and machines."""
@@ -37,6 +34,8 @@ class Order(NamedTuple):
     batch_size: int
     device: str
     """A device of PyTorch, as jobs have it or with a number, ``cuda:1``."""
+    seconds: float = 0.5
+    """The length of a turn, after which a worker says how far it is."""
 
 
 class Done(NamedTuple):
@@ -101,6 +100,7 @@ class Worker:
             )
         self.source = source_of(Path(job.input))
         self.places = self.folder.places()
+        self.seconds = order.seconds
         self.format = format_called(job.format)
         self.engine = Engine(self.model, Recipes(self.model, dict(job.plans)), order.batch_size)
         self._given: deque[int] = deque()
@@ -115,7 +115,7 @@ class Worker:
         """
         self._given.extend(blocks)
         engine, turn = self.engine, Turn(calls=-self.engine.calls, evaluations=-self.engine.evaluations)
-        ends = time.monotonic() + TURN
+        ends = time.monotonic() + self.seconds
         with threads(self.job.threads):
             while time.monotonic() < ends:
                 while not engine.is_full and (following := self._next_row()) is not None:

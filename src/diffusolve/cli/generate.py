@@ -12,6 +12,9 @@ from diffusolve.cli.classes import MODEL_HELP
 
 __all__ = ["generate_command"]
 
+SHOWN = 10
+"""The most ids that are shown of rows that differ."""
+
 
 def generate_command(
     rows: Annotated[Path, typer.Argument(help="A file of rows: .jsonl, .csv or .parquet.")],
@@ -26,12 +29,15 @@ def generate_command(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Of PyTorch, in each worker.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Workers are Ray actors, on this machine or RAY_ADDRESS.")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Workers are Ray actors of the cluster there.")] = None,
+    verify: Annotated[int, typer.Option(help="Make so many rows again, each alone, and compare.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over rows that cannot be made.")] = False,
 ) -> None:
     """Make a sample of each row of a file.
 
     Rows have id, seed, sampler, world, steps, guidance, class or prompt, and size. Exit status 1: some rows could not
-    be made; failed.jsonl in the folder says why.
+    be made, failed.jsonl in the folder says why; or differ when made alone.
     """
     from diffusolve.bulk import generate
 
@@ -46,6 +52,9 @@ def generate_command(
         call_size=call_size,
         device=device,
         threads=threads,
+        ray=ray,
+        ray_address=ray_address,
+        verify=verify,
         skip_bad=skip_bad,
         progress=True,
     )
@@ -59,6 +68,11 @@ def generate_command(
         highlight=False,
         soft_wrap=True,
     )
+    if summary.verified:
+        same = summary.verified - len(summary.differing)
+        console.print(f"{same} of {summary.verified} rows are the same bits when each is made alone", highlight=False)
+        for id in summary.differing[:SHOWN]:
+            console.print(f"differs: {id}", highlight=False, soft_wrap=True, markup=False)
     if not summary.is_complete:
         console.print(
             f"[bold red]{summary.rows - summary.made} rows could not be made[/bold red]: {out / 'failed.jsonl'} says "
@@ -66,4 +80,5 @@ def generate_command(
             highlight=False,
             soft_wrap=True,
         )
+    if summary.differing or not summary.is_complete:
         raise typer.Exit(1)
