@@ -65,6 +65,8 @@ DESCRIPTIONS = {
     "SEEDS-3": "an exponential Runge-Kutta method of three stages for the reverse SDE",
     "SA-Solver": "Adams predictor and corrector along the reverse SDE, in part of the sigmas",
     "SA-Solver PECE": "SA-Solver with a second evaluation after the corrector",
+    "Flow SDE": "Euler-Maruyama along an SDE with the marginals of flow matching's ODE, as Flow-GRPO has it",
+    "Dance SDE": "Flow SDE with noise of one strength at all sigmas, as DanceGRPO has it",
     "Exponential Heun": "the line through the data predictions at both ends of the step, integrated exactly",
     "Exponential Heun SDE": "Exponential Heun along the reverse SDE",
 }

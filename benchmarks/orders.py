@@ -44,6 +44,7 @@ from diffusolve.solvers import (
     er_sde,
     euler,
     exp_heun_2_x0,
+    flow_sde,
     gradient_estimation,
     heun,
     heunpp2,
@@ -234,6 +235,7 @@ CASES = [
     Case("Euler with late churn, without churn", euler_with_late_churn, 1),
     Case("EDM with late churn, without churn", edm_with_late_churn, 1),
     Case("A policy of one prediction", policy_flow, 1),
+    Case("Flow SDE without noise", flow_sde.with_options(noise_level=0.0), 1),
     Case("iPNDM of noise predictions", ipndm_of_noise, 2, 4),
     Case("TCD without going too far", tcd.with_options(eta=0.0), 1),
     Case("DPM adaptive 2", dpm_adaptive.with_options(order=2, **FIXED_STEPS), 2),
@@ -353,6 +355,11 @@ MARGINAL_CASES = [
     *(Case(f"{made.name}, eta 1/2", made.with_options(eta=0.5), 2) for made in (seeds_2, seeds_3, exp_heun_2_x0)),
     Case("SA-Solver", sa_solver, 2),
     Case("SA-Solver PECE", sa_solver.with_options(use_pece=True), 2),
+    *(
+        Case(f"Flow SDE: {sde}, {steps}", flow_sde.with_options(sde=sde, discretization=steps), 1)
+        for sde in ("flow", "dance")
+        for steps in ("authors", "exact")
+    ),
     Case("SA-Solver, tau 1/2", sa_solver.with_options(eta=0.5, predictor_order=1, corrector_order=0), 1),
 ]
 """Solvers with another amount of noise than the usual reverse SDE has. From samples of the right distribution they

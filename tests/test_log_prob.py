@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from diffusolve import CATALOG, sampler
+from diffusolve import from_diffusers, sampler
 from diffusolve.backends import Run
 from diffusolve.backends.log_prob import log_density
 from diffusolve.errors import NoDensityError, UnknownNameError
@@ -24,8 +25,9 @@ from diffusolve.prediction import prediction
 from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers import CLASSES, scheduler_class
 from diffusolve.schedulers.open_run import OpenRun
-from diffusolve.solvers import Solver, dpmpp_sde
-from diffusolve.spacing import Karras
+from diffusolve.solvers import Solver, dpmpp_multistep, dpmpp_sde, euler, flow_sde
+from diffusolve.solvers.flow_sde import SDES
+from diffusolve.spacing import Karras, Sigmas, Trailing
 from tests.every_solver import EVERY_SOLVER, as_taken_by
 from tests.tables import for_each
 
@@ -241,12 +243,128 @@ def test_steps_without_a_density_say_so_and_leave_the_run_where_it_was() -> None
     run.step(x, x)
     with pytest.raises(IndexError, match="all of them are done"):
         run.step_log_prob(x, x)
-    for name in WITH_DENSITY.replace("'", "").replace("and, on flow matching, ", ", ").split(", "):
-        if name.strip() == "Flow SDE":
-            continue
-        assert name.strip() in CATALOG
-        plan = sampler(name.strip()).plan(SD15, "epsilon", steps=10)
-        assert plan.transition(5).std > 0
+    for name in re.findall("'(.*?)'", WITH_DENSITY):
+        assert sampler(name).plan(SD15, "epsilon", steps=10).transition(5).std > 0
+
+
+# Flow matching as an SDE ----------------------------------------------------------------------------------------------
+
+
+def flow_run(steps: int = 6, **options: Any) -> tuple[Any, Tensor, Tensor]:
+    scheduler = begun("FlowMatchSDEDiscreteScheduler", steps, shift=3.0, **options)
+    x, velocity = torch.randn(2, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return scheduler, x, velocity
+
+
+@for_each("sde", ["flow", "dance"])
+def test_steps_of_the_flow_sde_have_the_published_density(sde: str) -> None:
+    """Flow-GRPO's update and log-probability, with the log of the standard deviation; DanceGRPO's g."""
+    scheduler, x, v = flow_run(sde=sde, noise_level=0.7)
+    for s, t, timestep in zip(scheduler.sigmas[:-1], scheduler.sigmas[1:], scheduler.timesteps, strict=True):
+        step = scheduler.step_log_prob(v, timestep, x)
+        s, t = s.double(), t.double()
+        power = s / (1 - (s if s < 1 else t)) if sde == "flow" else torch.ones(())
+        g, dt = 0.7 * power.sqrt(), t - s
+        mean = x + (v + g**2 / (2 * s) * (x + (1 - s) * v)) * dt
+        std = g * (-dt).sqrt()
+        torch.testing.assert_close(step.mean, mean, rtol=1e-5, atol=1e-6)
+        log_prob = -((step.prev_sample - mean) ** 2) / (2 * std**2) - std.log() - math.log(math.sqrt(2 * math.pi))
+        torch.testing.assert_close(step.log_prob, log_prob.mean(dim=(1, 2)), rtol=1e-5, atol=1e-5)
+        x = step.prev_sample
+
+
+def test_the_flow_sde_solved_exactly_is_dpm_solver_of_first_order() -> None:
+    for noise_level in (0.3, 0.7, 1.5):
+        for grid in (FLOW, VP, Trailing().grid(FlowMatching(3.0), 5)):
+            ours = flow_sde.with_options(noise_level=noise_level, discretization="exact")
+            theirs = dpmpp_multistep.with_options(order=1, eta=noise_level**2 / 2)
+            plan, other = (trace(each, grid, prediction("sample")) for each in (ours, theirs))
+            for index in range(plan.nfe - (grid[-1].sigma == 0)):
+                one, two = plan.transition(index), other.transition(index)
+                assert one.std == pytest.approx(two.std)
+                mean, expected = dict(one.mean), dict(two.mean)
+                for name in {*mean, *expected}:
+                    assert mean.get(name, 0.0) == pytest.approx(expected.get(name, 0.0), abs=1e-12)
+
+
+def test_a_flow_sde_without_noise_is_eulers_method_and_exact_steps_end_without() -> None:
+    grid = Trailing().grid(FlowMatching(3.0), 5)
+    for sde in SDES:
+        silent = trace(flow_sde.with_options(sde=sde, noise_level=0.0), grid, prediction("flow"))
+        assert not silent.is_stochastic
+        x = torch.randn(2, 3, dtype=torch.float64)
+        runs = Run(silent), Run(trace(euler, grid, prediction("flow")))
+        y = x
+        while not runs[0].is_done:
+            x, y = (run.step(network(z), z) for run, z in zip(runs, (x, y), strict=True))
+        torch.testing.assert_close(x, y)
+        noisy = trace(flow_sde.with_options(sde=sde, discretization="exact"), grid, prediction("flow"))
+        assert [len(stage.update.noises) for stage in noisy.stages] == [1, 1, 1, 1, 0]
+        for stage, after in zip(noisy.stages, noisy.stages[1:], strict=False):  # signal and noise are right
+            sample, data = (
+                dict(noisy.transition(noisy.stages.index(stage)).mean).get(name, 0.0)
+                for name in (stage.sample, stage.data)
+            )
+            assert sample * stage.point.alpha + data == pytest.approx(after.point.alpha)
+            left = sample * stage.point.sigma
+            assert math.hypot(left, noisy.transition(noisy.stages.index(stage)).std) == pytest.approx(after.point.sigma)
+
+
+def test_the_flow_sde_has_the_marginals_of_the_ode_on_a_gaussian() -> None:
+    """Moments that a plan makes, without sampling: the error halves where there are twice as many steps."""
+    for noise_level in (0.3, 0.7, 1.2):
+        for sde in ("flow", "dance"):
+            for discretization in ("authors", "exact"):
+                solver = flow_sde.with_options(sde=sde, noise_level=noise_level, discretization=discretization)
+                errors = [deviation(solver, steps) - MARGINAL for steps in (200, 400, 800)]
+                assert abs(errors[2]) < 0.01
+                assert errors[1] / errors[2] == pytest.approx(2, abs=0.2)
+    assert abs(deviation(euler, 800) - MARGINAL) < 0.01
+    renewed = flow_sde.with_options(sde="cps")
+    assert abs(deviation(renewed, 800) - MARGINAL) > 0.05, "docs say that this one does not"
+
+
+MARGINAL = math.hypot(0.95 * 0.6, 0.05)
+"""The standard deviation of what the ODE makes of data N(0, 0.6**2), at sigma 0.05."""
+
+
+def deviation(solver: Solver, steps: int) -> float:
+    """The standard deviation of what `solver` makes of data N(0, 0.6**2) at sigma 0.9, at sigma 0.05."""
+    sigmas = [0.9 + (0.05 - 0.9) * step / steps for step in range(steps + 1)]
+    plan = trace(solver, Sigmas(sigmas=tuple(sigmas)).grid(FlowMatching()), prediction("sample"))
+    variance = (plan.start.alpha * 0.6) ** 2 + plan.start.sigma**2
+    for index, stage in enumerate(plan.stages):
+        alpha, sigma = stage.point.alpha, stage.point.sigma
+        gain = alpha * 0.36 / (alpha**2 * 0.36 + sigma**2)
+        try:
+            transition = plan.transition(index)
+        except NoDensityError:
+            (write,) = stage.update.writes
+            terms, std = dict(write.terms), 0.0
+        else:
+            terms, std = dict(transition.mean), transition.std
+        variance *= (terms.get(stage.sample, 0.0) + gain * terms.get(stage.data, 0.0)) ** 2
+        variance += std**2
+    return math.sqrt(variance)
+
+
+def test_what_a_flow_sde_cannot_have_is_an_error() -> None:
+    for options, message in (
+        ({"sde": "dancing"}, "unknown sde 'dancing': did you mean 'dance'"),
+        ({"discretization": "milstein"}, "unknown discretization 'milstein'"),
+        ({"noise_level": -1.0}, "noise_level is -1: expected at least 0"),
+        ({"sde": "cps", "noise_level": 1.5}, "noise_level is 1.5: .* at most 1 with 'cps'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trace(flow_sde.with_options(**options), FLOW, prediction("flow"))
+        with pytest.raises(ValueError, match=message):
+            flow_run(**options)
+    assert (
+        from_diffusers(begun("FlowMatchSDEDiscreteScheduler", sde="dance", noise_level=0.3)).name == "Dance SDE Uniform"
+    )
+    told = from_diffusers(begun("FlowMatchSDEDiscreteScheduler", noise_level=0.5))
+    assert told.name == "Flow SDE Uniform"
+    assert "noise_level is 0.5 there, and 0.7" in "".join(told.differences)
 
 
 def path_run(noise: str, path: BrownianPath, grid: Grid) -> Run:
@@ -305,6 +423,7 @@ NOISY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "FlowMatchEulerDiscreteScheduler": ({"stochastic_sampling": True}, {}, "DDDDD."),
     "FlowMatchHeunDiscreteScheduler": ({}, {"s_churn": 1.0}, "D.D.D.D.D.D"),
     "FlowMatchLCMScheduler": ({}, {}, "DDDDD."),
+    "FlowMatchSDEDiscreteScheduler": ({}, {}, "DDDDDD"),
     "KDPM2AncestralDiscreteScheduler": ({}, {}, ".D.D.D.D.D."),
     "LCMScheduler": ({}, {}, "DDDDD."),
     "LTXEulerAncestralRFScheduler": ({}, {}, "DDDDD."),

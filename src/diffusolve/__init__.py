@@ -106,6 +106,9 @@ if TYPE_CHECKING:
         FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler,
     )
     from diffusolve.schedulers.flow_match_lcm import FlowMatchLCMScheduler as FlowMatchLCMScheduler
+    from diffusolve.schedulers.flow_match_sde_discrete import (
+        FlowMatchSDEDiscreteScheduler as FlowMatchSDEDiscreteScheduler,
+    )
     from diffusolve.schedulers.helios import HeliosScheduler as HeliosScheduler
     from diffusolve.schedulers.helios_dmd import HeliosDMDScheduler as HeliosDMDScheduler
     from diffusolve.schedulers.heun_discrete import HeunDiscreteScheduler as HeunDiscreteScheduler

@@ -21,6 +21,7 @@ from diffusolve.solvers import (
     er_sde,
     euler,
     exp_heun_2_x0,
+    flow_sde,
     gradient_estimation,
     heun,
     heunpp2,
@@ -519,6 +520,26 @@ ENTRIES = (
         a1111=False,
         comfyui=("exp_heun_2_x0_sde",),
         nearest="DPM++ SDE",
+    ),
+    Entry(
+        "Flow SDE",
+        flow_sde,
+        1,
+        a1111=False,
+        diffusers=DiffusersClass("FlowMatchSDEDiscreteScheduler", in_diffusers=False, own_steps=True),
+        aliases=("flow_sde", "Flow-GRPO"),
+        nearest="Euler a",
+    ),
+    Entry(
+        "Dance SDE",
+        flow_sde.with_options(sde="dance", noise_level=0.3),
+        1,
+        a1111=False,
+        diffusers=DiffusersClass(
+            "FlowMatchSDEDiscreteScheduler", {"sde": "dance", "noise_level": 0.3}, in_diffusers=False, own_steps=True
+        ),
+        aliases=("dance_sde", "DanceGRPO"),
+        nearest="Euler a",
     ),
 )
 

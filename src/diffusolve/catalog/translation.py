@@ -76,6 +76,7 @@ FLOW_NAMES: Mapping[str, str] = MappingProxyType(
         "FlowMatchEulerDiscreteScheduler": "Euler",
         "FlowMatchHeunDiscreteScheduler": "Heun",
         "FlowMatchLCMScheduler": "LCM",
+        "FlowMatchSDEDiscreteScheduler": "Flow SDE",
         "LTXEulerAncestralRFScheduler": "Euler a",
     }
 )
@@ -318,6 +319,12 @@ def _from_flow(name: str, config: Mapping[str, Any]) -> FromDiffusers:
         name = "Euler"
     if name == "Euler a":
         differences.append("with eta=1 it draws more noise in each step than the posterior of the forward process has")
+    if name == "Flow SDE":
+        name = "Dance SDE" if config.get("sde") == "dance" else name
+        own = {"sde": "flow", "noise_level": 0.7, "discretization": "authors", **dict(CATALOG[name].solver.options)}
+        for key, expected in own.items():
+            if config.get(key, expected) != expected:
+                differences.append(f"{key} is {config[key]!r} there, and {expected!r} in {name!r}")
     curve = next((key for key in CURVES if config.get(key)), None)
     kinds = [kind.name for kind in SCHEDULE_TYPES.values() if curve and kind.config == {curve: True}]
     return FromDiffusers(f"{name} {kinds[0] if kinds else 'Uniform'}", tuple(differences))

@@ -39,6 +39,7 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "FlowMatchEulerDiscreteScheduler": "flow_match_euler_discrete",
         "FlowMatchHeunDiscreteScheduler": "flow_match_heun_discrete",
         "FlowMatchLCMScheduler": "flow_match_lcm",
+        "FlowMatchSDEDiscreteScheduler": "flow_match_sde_discrete",
         "HeliosDMDScheduler": "helios_dmd",
         "HeliosScheduler": "helios",
         "HeunDiscreteScheduler": "heun_discrete",

@@ -68,7 +68,9 @@ _NAMED_OTHERWISE = {
 }
 """Our module -> the module of diffusers that stands in its place, where that is named otherwise."""
 
-OURS_ALONE = frozenset({"DPMSolverFastScheduler", "DPMSolverSinglestepAncestralScheduler"})
+OURS_ALONE = frozenset(
+    {"DPMSolverFastScheduler", "DPMSolverSinglestepAncestralScheduler", "FlowMatchSDEDiscreteScheduler"}
+)
 """The scheduler classes that diffusers does not have."""
 
 _home: dict[str, str] = {}

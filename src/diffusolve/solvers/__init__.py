@@ -8,6 +8,7 @@ from diffusolve.solvers.dpmpp_multistep import dpmpp_multistep
 from diffusolve.solvers.dpmpp_sde import dpmpp_2s_ancestral, dpmpp_sde
 from diffusolve.solvers.er_sde import er_sde
 from diffusolve.solvers.euler import euler
+from diffusolve.solvers.flow_sde import flow_sde
 from diffusolve.solvers.gradient_estimation import gradient_estimation
 from diffusolve.solvers.heunpp import heunpp2
 from diffusolve.solvers.ipndm import ipndm, ipndm_v
@@ -48,6 +49,7 @@ __all__ = [
     "er_sde",
     "euler",
     "exp_heun_2_x0",
+    "flow_sde",
     "gradient_estimation",
     "heun",
     "heunpp2",
@@ -92,6 +94,7 @@ SOLVERS: dict[str, Solver] = {
         tcd,
         exp_heun_2_x0,
         sa_solver,
+        flow_sde,
         unipc,
         pndm,
         restart,
