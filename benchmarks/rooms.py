@@ -35,7 +35,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             (
                 "noise",
                 "`NoiseSchedule` and its kinds, `Scaling` (how a sample is scaled), `Point`, `Grid`",
-                {"errors"},
+                {"errors", "drawing"},
             ),
             (
                 "spacing",
@@ -56,7 +56,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 "seeds, generators, noise per sample, noise from a counter, Brownian paths",
                 {"errors", "arrays"},
             ),
-            ("sampling", "`Sampler`, `sample()`, direct execution", LEAVES | SAMPLING),
+            ("sampling", "`Sampler`, `sample()`, direct execution", LEAVES | SAMPLING | {"drawing"}),
             (
                 "batching",
                 "`BatchRun`: rows of any plans at any positions, advanced together; a row group holds those of one "
@@ -79,7 +79,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 "schedulers",
                 "diffusers-compatible classes: a signature, a docstring, a mapping to (noise, spacing, prediction, "
                 "solver); one base that walks the plan inside a pipeline's loop",
-                LEAVES | SAMPLING | {"hub", "config", "diffusers_bridge"},
+                LEAVES | SAMPLING | {"drawing", "hub", "config", "diffusers_bridge"},
             ),
             (
                 "tokens",
@@ -98,6 +98,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 {
                     "errors",
                     "files",
+                    "drawing",
                     "noise",
                     "spacing",
                     "solvers",

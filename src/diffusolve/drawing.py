@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -67,11 +68,7 @@ def figure_of(panels: Sequence[Panel], title: str = "", *, width: float = 4.2) -
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise needs_matplotlib(error) from error
-    figure = Figure(figsize=(width * len(panels), 2.9), layout="constrained")
+    figure = _figure_class()(figsize=(width * len(panels), 2.9), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=10)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
@@ -86,6 +83,23 @@ def figure_of(panels: Sequence[Panel], title: str = "", *, width: float = 4.2) -
     return figure
 
 
+@lru_cache(maxsize=1)
+def _figure_class() -> type[Figure]:
+    """A figure that notebooks show, whichever backend of matplotlib they have chosen."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise needs_matplotlib(error) from error
+
+    class Drawing(Figure):
+        """A figure that is shown as SVG."""
+
+        def _repr_html_(self) -> str:
+            return svg(self)
+
+    return Drawing
+
+
 def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -93,7 +107,7 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
         number = labels.index(label)
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         y = [value if math.isfinite(value) else math.nan for value in line.y]
-        style = "x" if line.points_only else style
+        style = "" if line.points_only else style
         axes.plot(line.x, y, style, marker="x" if line.points_only else "o", ms=3.5, lw=1.3, color=colour, label=label)
     if "x" in panel.log:
         axes.set_xscale("log")
@@ -146,8 +160,10 @@ def svg(figure: Figure) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="width:100%;{limit};height:auto"', sized, count=1)
 
 
-def html_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", text: int = 1) -> str:
-    """A table whose last `text` columns are text, to the left, and the others numbers, to the right."""
+def html_table(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", *, text: int = 1, most: int = MOST_ROWS
+) -> str:
+    """A table of at most `most` rows; its last `text` columns are text, to the left, and the others numbers."""
     sides = ["right"] * (len(headings) - text) + ["left"] * text
 
     def line(tag: str, cells: Sequence[Any]) -> str:
@@ -160,12 +176,17 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], caption: 
 
     listed = list(rows)
     lines = [line("td", row) for row in listed]
-    if len(lines) > MOST_ROWS:
-        half = MOST_ROWS // 2
+    if len(lines) > most:
+        half = most // 2
         left_out = f'<tr><td colspan="{len(headings)}" style="text-align:center">{len(lines) - 2 * half} more</td></tr>'
         lines = [*lines[:half], left_out, *lines[-half:]]
-    title = f'<caption style="text-align:left;padding:4px 0">{escape(caption)}</caption>' if caption else ""
-    body = f"<thead>{line('th', headings)}</thead><tbody>{''.join(lines)}</tbody>"
+    title = (
+        f'<caption style="text-align:left;padding:4px 0;white-space:nowrap">{escape(caption)}</caption>'
+        if caption
+        else ""
+    )
+    head = f"<thead>{line('th', headings)}</thead>" if any(headings) else ""
+    body = f"{head}<tbody>{''.join(lines)}</tbody>"
     return f'<table style="border-collapse:collapse">{title}{body}</table>'
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from types import MappingProxyType
 from typing import Any
 
+from diffusolve.drawing import html_table
 from diffusolve.solvers import (
     Solver,
     deis,
@@ -41,6 +42,40 @@ from diffusolve.solvers import (
 )
 
 __all__ = ["ALIASES", "CATALOG", "DiffusersClass", "Entry"]
+
+
+class Catalog(Mapping[str, "Entry"]):
+    """Samplers by their names, in an order that does not change."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, list(self)[:3]))
+        return f"<Catalog of {len(self)} samplers: {first}, ...>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                entry.order,
+                name,
+                ", ".join(entry.comfyui),
+                entry.k_diffusion or "",
+                entry.diffusers.name if entry.diffusers else "",
+            )
+            for name, entry in self.items()
+        ]
+        headings = ("order", "name", "ComfyUI", "k-diffusion", "diffusers")
+        return html_table(headings, rows, f"{len(self)} samplers", text=4, most=len(rows))
 
 
 @dataclass(frozen=True)
@@ -543,7 +578,7 @@ ENTRIES = (
     ),
 )
 
-CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in ENTRIES})
+CATALOG: Mapping[str, Entry] = Catalog(ENTRIES)
 """Name -> sampler. The names of k-diffusion's functions have those functions' numbers."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({name: entry.name for entry in ENTRIES for name in entry.names})

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve.drawing import figure_of, html_table, level_panels, notebook
 from diffusolve.errors import SingularPointError
 from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import check_sigma
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from diffusolve.noise.schedule import NoiseSchedule
 
 __all__ = ["Grid", "Point"]
@@ -156,6 +159,22 @@ class Grid(Sequence[Point]):
     def steps(self) -> int:
         """The number of steps from the first point to the last."""
         return len(self.points) - 1
+
+    def plot(self) -> Figure:
+        """Sigma and log-SNR over the steps.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return figure_of(level_panels(list(enumerate(self.points))), f"{self.steps} steps on {self.noise_schedule}")
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (step, f"{point.timestep:.6g}", f"{point.alpha:.6g}", f"{point.sigma:.6g}", f"{point.log_snr:.4g}")
+            for step, point in enumerate(self.points)
+        ]
+        table = html_table(("step", "timestep", "alpha", "sigma", "log-SNR"), rows, repr(self)[1:-1], text=0)
+        return notebook(table, level_panels(list(enumerate(self.points))))
 
     def __repr__(self) -> str:
         first, last = self.points[0], self.points[-1]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from diffusolve.drawing import Line, Panel, figure_of, html_table, notebook
 from diffusolve.errors import check_numbers, shown
 from diffusolve.noise.scaling import Scaling
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["NoiseSchedule"]
 
 Array = npt.NDArray[np.float64]
+
+SHOWN, DRAWN = 6, 60
+"""The rows of a table and the points of a curve that notebooks show."""
 
 MOST_TIMESTEPS = 1_000_000
 """The largest number of training timesteps; models have 1,000, some 4,000."""
@@ -70,6 +77,32 @@ class NoiseSchedule(ABC):
     def sigma_max(self) -> float:
         """The largest trained sigma; infinite (or 1 for flow matching) where no signal is left."""
         return float(self.sigma_at_index(self.num_train_timesteps - 1))
+
+    def plot(self) -> Figure:
+        """Sigma and log-SNR of the network's own samples, against the training timesteps.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return figure_of(self.panels(), repr(self))
+
+    def _repr_html_(self) -> str:
+        rows = [tuple(f"{value:.6g}" for value in row) for row in self._rows(SHOWN)]
+        table = html_table(("timestep", "alpha", "sigma", "log-SNR"), rows, repr(self), text=0)
+        return notebook(table, self.panels())
+
+    def panels(self) -> list[Panel]:
+        """Sigma and log-SNR against the training timesteps, to be drawn."""
+        timesteps, _, sigmas, log_snrs = zip(*self._rows(DRAWN), strict=True)
+        lines = {"sigma": sigmas, "log(alpha / sigma)": log_snrs}
+        return [Panel(name, "timestep", {"": Line(timesteps, y)}, whole=False) for name, y in lines.items()]
+
+    def _rows(self, count: int) -> list[tuple[float, float, float, float]]:
+        """Timestep, alpha, sigma and log-SNR at `count` training indices from the first to the last."""
+        timesteps = self.timestep(self.sigma_at_index(np.linspace(0, self.num_train_timesteps - 1, count)))
+        alphas, sigmas = self.alpha_sigma(timesteps)
+        columns = (timesteps, alphas, sigmas, self.log_snr(timesteps))
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def check_range(what: str, values: Array, low: float, high: float) -> None:

@@ -138,7 +138,7 @@ class VariancePreserving(SignalTable):
         return rescale_zero_terminal_snr(product) if self.rescale_betas_zero_snr else product
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TabulatedSignal(SignalTable):
     """A variance preserving schedule from its table of alpha^2, as a framework computed it.
 
@@ -149,6 +149,9 @@ class TabulatedSignal(SignalTable):
     """
 
     signal: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"TabulatedSignal({len(self.signal)} timesteps, alpha^2 {self.signal[0]:g} to {self.signal[-1]:g})"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_train_timesteps", len(self.signal))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
 
 from diffusolve.arrays import Array, cast_like, is_floating, is_torch, namespace, timesteps_like, widen
 from diffusolve.backends import Run
@@ -22,6 +23,11 @@ from diffusolve.sampling.denoiser import Network, two_outputs
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets it warns when it is imported; its bar is then one of text.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 __all__ = ["Progress", "Report", "noise_between_steps", "sample", "sample_with_report", "start"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from diffusolve.drawing import html_table, level_panels, notebook
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, check_plannable, plan_for
@@ -15,6 +16,9 @@ from diffusolve.spacing import Linspace, Spacing
 __all__ = ["Sampler"]
 
 UNIFORM = Linspace()
+
+SHOWN_ON, SHOWN_STEPS = "sd15", 20
+"""The noise schedule and the number of steps that notebooks show a sampler in."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +70,18 @@ class Sampler:
             NotPlannableError: an adaptive solver; use :func:`diffusolve.sample`.
         """
         return _plan(self, schedule_called(noise_schedule), prediction(prediction_type), steps)
+
+    def _repr_html_(self) -> str:
+        options = {**self.solver.defaults, **dict(self.solver.options)}
+        rows = [("solver", self.solver.name), ("source", self.solver.paper), ("spacing", str(self.spacing))]
+        rows += [(name, repr(value)) for name, value in options.items()]
+        table = html_table(("", ""), rows, str(self), text=2)
+        try:
+            grid = self.grid(SHOWN_ON, 1 if self.solver.adaptive else SHOWN_STEPS)
+        except ValueError:  # a spacing of its own number of steps, or for other noise schedules
+            return notebook(table)
+        panels = level_panels(list(enumerate(grid)))
+        return notebook(table, panels, f"{grid.steps} steps on {SHOWN_ON}")
 
     def __repr__(self) -> str:
         name = f"{self.name}: " if self.name else ""

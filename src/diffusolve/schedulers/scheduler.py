@@ -18,6 +18,7 @@ from diffusolve.arrays import moved
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
 from diffusolve.backends.watched import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
+from diffusolve.drawing import html_table, notebook
 from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
@@ -106,6 +107,12 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_overridden(cls)
+
+    def _repr_html_(self) -> str:
+        rows = [(key, repr(value)) for key, value in self.config.items() if not key.startswith("_")]
+        table = html_table(("", ""), rows, type(self).__name__, text=2)
+        schedule = self.noise_schedule
+        return notebook(table, schedule.panels(), f"what its networks are trained on: {schedule}")
 
     # What a class says of itself ----------------------------------------------------------------
 
