@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -67,11 +68,13 @@ class Drive:
                         self._replace(hands, worker, said, workers)
                     elif isinstance(said, Failed):
                         raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
-                seconds = max(time.monotonic() - begun, 1e-9)
-                bar.n = self.rows_done + sum(self._held.values())
-                rate = f"{self.evaluations / seconds:,.0f}"
-                bar.set_postfix({"evaluations/s": rate, "occupancy": f"{self.occupancy:.0%}"}, refresh=False)
-                bar.refresh()
+                if self.progress:
+                    self._show(bar, time.monotonic() - begun)
+
+    def _show(self, bar: Any, seconds: float) -> None:
+        rate = f"{self.evaluations / max(seconds, 1e-9):,.0f}"
+        bar.set_postfix({"evaluations/s": rate, "occupancy": f"{self.occupancy:.0%}"}, refresh=False)
+        bar.update(self.rows_done + sum(self._held.values()) - bar.n)
 
     def _start(self, hands: Hands) -> None:
         worker = hands.start()

@@ -124,20 +124,22 @@ def _read(name: str, text: str, kind: Any, expected: str) -> Any:
 
 
 def _id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | Integral):
+    if type(value) is not str and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise ValueError(f"id is {shown(value)}: expected text or a whole number.")
     text = str(value)
     if not 0 < len(text) <= LONGEST_ID:
         raise ValueError(f"id is {shown(text)}: expected 1 to {LONGEST_ID} characters.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"id is {shown(text)}: expected text that UTF-8 can write.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"id is {shown(text)}: expected text that UTF-8 can write.") from None
     return text
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, float) and value.is_integer():  # whole numbers of tables with gaps are read as floats
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise ValueError(f"{name} is {shown(value)}: expected a whole number.")
     number = int(value)
     if not least <= number <= most:
