@@ -19,6 +19,7 @@ from tests.programs import (  # noqa: F401 - they register programs
     values,
     writing,
     writing_in_runs,
+    written_late,
 )
 from tests.programs.registry import PROGRAMS, Program
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import diffusolve
 from diffusolve.config import FrozenConfigError
+from diffusolve.schedulers import scheduler_class
 from tests.schedulers.parity import STABLE_DIFFUSION, ours, standard_noise, theirs
 
 
@@ -190,9 +191,53 @@ def test_numbers_that_no_step_can_be_made_of_are_named() -> None:
         scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match=r"is written: 12\. Call set_timesteps\(12\) instead"):
         lcm.num_inference_steps = 12  # in diffusers the last step draws noise then
-    ddim.register_to_config(num_train_timesteps=500)
+    ddim.alphas_cumprod = ddim.alphas_cumprod[:500]
     with pytest.raises(ValueError, match=r"timestep is 750, but the noise schedule has 500.*call set_timesteps"):
         ddim.step(standard_noise(), ddim.timesteps[0], standard_noise())
     ddpm.final_alpha_cumprod = torch.tensor(0.5)
     with pytest.raises(ValueError, match=r"from sigma / alpha = 0\.029.* up to 1: expected less noise"):
         ddpm.step(standard_noise(), ddpm.timesteps[-1], standard_noise())
+
+
+def test_what_is_written_without_effect_is_an_error_or_a_warning() -> None:
+    x = standard_noise()
+    for name, attribute, value in (
+        ("DDPMScheduler", "variance_type", "fixed_large"),
+        ("UnCLIPScheduler", "betas", torch.full((1000,), 0.01)),
+        ("SASolverScheduler", "predict_x0", False),
+        ("DPMSolverSDEScheduler", "noise_sampler_seed", 3),
+    ):
+        scheduler = scheduler_class(name)()
+        with pytest.raises(AttributeError, match=rf"{name}\.{attribute} is written, on which no step here depends"):
+            setattr(scheduler, attribute, value)
+    unclip = scheduler_class("UnCLIPScheduler")()
+    unclip.betas = unclip.betas.clone()  # the same numbers
+    ddim = ours("DDIMScheduler", STABLE_DIFFUSION)
+    ddim.set_timesteps(4)
+    ddim.register_to_config(beta_end=0.03)
+    with pytest.warns(UserWarning, match="describes other betas now, but its tables were made when it was"):
+        ddim.step(x, ddim.timesteps[0], x)
+    for name in ("LCMScheduler", "DPMSolverSinglestepScheduler"):
+        scheduler = ours(name, STABLE_DIFFUSION)
+        scheduler.set_timesteps(8)
+        scheduler.timesteps = scheduler.timesteps[2:]
+        with pytest.raises(ValueError, match=r"6 timesteps are written in place of 8.*give them to set_timesteps"):
+            scheduler.step(x, scheduler.timesteps[0], x)
+    solver = ours("DPMSolverMultistepScheduler", STABLE_DIFFUSION)
+    solver.set_timesteps(4)
+    solver.register_to_config(use_flow_sigmas=True)
+    with pytest.raises(ValueError, match=r"sigmas reach 14.*call set_timesteps after writing"):
+        solver.step(x, solver.timesteps[0], x)
+    singlestep = ours("DPMSolverSinglestepScheduler", STABLE_DIFFUSION)
+    singlestep.set_timesteps(4)
+    singlestep.register_to_config(solver_order=1)
+    with pytest.raises(ValueError, match="solver_order is 1, written in a run that began with 2"):
+        singlestep.step(x, singlestep.timesteps[0], x)
+
+
+def test_noise_of_flow_sigmas_before_a_run_follows_the_timestep() -> None:
+    for name in ("DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"):
+        scheduler = scheduler_class(name)(use_flow_sigmas=True)
+        data, noise = standard_noise(), standard_noise(1)
+        noised = scheduler.add_noise(data, noise, torch.full((len(data),), 250))
+        torch.testing.assert_close(noised, 0.75 * data + 0.25 * noise)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
+from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled
@@ -24,6 +25,8 @@ class DistilledScheduler(TimestepScheduler):
     _compatibles = []  # noqa: RUF012
 
     counts_on: ClassVar[bool] = True
+    ends_by_number: ClassVar[bool] = False
+    """diffusers tells the last step by the number of steps that were asked for, and draws noise at all others."""
 
     def _advance(self, model_output: Tensor, timestep: Any, *others: Any) -> tuple[Tensor, Run]:
         """As for others; the timestep of a step that is counted must be that of its place."""
@@ -79,6 +82,15 @@ class DistilledScheduler(TimestepScheduler):
         self._begin(asked_for(None, chosen.tolist()), device).given = timesteps is not None
 
     _write_steps = TimestepScheduler._refuse_steps  # by which diffusers tells whether the last step draws noise
+
+    def _prepared_again(self, generation: Generation) -> Prepared:
+        count = len(generation.values)
+        if count != generation.steps and (self.ends_by_number or generation.by_number_of_calls):
+            raise ValueError(
+                f"{count} timesteps are written in place of {generation.steps}, of which only the last draws no noise: "
+                "give them to set_timesteps."
+            )
+        return super()._prepared_again(generation)
 
     def _distilled_on(self, original_inference_steps: int | None) -> int:
         """The number of timesteps that those of a run are chosen from."""

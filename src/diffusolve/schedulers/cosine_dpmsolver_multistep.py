@@ -46,6 +46,8 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
 
+    only_read = frozenset({"noise_sampler"})
+
     @register_to_config
     def __init__(
         self,

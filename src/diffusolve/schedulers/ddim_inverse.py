@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation
-from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Array
 from diffusolve.solvers import Solver, euler
@@ -73,7 +72,8 @@ class DDIMInverseScheduler(OneStepScheduler):
                 stacklevel=3,
             )
         self._configured()
-        self.initial_alpha_cumprod = torch.tensor(self._end_power)
+
+    initial_alpha_cumprod = end_by_another_name
 
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
         self, num_inference_steps: int, device: Any = None

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler, following_timestep
+from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.solvers import Solver
 from diffusolve.solvers.ancestral import split_noise
@@ -56,6 +56,8 @@ class DDPMScheduler(OneStepScheduler):
     """
 
     _end_configured = 1.0
+    one = end_by_another_name
+    only_read = frozenset({"variance_type"})
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
     @register_to_config
@@ -77,11 +79,10 @@ class DDPMScheduler(OneStepScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
+        self.variance_type = variance_type
         self._configured()
         if variance_type is not None:  # null in configurations of other classes
             self._check_choice("variance_type", tuple(VARIANCES))
-        self.variance_type = variance_type
-        self.one = torch.tensor(1.0)
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None

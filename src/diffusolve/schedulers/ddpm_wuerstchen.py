@@ -41,12 +41,14 @@ class DDPMWuerstchenScheduler(Scheduler):
     timestep_dtype = np.float32
     init_noise_sigma: float = 1.0
 
+    only_read = frozenset({"s", "scaler"})
+
     @register_to_config
     def __init__(self, scaler: float = 1.0, s: float = 0.008) -> None:
         self._schedule = ClampedCosine(offset=float(s), power=float(scaler))
-        self._configured()
         self.scaler = scaler
         self.s = torch.tensor([s])
+        self._configured()
 
     @property
     def noise_schedule(self) -> NoiseSchedule:

@@ -50,6 +50,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
 
+    only_read = frozenset({"noisiest_timestep"})
+
     @register_to_config
     def __init__(
         self,

@@ -44,6 +44,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     timestep_dtype: ClassVar[type] = np.float64
 
     members = members.SDE
+    only_read = frozenset({"noise_sampler_seed"})
     options_with_density = (("noise", "bridge"),)
 
     @register_to_config

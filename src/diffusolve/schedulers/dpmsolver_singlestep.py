@@ -11,7 +11,7 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
-from diffusolve.schedulers.generation import Options
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Steps
@@ -113,6 +113,23 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         if config["final_sigmas_type"] == "zero" or (config["lower_order_final"] and orders[-1] == order):
             orders[-1] = 1
         return orders
+
+    def _prepared_again(self, generation: Generation) -> Prepared:
+        solver = generation.prepared.solver
+        begun, order = {**solver.defaults, **dict(solver.options)}["order"], self.config["solver_order"]
+        if begun != order:
+            raise ValueError(
+                f"solver_order is {order}, written in a run that began with {begun}, whose steps go together: call "
+                "set_timesteps after writing."
+            )
+        orders, prepared = self.get_order_list(len(generation.prepared.timesteps)), super()._prepared_again(generation)
+        count = len(prepared.timesteps)
+        if orders[:count] != self.get_order_list(count):
+            raise ValueError(
+                f"{count} timesteps are written in place of {len(orders)}, of a run whose steps go together: give them "
+                "to set_timesteps."
+            )
+        return prepared
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return self._solver_with(self.get_order_list(steps))

@@ -93,8 +93,8 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         return lcm if self.config["stochastic_sampling"] else euler
 
     @property
-    def _runs_backwards(self) -> bool:  # stochastic steps are not turned round in diffusers
-        return super()._runs_backwards and not self.config["stochastic_sampling"]
+    def _turns_round(self) -> bool:  # stochastic steps are not turned round in diffusers
+        return not self.config["stochastic_sampling"]
 
     def _step_by_token(self, output: Tensor, timestep: Any, sample: Tensor, own: Tensor, generator: Any) -> Tensor:
         """The sample whose tokens stand at timesteps of their `own`, each one step on, in float32.

@@ -107,7 +107,7 @@ class FlowMatchLCMScheduler(FlowScheduler):
         return lcm
 
     @property
-    def _runs_backwards(self) -> bool:  # steps are not turned round in diffusers
+    def _turns_round(self) -> bool:  # steps are not turned round in diffusers
         return False
 
     def _step_to_size(self, output: Tensor, timestep: Any, sample: Tensor, generator: Any) -> Tensor:

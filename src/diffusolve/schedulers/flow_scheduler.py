@@ -41,6 +41,7 @@ class FlowScheduler(Scheduler):
     samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
     precision = "output"
+    plans_follow_from = Scheduler.plans_follow_from | {"_shift", "sigma_max", "sigma_min"}
     refuses_counts = True
 
     def _configured(self) -> None:
@@ -51,8 +52,9 @@ class FlowScheduler(Scheduler):
         check_shift(shift)
         if "_shift" not in vars(self):
             self._shift = float(shift)
-        training = self._training_sigmas
-        self.sigma_min, self.sigma_max = float(training[-1]), float(training[0])
+        if "sigma_min" not in vars(self):
+            training = self._training_sigmas
+            self.sigma_min, self.sigma_max = float(training[-1]), float(training[0])
         super()._configured()
 
     @property
@@ -66,13 +68,9 @@ class FlowScheduler(Scheduler):
         return FlowSigmas.of(self.config, self._shift)
 
     @property
-    def _prediction(self) -> Prediction:
-        return ReversedFlow() if self._runs_backwards else Flow()
-
-    @property
-    def _runs_backwards(self) -> bool:
-        """True where the sigma that users see is the share of the data to the solver."""
-        return bool(self.config.get("invert_sigmas"))
+    def _turns_round(self) -> bool:
+        """True where the sigma that users see is the share of the data to the solver, if it rises."""
+        return True
 
     # Sigmas ----------------------------------------------------------------
 
@@ -134,7 +132,8 @@ class FlowScheduler(Scheduler):
         self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
     def _prepared_over(self, steps: Steps) -> Prepared:
-        return self._walked(steps, self._prediction)
+        rises = bool(steps.sigmas[-1] > steps.sigmas[0])  # with `invert_sigmas`, when the run began
+        return self._walked(steps, ReversedFlow() if rises and self._turns_round else Flow())
 
     def _walked(self, steps: Steps, prediction: Prediction) -> Prepared:
         in_noise = Steps(steps.timesteps, 1.0 - steps.sigmas) if isinstance(prediction, ReversedFlow) else steps

@@ -248,6 +248,8 @@ class Generation:
     def with_timesteps(self, values: list[float]) -> None:
         """Take these timesteps, which users have written, for its own."""
         self.begun_before = self.step_index is not None
+        if self.begun_before and len(values) != len(self.values) and values != self.values[: len(values)]:
+            self.by_number_of_calls = True  # as in diffusers, which counts on wherever they begin
         self.values, self.timesteps_written = values, True
         self.edition = self.followed = None
         self._on_device = {}

@@ -66,6 +66,18 @@ class HeliosScheduler(PyramidScheduler):
             shift itself ("linear").
     """
 
+    only_read = frozenset(
+        {
+            "disable_corrector",
+            "last_sample",
+            "lower_order_nums",
+            "model_outputs",
+            "predict_x0",
+            "solver_p",
+            "timestep_list",
+        }
+    )
+
     @register_to_config
     def __init__(
         self,
@@ -94,8 +106,9 @@ class HeliosScheduler(PyramidScheduler):
         self._check_choice("solver_type", ("bh1", "bh2"))
         if self.config["solver_p"] is not None:
             raise ValueError("solver_p is given, which is not supported here: leave it out.")
+        if "predict_x0" not in vars(self):
+            self.predict_x0, self.disable_corrector = self.config["predict_x0"], self.config["disable_corrector"]
         super()._configured()
-        self.predict_x0, self.disable_corrector = self.config["predict_x0"], self.config["disable_corrector"]
 
     @property
     def _end(self) -> float:

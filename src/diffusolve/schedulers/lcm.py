@@ -36,6 +36,8 @@ class LCMScheduler(DistilledScheduler):
 
     output = SchedulerOutputWithDenoised
 
+    ends_by_number = True
+
     @register_to_config
     def __init__(
         self,

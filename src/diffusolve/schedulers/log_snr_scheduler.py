@@ -16,6 +16,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_config import FLOW_STEPS
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.reaching import ReachesIntoSigmas
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
@@ -135,6 +136,11 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     @property
     def _fills_in_from_training(self) -> bool:
         return super()._fills_in_from_training and not self.config["use_flow_sigmas"]
+
+    def _training_sigma(self, timesteps: Tensor) -> Tensor:
+        if self.config["use_flow_sigmas"]:
+            return timesteps.float() / len(self)
+        return super()._training_sigma(timesteps)
 
     @property
     def _prediction(self) -> Prediction:
@@ -300,6 +306,14 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         if curve is not None and (asked.timesteps is not None or asked.sigmas is not None):
             given = "timesteps" if asked.timesteps is not None else "sigmas"
             raise ValueError(f"{given} are given, but {curve} chooses them: give num_inference_steps instead.")
+
+    def _prepared_over(self, steps: Steps) -> Prepared:
+        if self.config["use_flow_sigmas"] and steps.sigmas.max() > 1.0:
+            raise ValueError(
+                f"use_flow_sigmas is asked for in a run whose sigmas reach {steps.sigmas.max():g}, where those of flow "
+                "matching are at most 1: call set_timesteps after writing to the configuration."
+            )
+        return super()._prepared_over(steps)
 
     @property
     def _sigma_table(self) -> Array:

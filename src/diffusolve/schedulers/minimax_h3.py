@@ -15,9 +15,10 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
+from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Steps
+from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.solvers import Solver, euler
 from diffusolve.spacing.flow import check_shift
 
@@ -39,6 +40,7 @@ class MiniMaxH3Scheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
     precision = "sample"
+    plans_follow_from = Scheduler.plans_follow_from | {"_shift"}
 
     @register_to_config
     def __init__(self, shift: float = 12.0) -> None:
@@ -107,6 +109,15 @@ class MiniMaxH3Scheduler(Scheduler):
         else:
             asked = Asked(int(num_inference_steps) - 1)
         self._begin(asked, device)
+
+    def _steps_of_shown(self, generation: Generation, timesteps: Array, sigmas: Array, shown: Array | None) -> Steps:
+        steps = super()._steps_of_shown(generation, timesteps, sigmas, shown)
+        if not np.allclose(steps.timesteps, 1.0 - steps.sigmas[:-1], atol=1e-3):
+            raise ValueError(
+                "timesteps or sigmas were written alone, of which each is 1 minus the other: write both, or call "
+                "set_timesteps(sigmas=...)."
+            )
+        return steps
 
     def _steps(self, asked: Asked) -> Steps:
         if asked.sigmas is None:

@@ -21,7 +21,7 @@ from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
-__all__ = ["OneStepScheduler", "following_timestep", "strided_timestep"]
+__all__ = ["OneStepScheduler", "end_by_another_name", "following_timestep", "strided_timestep"]
 
 StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
@@ -150,6 +150,18 @@ def strided_timestep(generation: Generation, timestep: int, place: int | None, c
     if generation.custom:
         return following_timestep(generation, timestep, place)
     return timestep - count // (generation.steps or len(generation.values))
+
+
+def _write_end(scheduler: Any, power: Tensor) -> None:
+    scheduler.final_alpha_cumprod = power
+
+
+end_by_another_name = property(
+    lambda scheduler: scheduler.final_alpha_cumprod,
+    _write_end,
+    doc="alpha^2 at the end, shape ().",
+)
+"""For classes that do not call it `final_alpha_cumprod`."""
 
 
 def following_timestep(generation: Generation, timestep: int, place: int | None) -> int:

@@ -44,6 +44,8 @@ class PiflowScheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
 
+    only_read = frozenset({"eps", "final_step_size_scale", "n_grid", "num_policy_substeps"})
+
     @register_to_config
     def __init__(
         self,

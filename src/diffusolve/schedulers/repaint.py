@@ -42,6 +42,8 @@ class RePaintScheduler(OneStepScheduler):
 
     changes_samples: ClassVar[str] = "the known part of the picture is put into it, with the same noise"
 
+    only_read = frozenset({"betas", "eta"})
+
     @register_to_config
     def __init__(
         self,
@@ -53,9 +55,9 @@ class RePaintScheduler(OneStepScheduler):
         trained_betas: Sequence[float] | None = None,
         clip_sample: bool = True,
     ) -> None:
-        self._configured()
         self.eta = eta
         self.one = torch.tensor(1.0)
+        self._configured()
 
     def set_timesteps(  # type: ignore[override]  # jumps take the place of timesteps
         self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10, device: Any = None

@@ -61,6 +61,8 @@ class SASolverScheduler(LogSNRScheduler):
     members = members.UNIPC
     clears = frozenset({"last_sample", "lower_order_nums"})
 
+    only_read = frozenset({"predict_x0"})
+
     @register_to_config
     def __init__(
         self,

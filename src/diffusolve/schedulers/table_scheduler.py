@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,9 @@ __all__ = ["TableScheduler"]
 class TableScheduler(Scheduler):
     """A scheduler with a table of betas, and what follows from it: shape (num_train_timesteps,), float32.
 
+    As in diffusers the tables are made with the scheduler: a configuration that is written to later says what copies
+    and files will have.
+
     Attributes:
         betas: variance of the noise added at each training timestep.
         alphas, alphas_cumprod: 1 - betas, and their running product, which is alpha^2.
@@ -37,12 +41,21 @@ class TableScheduler(Scheduler):
 
     def _configured(self) -> None:
         tables = tables_of(self._own_config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
-        if tables is not vars(self).get("_tables_configured"):
-            self._tables = self._tables_configured = tables
+        described = vars(self).get("_tables_described")
+        if described is None:
+            self._tables = tables
             with torch.inference_mode(False):  # so that writing to them is noticed
                 self.betas, self.alphas = tables.betas.clone(), tables.alphas.clone()
                 self._signal = tables.alphas_cumprod.clone()
             self._signal_seen = self._signal, 0
+        elif tables is not described:
+            warnings.warn(
+                f"the configuration of this {type(self).__name__} describes other betas now, but its tables were made "
+                f"when it was: make another one, {type(self).__name__}.from_config(scheduler.config), or write to "
+                "alphas_cumprod.",
+                stacklevel=3,
+            )
+        self._tables_described = tables
         super()._configured()
 
     @property
@@ -101,6 +114,11 @@ class TableScheduler(Scheduler):
         flow = self._flow
         if flow is None:
             return super()._prepared_over(steps)
+        if steps.sigmas.max() > 1.0:
+            raise ValueError(
+                f"flow matching is asked for in a run whose sigmas reach {steps.sigmas.max():g}, where its own are at "
+                "most 1: call set_timesteps after writing to the configuration."
+            )
         return flow.walked(steps, self._solver(len(steps.timesteps)))
 
     def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:

@@ -32,9 +32,8 @@ class TimestepScheduler(TableScheduler):
 
     def _configured(self) -> None:
         super()._configured()
-        end = self._end_configured
-        if end != vars(self).get("_end_set"):
-            self._end_set = end
+        if "final_alpha_cumprod" not in vars(self):
+            end = self._end_configured
             self.final_alpha_cumprod = torch.tensor(1.0) if end == 1.0 else self._signal[0]
             self._end_read = self.final_alpha_cumprod, version_of(self.final_alpha_cumprod), end
 

@@ -13,7 +13,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Array, spaced, timestep_spacing
 from diffusolve.solvers import Solver
@@ -45,6 +45,8 @@ class UnCLIPScheduler(OneStepScheduler):
     beta_schedules = ("squaredcos_cap_v2",)
     _end_configured = 1.0
 
+    one = end_by_another_name
+    only_read = frozenset({"alphas", "betas", "variance_type"})
     replaceable: ClassVar[frozenset[str]] = OneStepScheduler.replaceable - {"_get_variance"}
     fixed: ClassVar[frozenset[str]] = OneStepScheduler.fixed | {"_get_variance"}
 
@@ -58,10 +60,12 @@ class UnCLIPScheduler(OneStepScheduler):
         prediction_type: str = "epsilon",
         beta_schedule: str = "squaredcos_cap_v2",
     ) -> None:
-        self._check_choice("variance_type", ("fixed_small_log", "learned_range"))
-        self._configured()
         self.variance_type = variance_type
-        self.one = torch.tensor(1.0)
+        self._configured()
+
+    def _configured(self) -> None:
+        self._check_choice("variance_type", ("fixed_small_log", "learned_range"))
+        super()._configured()
 
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
         self, num_inference_steps: int, device: Any = None

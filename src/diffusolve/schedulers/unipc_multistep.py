@@ -58,6 +58,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
 
     history_outlives_reset: ClassVar[bool] = True
     members = members.UNIPC
+    plans_follow_from = LogSNRScheduler.plans_follow_from | {"disable_corrector", "predict_x0", "solver_p"}
     clears = frozenset({"last_sample", "lower_order_nums"})
 
     @register_to_config
@@ -102,16 +103,17 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         self._check_flow_prediction("predict_x0=True")
         if config["shift_terminal"] is not None and not config["use_flow_sigmas"]:
             raise ValueError("shift_terminal is given, but only the noise levels of use_flow_sigmas are stretched.")
+        if "solver_p" not in vars(self):  # which only the constructor reads in diffusers
+            self.predict_x0, self.solver_p = config["predict_x0"], config["solver_p"]
+            self.disable_corrector = config["disable_corrector"]
         super()._configured()
-        self.predict_x0, self.solver_p = config["predict_x0"], config["solver_p"]
-        self.disable_corrector = config["disable_corrector"]
 
     def _clipping(self) -> Transform | None:
         return None if self._extrapolates_noise else super()._clipping()
 
     @property
     def _extrapolates_noise(self) -> bool:
-        return not self.config["predict_x0"]
+        return not vars(self).get("predict_x0", self.config["predict_x0"])
 
     def set_timesteps(  # type: ignore[override]  # the order of diffusers
         self,
@@ -156,15 +158,15 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         return unipc.with_options(
             order=config["solver_order"],
             variant=config["solver_type"],
-            form="data" if config["predict_x0"] else "noise",
+            form="data" if self.predict_x0 else "noise",
             predictor=self.solver_p is None,
-            uncorrected=tuple(sorted(config["disable_corrector"])),
+            uncorrected=tuple(sorted(self.disable_corrector)),
             lower_order_final=config["lower_order_final"],
         )
 
     def _solver_from(self, grid: Grid, step: int, options: Options) -> Solver:
         whole = self._solver(grid.steps)
-        uncorrected = sorted(number - step for number in self.config["disable_corrector"] if number >= step)
+        uncorrected = sorted(number - step for number in self.disable_corrector if number >= step)
         return whole.with_options(uncorrected=tuple(uncorrected))
 
     def _steps(self, asked: Asked) -> Steps:

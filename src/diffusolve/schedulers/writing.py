@@ -32,9 +32,11 @@ class WrittenTo:
     Attributes:
         writes: for each name that is written to in a way of its own, how.
         plans_follow_from: the attributes that plans follow from: writing to one replaces ``_edition``.
+        only_read: those that diffusers' steps read and ours do not, so that writing another value has no effect.
     """
 
     plans_follow_from: ClassVar[frozenset[str]] = frozenset({"_internal_dict"})
+    only_read: ClassVar[frozenset[str]] = frozenset()
     writes: ClassVar[Mapping[str, Callable[[Any, Any], None]]] = {
         "timesteps": lambda scheduler, value: scheduler._write_timesteps(value),
         "sigmas": lambda scheduler, value: scheduler._write_sigmas(value),
@@ -71,9 +73,25 @@ class WrittenTo:
                 f"{type(self).__name__}.{name} follows from the configuration and the run, and cannot be written to: "
                 "register_to_config and set_timesteps change these."
             )
+        if name in self.only_read and "_prepared_runs" in vars(self):  # the constructor is done
+            self._check_same(name, value)
         super().__setattr__(name, value)
         if name in self.plans_follow_from:
             super().__setattr__("_edition", object())
+            vars(self).get("_prepared_runs", {}).clear()
+
+    def _check_same(self, name: str, value: Any) -> None:
+        """Raise AttributeError unless `value` is what the attribute called `name` is, wherever in memory."""
+        own = getattr(self, name, None)
+        if isinstance(own, Tensor) and isinstance(value, Tensor):
+            same = torch.equal(own, value.to(own))
+        else:
+            same = own is value or own == value
+        if not same:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is written, on which no step here depends: make another scheduler, "
+                f"{type(self).__name__}.from_config(scheduler.config, ...), with what it is to follow from."
+            )
 
     # What is written -------------------------------------------------------------------------------------------------
 
@@ -163,7 +181,7 @@ class WrittenTo:
         if generation.timesteps_written:
             timesteps = np.array(generation.values, np.float64)
         shown = generation.sigmas.double().cpu().numpy() if generation.sigmas_written else None
-        if shown is None and not generation.timesteps_written:
+        if shown is None and (not generation.timesteps_written or generation.by_number_of_calls):
             return self._prepared_over(before.steps)
         return self._prepared_over(self._steps_of_shown(generation, timesteps, sigmas, shown))
 
@@ -177,7 +195,8 @@ class WrittenTo:
             shown: the sigmas that users see, where they have written them.
         """
         sigmas = sigmas if shown is None else shown
-        if generation.begun_before and len(timesteps) != len(sigmas) - 1:  # counted on, as the sigmas are
+        cut = np.array_equal(timesteps, generation.prepared.timesteps[: len(timesteps)])  # to end earlier
+        if generation.begun_before and len(timesteps) != len(sigmas) - 1 and not cut:  # counted on, as the sigmas are
             timesteps = np.resize(timesteps, len(sigmas) - 1)
         if len(sigmas) < len(timesteps) + 1:
             raise ValueError(
