@@ -111,8 +111,8 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             (
                 "learning",
                 "plans fitted to a network: an exact teacher, least squares on its path, gradients, the judgement of "
-                "plans",
-                LEAVES | SAMPLING | {"sampling", "catalog"},
+                "plans; a scheduler that walks plans",
+                LEAVES | SAMPLING | {"sampling", "denoisers", "config", "schedulers", "catalog"},
             ),
             (
                 "serving",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from diffusolve.hub import PushToHubMixin as PushToHubMixin
     from diffusolve.learning import learn as learn
     from diffusolve.learning import learn_with_report as learn_with_report
+    from diffusolve.learning.plan_scheduler import PlanScheduler as PlanScheduler
     from diffusolve.noise import NOISE_SCHEDULES as NOISE_SCHEDULES
     from diffusolve.noise import SD15 as SD15
     from diffusolve.noise import Cosine as Cosine
@@ -166,6 +167,7 @@ _HOME = {
     "NoiseSchedule": "noise",
     "Plan": "plan",
     "PlanModule": "backends.plan_module",
+    "PlanScheduler": "learning.plan_scheduler",
     "PushToHubMixin": "hub",
     "Report": "sampling",
     "Run": "backends",

@@ -30,6 +30,7 @@ from diffusolve.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from diffusolve.denoisers.pipeline import PipelineModel
+    from diffusolve.plan import Plan
     from diffusolve.sampling import Sampler
 
 __all__ = ["CompareCommand", "compare_command", "spread"]
@@ -87,6 +88,10 @@ def compare_command(
         list[int] | None,
         typer.Option(help="Numbers of function evaluations, instead of --steps: as many steps as they pay for."),
     ] = None,
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(help="A plan file to compare with, a learned one for example; the one column is its evaluations."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All samplers of the catalog, instead of names.")] = False,
     spacing: Annotated[
         str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
@@ -113,8 +118,11 @@ def compare_command(
     An adaptive sampler has no number of steps: in the column of 20 it has its own tolerance, in the column of n
     20 / n of it.
     """
+    files = _plans(plan or [])
+    if files:
+        evaluations = _column_of(files, steps, evaluations)
     unit = "evaluations" if evaluations else "steps"
-    columns = _columns(names, every, steps, evaluations)
+    columns = _columns(names, every, steps, evaluations, bool(files))
     check_asked({unit: min(columns)}, num, seed, guidance)
     recipes = [sampler_called(name, spacing, world=world) for name in (_every(world) if every else names or [])]
     if spacing is not None and world is None:
@@ -127,6 +135,8 @@ def compare_command(
 
     loaded = load_model(model, num, prompt=prompt, label=None, guidance=guidance)
     planned, refused = _planned(recipes, loaded, columns, unit, every)
+    _check_plans(files, loaded)
+    planned |= {name: (given, {columns[0]: given.steps}) for name, given in files.items()}
     stochastic = _those_with("is_stochastic", planned, loaded)
     two_outputs = _those_with("reads_unguided", planned, loaded)
     followed = [name for name in planned if error is not None and name not in (*stochastic, *two_outputs)]
@@ -154,19 +164,52 @@ def compare_command(
         settings = {"model": model, "guidance": guidance, "num": num, "seed": seed, "unit": unit}
         write_atomically(json, report(settings, cells, stochastic, refused).encode())
     numbers = ", ".join(map(str, columns))
-    files = (("picture", out), ("errors", error), ("numbers", json))
-    where = ", ".join(f"{what} in {path}" for what, path in files if path is not None)
-    summary = f"{len(planned)} samplers, {numbers} {unit}, {num} samples of {model} each; {where}"
+    written = (("picture", out), ("errors", error), ("numbers", json))
+    where = ", ".join(f"{what} in {path}" for what, path in written if path is not None)
+    summary = f"{len(cells)} samplers, {numbers} {unit}, {num} samples of {model} each; {where}"
     console.print(Text(summary), soft_wrap=True)
 
 
-def _columns(names: list[str] | None, every: bool, steps: list[int] | None, evaluations: list[int] | None) -> list[int]:
+def _plans(paths: list[Path]) -> dict[str, Plan]:
+    """The plans in files, by the files' names."""
+    from diffusolve.plan import Plan
+
+    return {path.name: Plan.from_json(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _column_of(plans: dict[str, Plan], steps: list[int] | None, evaluations: list[int] | None) -> list[int]:
+    """The one column in which `plans` can stand. Raises ValueError if others are asked for."""
+    counts = sorted({plan.nfe for plan in plans.values()})
+    if len(counts) > 1 or steps or (evaluations and evaluations != counts):
+        raise ValueError(
+            f"the plans take {', '.join(map(str, counts))} evaluations, and a plan has no other number: compare those "
+            "of one number at a time, and leave --steps and --evaluations out."
+        )
+    return counts
+
+
+def _check_plans(plans: dict[str, Plan], loaded: PipelineModel) -> None:
+    """Raise ValueError for a plan that was made for another kind of network or noise schedule."""
+    from diffusolve.learning.plan_scheduler import check_schedule
+
+    for name, plan in plans.items():
+        if plan.prediction != loaded.network.prediction.description:
+            raise ValueError(
+                f"{name} was made for {plan.prediction} prediction, but the network predicts "
+                f"{loaded.network.prediction.description}."
+            )
+        check_schedule(plan, loaded.network.noise_schedule)
+
+
+def _columns(
+    names: list[str] | None, every: bool, steps: list[int] | None, evaluations: list[int] | None, plans: bool
+) -> list[int]:
     """The numbers of steps or evaluations to compare. Raises ValueError for options that exclude each other."""
     if steps and evaluations:
         raise ValueError("--steps and --evaluations both say what the columns are: leave one of them out.")
     if every and names:
         raise ValueError(f"--all compares all samplers: leave {', '.join(map(repr, names))} out.")
-    if not every and not names:
+    if not every and not names and not plans:
         raise ValueError(
             'there is nothing to compare: name samplers, for example "DPM++ 2M Karras" Euler, or use --all.'
         )
@@ -187,13 +230,14 @@ def _check_files(out: Path, error: Path | None, json: Path | None) -> None:
 
 def _planned(
     recipes: list[Sampler], loaded: PipelineModel, columns: list[int], unit: str, every: bool
-) -> tuple[dict[str, tuple[Sampler, dict[int, int | None]]], dict[str, str]]:
+) -> tuple[dict[str, tuple[Sampler | Plan, dict[int, int | None]]], dict[str, str]]:
     """Name -> the sampler and its steps in each column, and name -> why it is left out.
 
     Raises:
         ValueError: a sampler that cannot be run, unless `every` sampler was asked for.
     """
-    planned, refused = {}, {}
+    planned: dict[str, tuple[Sampler | Plan, dict[int, int | None]]] = {}
+    refused = {}
     for recipe in recipes:
         try:
             steps_of = {column: steps_of_column(recipe, loaded.network, column, unit) for column in columns}
@@ -224,7 +268,7 @@ def _print_errors(
 
 
 def _those_with(
-    name: str, planned: Mapping[str, tuple[Sampler, Mapping[int, int | None]]], loaded: PipelineModel
+    name: str, planned: Mapping[str, tuple[Sampler | Plan, Mapping[int, int | None]]], loaded: PipelineModel
 ) -> list[str]:
     """The samplers whose plans have the property `name`."""
     return [
@@ -235,7 +279,7 @@ def _those_with(
 
 
 def _run(
-    planned: dict[str, tuple[Sampler, dict[int, int | None]]],
+    planned: dict[str, tuple[Sampler | Plan, dict[int, int | None]]],
     loaded: PipelineModel,
     seeds: list[int],
     followed: Sequence[str],

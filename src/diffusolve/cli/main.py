@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from diffusolve.cli.convert import convert_command
     from diffusolve.cli.generate import generate_command
     from diffusolve.cli.lab import lab_command
+    from diffusolve.cli.learn import learn_command
     from diffusolve.cli.list import list_command
     from diffusolve.cli.plan import plan_command
     from diffusolve.cli.sample import sample_command
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app.command("compare", cls=CompareCommand)(compare_command)
     app.command("convert", cls=Command)(convert_command)
     app.command("lab", cls=Command)(lab_command)
+    app.command("learn", cls=Command)(learn_command)
     app.command("bench", cls=Command)(bench_command)
     app.command("generate", cls=Command)(generate_command)
 

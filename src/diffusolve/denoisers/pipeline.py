@@ -33,14 +33,19 @@ class PipelineModel:
 
 
 def load_pipeline(
-    path: str, batch_size: int, *, prompt: str | None = None, label: int | None = None, guidance: float = 1.0
+    path: str,
+    batch_size: int,
+    *,
+    prompt: str | list[str] | None = None,
+    label: int | None = None,
+    guidance: float = 1.0,
 ) -> PipelineModel:
     """Load the pipeline in folder `path`, or with the Hub id `path`, through diffusers.
 
     Args:
         path: a folder with a model_index.json, or ``organisation/name``.
         batch_size: how many samples will be made at once.
-        prompt: for text-to-image pipelines (Stable Diffusion 1.x and 2.x).
+        prompt: for text-to-image pipelines (Stable Diffusion 1.x and 2.x); of a list each is made `batch_size` times.
         label: for networks conditioned on a class.
         guidance: classifier-free guidance scale for a prompt.
 
@@ -72,7 +77,7 @@ def open_pipeline(path: str) -> Any:
 
 
 def conditioned(
-    pipeline: Any, path: str, batch_size: int, *, prompt: str | None, label: int | None, guidance: float
+    pipeline: Any, path: str, batch_size: int, *, prompt: str | list[str] | None, label: int | None, guidance: float
 ) -> PipelineModel:
     """The network of a `pipeline` that was opened from `path`; arguments and errors as of :func:`load_pipeline`."""
     config = {"_class_name": type(pipeline.scheduler).__name__, **pipeline.scheduler.config}
@@ -94,7 +99,10 @@ def conditioned(
         if label is not None:
             raise ValueError(f"{path} is a text-to-image pipeline: it takes a prompt, not a class.")
         text = Denoiser(lambda x, t, c: pipeline.unet(x, t, encoder_hidden_states=c).sample, predicts, schedule)
-        condition, unconditional = pipeline.encode_prompt(prompt, pipeline.device, batch_size, True, negative_prompt="")
+        none = "" if isinstance(prompt, str) else [""] * len(prompt)
+        condition, unconditional = pipeline.encode_prompt(
+            prompt, pipeline.device, batch_size, True, negative_prompt=none
+        )
         guided = ClassifierFreeGuidance(text, condition, unconditional, guidance)
         scaling = pipeline.vae.config.scaling_factor
         return PipelineModel(guided, _shape(pipeline.unet), lambda x: pipeline.vae.decode(x / scaling).sample)

@@ -1,6 +1,7 @@
 """Learned plans: tables of coefficients fitted to a network, to take fewer evaluations."""
 
 from diffusolve.learning.fit import fit_weights
+from diffusolve.learning.guided import Guided
 from diffusolve.learning.judge import Evaluation, evaluate
 from diffusolve.learning.report import LearningReport
 from diffusolve.learning.table import Table, plan_of, table_of
@@ -10,6 +11,7 @@ from diffusolve.learning.whole import METHODS, learn, learn_with_report
 __all__ = [
     "METHODS",
     "Evaluation",
+    "Guided",
     "LearningReport",
     "Table",
     "TeacherError",

@@ -13,16 +13,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffusolve.learning.model import Model, Rows
-from diffusolve.learning.table import Table, place
+from diffusolve.learning.table import WIDEST_SHIFT, Table, place
 from diffusolve.learning.teacher import Pairs, start_point
 
 __all__ = ["Refining", "check_gradients", "refine_table"]
 
 RATES = {"weights": 6e-3, "ratios": 1e-2, "shifts": 1e-2}
 """Adam's step sizes at the beginning."""
-
-WIDEST_SHIFT = 0.5
-"""The farthest that a told log-SNR may be from the sample's own."""
 
 LONGEST = 2.0
 """A gradient longer than the running mean of lengths times this is cut to it."""
@@ -83,6 +80,7 @@ def refine_table(
     *,
     seed: int = 0,
     batch: int = 32,
+    rate: float = 1.0,
     checkpointing: bool = True,
     relaxed: float = 0.0,
     shifts: bool = True,
@@ -102,6 +100,7 @@ def refine_table(
         iterations: how many steps of Adam; the step size falls as a cosine to 0.
         seed: of the order of the pairs.
         batch: pairs of a step.
+        rate: multiplies the step sizes; less than 1 for a start that is near the best already.
         checkpointing: compute each evaluation again on the way back, so that memory grows with one evaluation.
         relaxed: learn from starts anywhere in a ball around the given noise, of this radius in units of the noise's
             own length (Tong et al. 2024, LD3).
@@ -112,7 +111,7 @@ def refine_table(
     """
     learner = Learner(model, start, checkpointing)
     best = Refining(start)
-    groups = [{"params": [getattr(learner, name)], "lr": rate} for name, rate in RATES.items()]
+    groups = [{"params": [getattr(learner, name)], "lr": rate * usual} for name, usual in RATES.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     order = np.random.default_rng(seed)
     whole = None if time_left is None else time_left()
@@ -126,8 +125,8 @@ def refine_table(
                 done = max(done, 1.0 - time_left() / whole)
             if done >= 1.0:
                 break
-            for group, rate in zip(optimizer.param_groups, RATES.values(), strict=True):
-                group["lr"] = rate * 0.5 * (1.0 + cos(pi * done))
+            for group, usual in zip(optimizer.param_groups, RATES.values(), strict=True):
+                group["lr"] = rate * usual * 0.5 * (1.0 + cos(pi * done))
             index = torch.from_numpy(order.choice(pairs.count, min(batch, pairs.count), replace=False))
             gradient = _gradient(learner, pairs, index.to(pairs.begun.device), moved, relaxed)
             norm = float(torch.cat([g.flatten() for g in gradient]).norm())

@@ -37,6 +37,7 @@ class LearningReport:
         teacher_steps: of the exact solution.
         teacher_apart: its distance from one of twice the steps, as a part of the samples' size.
         seed: of all noises.
+        start_levels: log-SNR of the start's evaluations.
         stopped: why it ended early; empty if it did not.
         seconds: the time that it took.
     """
@@ -54,6 +55,7 @@ class LearningReport:
     teacher_steps: int
     teacher_apart: float
     seed: int
+    start_levels: tuple[float, ...] = ()
     stopped: str = ""
     seconds: float = 0.0
 
@@ -65,6 +67,7 @@ class LearningReport:
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON can hold it."""
         told = asdict(self)
+        del told["start_levels"]  # of which one may be infinite
         told["catalog"] = {str(count): list(best) for count, best in self.catalog.items()}
         return told
 

@@ -53,6 +53,21 @@ DISAGREEMENT = 2e-2
 BATCH = 32
 """Pairs of one step of Adam."""
 
+RATE_OF_FIT = 0.2
+"""Step sizes of refining a fit, in units of the usual: it is near already, and its weights cancel each other."""
+
+GAIN = 0.995
+"""A plan takes the place of another if its error is less than the other's times this."""
+
+GRADIENT = 3.0
+"""Times as long as an evaluation takes one with its gradient, about."""
+
+ENOUGH_ITERATIONS = 120
+"""Iterations of a start that are worth while: where time is short, fewer starts are refined."""
+
+FITS = 50
+"""Fits that a search takes at least: where time is short, on fewer pairs."""
+
 
 def learn(network: Any, like: Array, steps: int = 5, **options: Any) -> Plan:
     """A plan learned for `network`: an ordinary :class:`~diffusolve.Plan` of `steps` evaluations.
@@ -257,7 +272,7 @@ class _Chosen:
         """Take `table` for the best if it is."""
         if name not in self.tables or error < self.tables[name][1]:
             self.tables[name] = table, error
-        if not error < self.best.validation:
+        if not error < GAIN * self.best.validation:
             return
         plan = plan_of(table, self.model.noise_schedule, self.model.scaling, self.model.prediction)
         self.best = Candidate(name, plan, error)
@@ -271,6 +286,7 @@ class _Task:
 
     def __init__(self, model: Model, conditions: Rows, held_out: Rows, seed: int, progress: bool) -> None:
         self.model, self.seed, self.progress = model, seed, progress
+        self.seconds_each = 0.0  # of an evaluation of the network for one sample
         self.conditions = dict.fromkeys(SEEDS_APART, held_out) | {"train": conditions}
         for rows in (conditions, held_out):
             if any(len(row) == 0 for row in rows):
@@ -308,12 +324,13 @@ class _Task:
         self, asked: int | None, usual: tuple[int, int, int], teacher: int, seconds: float, clock: Callable[[], float]
     ) -> tuple[int, int, int]:
         """Numbers of pairs to train, validate and test: as asked, or as many as `seconds` pay for."""
-        if asked is not None:
-            return asked, max(asked // 4, 8), max(asked // 3, 16)
         seeds, rows = self.asked_for("probe", self.model.batch)
         begun = clock()
         follow(self.model, seeds, rows, 2)
-        each = (clock() - begun) / (3 * len(seeds)) * (teacher + 1)
+        self.seconds_each = (clock() - begun) / (3 * len(seeds))
+        if asked is not None:
+            return asked, max(asked // 4, 8), max(asked // 3, 16)
+        each = self.seconds_each * (teacher + 1)
         part = min(1.0, seconds / max(each * sum(usual), 1e-9))
         train, validation, test = (max(FEWEST_PAIRS, int(part * count)) for count in usual)
         return train, validation, test
@@ -343,10 +360,15 @@ class _Task:
                 bar.update()
                 bar.set_postfix_str(f"{best.error:.4f} {best.name}", refresh=False)
 
-            few = train.first(min(train.count, PAIRS["fit"][0]))
-            return search(
-                self.model, few, validation, steps, starts=starts, seed=self.seed, time_left=time_left, on_fit=on_fit
+            # So many pairs that there is time for fifty fits at least.
+            most = int(time_left() / (FITS * steps * self.seconds_each)) if self.seconds_each else train.count
+            few = train.first(max(min(train.count, PAIRS["fit"][0], most // 2), FEWEST_PAIRS))
+            others = validation.first(max(min(validation.count, most // 2), FEWEST_PAIRS))
+            best = search(
+                self.model, few, others, steps, starts=starts, seed=self.seed, time_left=time_left, on_fit=on_fit
             )
+        plan = plan_of(best.table, self.model.noise_schedule, self.model.scaling, self.model.prediction)
+        return best._replace(error=judge(self.model, plan, validation).error)
 
     def refine(
         self,
@@ -368,6 +390,8 @@ class _Task:
 
         starts = [(name, table) for name, (table, _) in chosen.tables.items()]
         starts += _tables(self.model, [*_usual_start(self.model, steps), *ranked], steps)[:2]
+        dear = GRADIENT * self.seconds_each * steps * BATCH  # an iteration
+        starts = starts[: max(1, int(time_left() / dear / ENOUGH_ITERATIONS))] if dear else starts
         if not starts:
             raise ValueError("no plan of the catalog has the form that is refined: give a start.")
         stopped = ""
@@ -377,7 +401,7 @@ class _Task:
                 bar.update()
                 bar.set_postfix_str(f"{min(course.error, chosen.best.validation):.4f}", refresh=False)
 
-            for i, (_, table) in enumerate(starts):
+            for i, (name, table) in enumerate(starts):
                 until = time_left() * (1.0 - 1.0 / (len(starts) - i))
                 course = refine_table(
                     self.model,
@@ -387,6 +411,7 @@ class _Task:
                     iterations,
                     seed=self.seed,
                     batch=BATCH,
+                    rate=RATE_OF_FIT if name == "fit" else 1.0,
                     time_left=lambda until=until: time_left() - until,  # type: ignore[misc]
                     on_iteration=on_iteration,
                     **options,
@@ -461,6 +486,7 @@ def _report(
         validation={one.name: one.validation for one in chosen.candidates},
         catalog=catalog,
         test_pairs=test.count,
+        start_levels=tuple(stage.point.log_snr for stage in chosen.start.plan.stages),
         stopped=stopped,
         **told,
     )

@@ -69,7 +69,12 @@ _NAMED_OTHERWISE = {
 """Our module -> the module of diffusers that stands in its place, where that is named otherwise."""
 
 OURS_ALONE = frozenset(
-    {"DPMSolverFastScheduler", "DPMSolverSinglestepAncestralScheduler", "FlowMatchSDEDiscreteScheduler"}
+    {
+        "DPMSolverFastScheduler",
+        "DPMSolverSinglestepAncestralScheduler",
+        "FlowMatchSDEDiscreteScheduler",
+        "PlanScheduler",
+    }
 )
 """The scheduler classes that diffusers does not have."""
 

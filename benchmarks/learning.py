@@ -1,0 +1,123 @@
+"""Learned plans and the catalog's best, for docs/learning.md: ``python -m benchmarks.learning``.
+
+Each plan is learned within so many minutes of one core's time, and kept in ``benchmarks/results/learned/`` with the
+account of how it was learned; the page's table and picture are made of these files. With ``--page`` nothing is learned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks.which_sampler import replace_between
+from diffusolve.cli.learn import learnable
+from diffusolve.learning import learn_with_report
+from diffusolve.plan import Plan
+
+FOLDER = Path(__file__).parent / "results" / "learned"
+DOCS = Path(__file__).parent.parent / "docs"
+
+BATCH = 64
+
+
+def learned(model: str, steps: int, method: str | None, guidance: float, seed: int, minutes: float) -> Plan:
+    """A plan, learned on one core; what it says of itself are seconds of the processor's time."""
+    known = learnable(model, None, None, guidance)
+    plan, report = learn_with_report(
+        known.network,
+        torch.empty(BATCH, *known.shape),
+        steps,
+        method=method,
+        conditions=known.conditions,
+        seed=seed,
+        minutes=minutes,
+        checkpointing=False,
+        about={"model": model, "guidance": guidance, "method": method or "fit and refine"},
+        clock=time.process_time,
+    )
+    Console(stderr=True).print(f"{model}, {steps}: {report}", highlight=False)
+    return plan
+
+
+def plans() -> Iterator[tuple[Plan, dict[str, Any]]]:
+    """The plans that are kept, by model, guidance and evaluations, and what they say of themselves."""
+    made = [Plan.from_json(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")]
+    told: list[tuple[Plan, dict[str, Any]]] = [(plan, plan.extra["learned"]) for plan in made]
+    yield from sorted(told, key=lambda pair: (pair[1]["model"], pair[1]["guidance"], pair[0].nfe, pair[1]["method"]))
+
+
+def table() -> str:
+    """The page's table."""
+    lines = [
+        "| model | evaluations | way | best of the catalog | learned | part of it | as good in the catalog | seconds |",
+        "| --- | ---: | --- | --- | ---: | ---: | --- | ---: |",
+    ]
+    for plan, told in plans():
+        model = told["model"] + (f", guidance {told['guidance']:g}" if told["guidance"] != 1.0 else "")
+        name, error = told["catalog"][str(plan.nfe)]
+        last = max(map(int, told["catalog"]))
+        as_good = told["catalog"][str(last)]
+        there = f"{as_good[0]} in {last}" if as_good[1] <= told["error"] else f"none in {last}"
+        lines.append(
+            f"| {model} | {plan.nfe} | {told['method']} | {error:.4f}, {name} | {told['error']:.4f} ± "
+            f"{told['spread']:.4f} | {told['error'] / error:.2f} | {there} | {told['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def picture() -> Figure:
+    """Errors against evaluations, and levels before and after, of the digits network."""
+    drawing = Figure(figsize=(9, 3.6), layout="constrained")
+    errors, levels = drawing.subplots(1, 2)
+    catalog: dict[int, float] = {}
+    for plan, told in plans():
+        if told["model"] != "digits" or told["guidance"] != 1.0:
+            continue
+        for count, (_, error) in told["catalog"].items():
+            catalog[int(count)] = min(error, catalog.get(int(count), error))
+        marker = "s" if told["method"] == "fit and refine" else "^"
+        errors.plot([plan.nfe], [told["error"]], marker, color="tab:orange", label=told["method"])
+        if marker == "s":
+            drawn = [stage.point.log_snr for stage in plan.stages]
+            levels.plot(range(len(drawn)), drawn, marker="o", markersize=4, label=f"learned, {plan.nfe} evaluations")
+    errors.plot(sorted(catalog), [catalog[count] for count in sorted(catalog)], marker="o", label="best of the catalog")
+    errors.set(yscale="log", xlabel="evaluations", ylabel="distance to the exact solution")
+    levels.set(xlabel="evaluation", ylabel="log-SNR, log(alpha / sigma)")
+    for axes in (errors, levels):
+        handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        axes.legend(handles.values(), handles.keys(), fontsize=8)
+        axes.grid(alpha=0.2)
+    return drawing
+
+
+def main(
+    model: Annotated[str, typer.Option(help="One of those of diffusolve sample.")] = "digits",
+    steps: Annotated[list[int] | None, typer.Option(help="Evaluations; without it 5, 6, 8 and 10.")] = None,
+    method: Annotated[str | None, typer.Option(help="fit or refine; both without it.")] = None,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the noises.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Of one core's time, for each plan.")] = 5.0,
+    page: Annotated[bool, typer.Option("--page", help="Learn nothing, write the page from what is kept.")] = False,
+) -> None:
+    """Learn, keep, and write the page."""
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for count in [] if page else steps or [5, 6, 8, 10]:
+        plan = learned(model, count, method, guidance, seed, minutes)
+        parts = [model, f"g{guidance:g}" if guidance != 1.0 else "", str(count), method or "", f"s{seed}" if seed else ""]
+        path = FOLDER / ("-".join(filter(None, parts)) + ".json")
+        path.write_text(plan.to_json(indent=1) + "\n", encoding="utf-8")
+    where = DOCS / "learning.md"
+    where.write_text(replace_between(where.read_text(encoding="utf-8"), "learned", table()), encoding="utf-8")
+    picture().savefig(DOCS / "images" / "learning.png", dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)

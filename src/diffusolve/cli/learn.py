@@ -1,0 +1,205 @@
+"""The command `diffusolve learn`."""
+
+from __future__ import annotations
+
+from math import isfinite, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from diffusolve.cli.checks import check_asked
+from diffusolve.cli.classes import MODEL_HELP, MODELS
+from diffusolve.cli.plot import check_plot_path, encode_figure
+from diffusolve.denoisers.named import check_model, classes_of, is_named, label_of
+from diffusolve.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from diffusolve.learning import LearningReport
+    from diffusolve.plan import Plan
+
+__all__ = ["Learnable", "figure", "learn_command", "learnable"]
+
+HELD_OUT = 4
+"""Of so many prompts one is held out for validation and test, where there are as many."""
+
+
+class Learnable(NamedTuple):
+    """A model as learning takes it: the network, the shape of a sample, conditions to learn from and held out."""
+
+    network: Any
+    shape: tuple[int, ...]
+    conditions: tuple[Any, ...] = ()
+    held_out: tuple[Any, ...] | None = None
+
+
+def learn_command(
+    out: Annotated[Path, typer.Option(help="Where the plan goes, as JSON (docs/plan-format.md).")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "digits",
+    steps: Annotated[int, typer.Option(help="How many evaluations of the network the plan takes.")] = 5,
+    method: Annotated[
+        str | None,
+        typer.Option(help="fit (no gradients) or refine (gradients alone); both, one after the other, else."),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 1.0,
+    label: Annotated[
+        str | None, typer.Option("--class", help="Learn for this class only; all in turn without it.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="For text-to-image pipelines: a text file with a prompt on each line.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A plan to begin from, in place of the best of the catalog.")
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(help="Pairs of noise and exact sample to learn from; else what a quarter of the time pays."),
+    ] = None,
+    teacher_steps: Annotated[
+        int | None, typer.Option(help="Steps of the exact solution; else as many as it takes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Other seeds learn from other noises.")] = 0,
+    minutes: Annotated[float, typer.Option(help="The time that all of it may take, about.")] = 5.0,
+    batch: Annotated[int, typer.Option(help="The most samples that the network is asked about at once.")] = 64,
+    plot: Annotated[Path | None, typer.Option(help="Draw errors and levels into this file.")] = None,
+) -> None:
+    """Learn a plan: the same images in fewer evaluations of the network.
+
+    Ctrl-C ends it; the best plan until then is written.
+    """
+    check_asked({"steps": steps, "batch": batch}, batch, seed, guidance)
+    check_writable(out)
+    if plot is not None:
+        check_plot_path(plot)
+        check_writable(plot)
+    told = _prompts(prompts)
+
+    import torch
+
+    from diffusolve.learning import learn_with_report
+    from diffusolve.plan import Plan
+
+    begun = None if start is None else Plan.from_json(start.read_text(encoding="utf-8"))
+    known = learnable(model, label, told, guidance)
+
+    def write(plan: Plan) -> None:
+        write_atomically(out, plan.to_json(indent=2).encode())
+
+    plan, report = learn_with_report(
+        known.network,
+        torch.empty(batch, *known.shape),
+        steps,
+        method=method,
+        conditions=known.conditions,
+        held_out=known.held_out,
+        start=begun,
+        pairs=pairs,
+        teacher_steps=teacher_steps,
+        seed=seed,
+        minutes=minutes,
+        checkpointing=model not in MODELS,
+        about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},
+        on_best=write,
+        progress=True,
+    )
+    write(plan)
+    console = Console()
+    console.print(Text(str(report)), soft_wrap=True, highlight=False)
+    console.print(Text(f"plan in {out}"), soft_wrap=True)
+    if plot is not None:
+        write_atomically(plot, encode_figure(figure(plan, report, model), plot))
+        console.print(Text(f"plot in {plot}"), soft_wrap=True)
+
+
+def _prompts(path: Path | None) -> list[str] | None:
+    """The lines of a file that are not empty. Raises ValueError if there are none."""
+    if path is None:
+        return None
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} has no prompts: expected one on each line.")
+    return lines
+
+
+def learnable(model: str, label: str | None, prompts: list[str] | None, guidance: float) -> Learnable:
+    """The network of `model`, with the conditions to learn for.
+
+    Raises:
+        UnknownNameError: no such model or class.
+        ValueError: an option that the model has no use for.
+    """
+    import torch
+
+    from diffusolve.denoisers.load import load_model
+    from diffusolve.denoisers.named import conditional_denoiser
+    from diffusolve.learning import Guided
+
+    check_model(model)
+    if not is_named(model):
+        return _of_pipeline(model, label, prompts, guidance)
+    if prompts is not None:
+        raise ValueError(f"the {model} model takes no prompts.")
+    loaded = load_model(model, 1, prompt=None, label=label, guidance=guidance)
+    if not classes_of(model):
+        return Learnable(loaded.network, loaded.shape)
+    count = len(classes_of(model))
+    labels = torch.arange(count) if label is None else torch.tensor([label_of(model, label)])
+    network = Guided(conditional_denoiser(model), torch.tensor([count]), guidance)
+    return Learnable(network, loaded.shape, (labels,))
+
+
+def _of_pipeline(path: str, label: str | None, prompts: list[str] | None, guidance: float) -> Learnable:
+    """The network of a pipeline, with the embeddings of `prompts`."""
+    from diffusolve.denoisers import ClassifierFreeGuidance
+    from diffusolve.denoisers.pipeline import load_pipeline
+    from diffusolve.learning import Guided
+
+    number = None if label is None else label_of(path, label)
+    if prompts is None:
+        loaded = load_pipeline(path, 1, label=number, guidance=guidance)
+        if number is not None:
+            raise ValueError("a class of a pipeline cannot be learned for yet: use diffusolve.learn in Python.")
+        return Learnable(loaded.network, loaded.shape)
+    loaded = load_pipeline(path, 1, prompt=prompts, label=number, guidance=guidance)
+    guided = loaded.network
+    assert isinstance(guided, ClassifierFreeGuidance)
+    rows = guided.condition
+    none = guided.both[:1]
+    network = Guided(guided.network, none, guidance)
+    if len(prompts) < HELD_OUT:
+        return Learnable(network, loaded.shape, (rows,))
+    apart = [i for i in range(len(prompts)) if i % HELD_OUT == HELD_OUT - 1]
+    rest = [i for i in range(len(prompts)) if i % HELD_OUT != HELD_OUT - 1]
+    return Learnable(network, loaded.shape, (rows[rest],), (rows[apart],))
+
+
+def figure(plan: Plan, report: LearningReport, model: str) -> Figure:
+    """Two plots: errors against evaluations, the catalog's best and the learned plan's; levels before and after."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    drawing = Figure(figsize=(9, 3.6), layout="constrained")
+    drawing.suptitle(f"A plan of {report.steps} evaluations, learned for {model}")
+    errors, levels = drawing.subplots(1, 2)
+    counts = list(report.catalog)
+    errors.plot(counts, [error for _, error in report.catalog.values()], marker="o", label="best of the catalog")
+    errors.errorbar([plan.nfe], [report.error], [report.spread], marker="s", color="tab:orange", label="learned")
+    errors.set_yscale("log")
+    errors.set_xlabel("evaluations")
+    errors.set_ylabel("distance to the exact solution")
+    errors.legend(fontsize=8)
+    learned = [stage.point.log_snr for stage in plan.stages]
+    for numbers, name in ((report.start_levels, report.start), (learned, f"learned ({report.way})")):
+        finite = [level if isfinite(level) else nan for level in numbers]
+        levels.plot(range(len(finite)), finite, marker="o", markersize=4, label=name)
+    levels.set_xlabel("evaluation")
+    levels.set_ylabel("log-SNR, log(alpha / sigma)")
+    levels.legend(fontsize=8)
+    for axes in (errors, levels):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.2)
+    return drawing

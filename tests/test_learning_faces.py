@@ -1,0 +1,168 @@
+"""Learned plans from the command line and in pipelines of diffusers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import diffusolve
+from diffusolve.denoisers import Denoiser
+from diffusolve.noise import SD15
+from tests.test_cli import run
+
+STEPS = ["--steps", "3", "--pairs", "48", "--teacher-steps", "64", "--minutes", "0.3", "--batch", "48"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learned") / "plan.json"
+    drawn = out.with_name("plot.png")
+    assert run("learn", "--model", "gaussian", *STEPS, "--out", out, "--plot", drawn) == 0
+    assert drawn.is_file()
+    return out
+
+
+def test_the_program_writes_a_plan_that_says_where_it_comes_from(written: Path) -> None:
+    plan = diffusolve.Plan.from_json(written.read_text())
+    told = plan.extra["learned"]
+    assert (plan.nfe, told["model"], told["guidance"], told["pairs"]) == (3, "gaussian", 1.0, 48)
+    assert told["error"] < 0.8 * told["catalog"]["3"][1]
+    assert {"date", "diffusolve", "noise_schedule", "teacher_steps", "seed"} <= told.keys()
+
+
+def test_a_plan_is_compared_with_samplers_by_name(written: Path, tmp_path: Path) -> None:
+    numbers, out = tmp_path / "numbers.json", tmp_path / "x.png"
+    files = ("--out", out, "--error", tmp_path / "e.png", "--json", numbers)
+    plan = ("--plan", written, "--model", "gaussian")
+    assert run("compare", "DPM++ 2M Karras", "Euler Karras", *plan, "--num", "16", *files) == 0
+    told = json.loads(numbers.read_text())
+    errors = {one["name"]: one["columns"][0]["error"] for one in told["samplers"]}
+    assert errors["plan.json"] < 0.8 * min(errors["DPM++ 2M Karras"], errors["Euler Karras"])
+    # The exact denoiser of the digits has the same noise schedule and prediction, the emoji's flow has not.
+    assert run("compare", "--plan", written, "--model", "emoji-flow", "--out", out) == 2
+    assert run("compare", "--plan", written, "--model", "gaussian", "--steps", "4", "--out", out) == 2
+
+
+def test_what_cannot_be_written_or_learned_is_said_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    for arguments, words in (
+        (["--out", tmp_path / "no" / "plan.json"], "there is no folder"),
+        (["--out", tmp_path / "p.json", "--model", "digitz"], "did you mean 'digits'"),
+        (["--out", tmp_path / "p.json", "--prompts", empty], "has no prompts"),
+        (["--out", tmp_path / "p.json", "--method", "guess"], "unknown method"),
+        (["--out", tmp_path / "p.json", "--pairs", "3"], "15 weights"),
+    ):
+        assert run("learn", *arguments) == 2
+        assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_plan_runs_to_the_same_bits_in_a_fresh_process(written: Path) -> None:
+    script = (
+        "import sys, numpy, diffusolve\n"
+        "plan = diffusolve.Plan.from_json(open(sys.argv[1]).read())\n"
+        "x = plan.start.sigma * numpy.random.default_rng(0).standard_normal((2, 3))\n"
+        "made = diffusolve.sample(lambda x, t: numpy.tanh(x), x, plan)\n"
+        "print(made.tobytes().hex())"
+    )
+    done = [
+        subprocess.run([sys.executable, "-c", script, str(written)], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert done[0] == done[1]
+
+
+def test_a_plan_module_walks_a_learned_plan(written: Path) -> None:
+    plan = diffusolve.Plan.from_json(written.read_text())
+    x = plan.start.sigma * torch.randn(1, 3, generator=torch.Generator().manual_seed(0))
+    network = Denoiser(lambda x, t: torch.tanh(x), "sample", SD15)
+    module = diffusolve.PlanModule(plan)
+    sample, state = x, module.begin(x)
+    for index in module.indices:
+        sample, state = module(network(module.model_input(sample, index), None), sample, state, index)
+    torch.testing.assert_close(sample, diffusolve.sample(network, x, plan), rtol=1e-5, atol=1e-5)
+
+
+# In pipelines
+
+
+def plans(schedule: Any, predicts: str) -> list[diffusolve.Plan]:
+    return [diffusolve.sampler("Euler Karras").plan(schedule, predicts, steps) for steps in (4, 6)]
+
+
+def test_stable_diffusion_takes_a_plan_scheduler_and_keeps_it_when_saved(tmp_path: Path) -> None:
+    pipelines = pytest.importorskip("tests.schedulers.test_pipelines")
+    config = {key: value for key, value in pipelines.SD.items() if key != "clip_sample"}
+    own = diffusolve.EulerDiscreteScheduler(**config, use_karras_sigmas=True)
+    scheduler = diffusolve.PlanScheduler.for_scheduler(plans(own.noise_schedule, "epsilon"), own)
+    made, expected = pipelines.text_to_image(scheduler), pipelines.text_to_image(own)
+    assert float((made - expected).abs().max()) < 2 / 255
+    scheduler.save_pretrained(tmp_path)
+    again = diffusolve.PlanScheduler.from_pretrained(tmp_path)
+    assert dict(again.plans) == dict(scheduler.plans)
+    assert torch.equal(pipelines.text_to_image(again), made)
+    whole = pipelines.pipeline("StableDiffusionPipeline", scheduler)
+    assert isinstance(whole.scheduler, diffusolve.PlanScheduler)
+
+
+def test_a_plan_is_learned_for_the_network_of_a_pipeline_with_guidance() -> None:
+    pipelines = pytest.importorskip("tests.schedulers.test_pipelines")
+    unet = pipelines.components()["unet"]
+    network = Denoiser(lambda x, t, c: unet(x, t, encoder_hidden_states=c).sample, "epsilon", SD15)
+    rows = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0))
+    guided = diffusolve.learning.Guided(network, torch.zeros(1, 8, 16), 3.0)
+    plan, report = diffusolve.learn_with_report(
+        guided,
+        torch.zeros(8, 4, 8, 8),
+        2,
+        conditions=(rows[:3],),
+        held_out=(rows[3:],),
+        pairs=8,
+        teacher_steps=32,
+        iterations=2,
+        minutes=0.2,
+    )
+    assert plan.nfe == 2
+    assert report.error <= 1.05 * report.start_error
+    assert plan.prediction == "epsilon"
+
+
+def test_flow_pipelines_take_a_plan_scheduler() -> None:
+    tiny = pytest.importorskip("tests.schedulers.tiny_pipelines").PIPELINES["Flux"]
+    own = diffusolve.FlowMatchEulerDiscreteScheduler()
+    plan = diffusolve.sampler("DPM++ 2M Uniform").plan(own.noise_schedule, "flow", 4)
+    scheduler = diffusolve.PlanScheduler.for_scheduler([plan], own)
+    made = tiny(scheduler, 4)
+    assert torch.isfinite(made).all()
+    assert torch.equal(made, tiny(scheduler, 4))
+
+
+def test_what_a_plan_scheduler_cannot_do_is_an_error_that_says_what_it_can() -> None:
+    own = diffusolve.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    scheduler = diffusolve.PlanScheduler.for_scheduler(plans(own.noise_schedule, "epsilon"), own)
+    with pytest.raises(ValueError, match="is 5: there are plans for 4, 6"):
+        scheduler.set_timesteps(5)
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        scheduler.step(torch.zeros(1), 1, torch.zeros(1))
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="not the one that comes next"):
+        scheduler.step(torch.zeros(1, 2), scheduler.timesteps[2], torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="walked from its beginning"):
+        scheduler.set_begin_index(2)
+    for schedule, predicts, words in (
+        ("edm", "epsilon", "another noise schedule"),
+        ("ddpm", "epsilon", "another noise schedule"),
+        (SD15, "v_prediction", "is for v_prediction prediction"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            diffusolve.PlanScheduler.for_scheduler(plans(schedule, predicts), own)
+    with pytest.raises(ValueError, match="two plans take 4"):
+        diffusolve.PlanScheduler.for_scheduler(plans(SD15, "epsilon")[:1] * 2, own)
