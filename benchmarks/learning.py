@@ -111,7 +111,13 @@ def main(
     FOLDER.mkdir(parents=True, exist_ok=True)
     for count in [] if page else steps or [5, 6, 8, 10]:
         plan = learned(model, count, method, guidance, seed, minutes)
-        parts = [model, f"g{guidance:g}" if guidance != 1.0 else "", str(count), method or "", f"s{seed}" if seed else ""]
+        parts = [
+            model,
+            f"g{guidance:g}" if guidance != 1.0 else "",
+            str(count),
+            method or "",
+            f"s{seed}" if seed else "",
+        ]
         path = FOLDER / ("-".join(filter(None, parts)) + ".json")
         path.write_text(plan.to_json(indent=1) + "\n", encoding="utf-8")
     where = DOCS / "learning.md"
