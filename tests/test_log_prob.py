@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.solvers import Solver, dpmpp_multistep, dpmpp_sde, euler, flow_sde
 from diffusolve.solvers.flow_sde import SDES
 from diffusolve.spacing import Karras, Sigmas, Trailing
+from examples import grpo_digits
 from tests.every_solver import EVERY_SOLVER, as_taken_by
 from tests.tables import for_each
 
@@ -549,3 +551,17 @@ def test_schedulers_of_many_threads_keep_their_records_apart() -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(density, factors))
     assert torch.stack(together).equal(torch.stack([density(factor) for factor in factors]))
+
+
+def test_the_example_learns_from_two_groups_and_draws_its_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    for name, value in (("GROUP", 8), ("STEPS", 4), ("EVALUATED", 36), ("CLASSIFIER_EPOCHS", 2)):
+        monkeypatch.setattr(grpo_digits, name, value)
+    grpo_digits.main(digit=3, iterations=2, seed=0, out=tmp_path / "grpo.png")
+    assert (tmp_path / "grpo.png").stat().st_size > 1000
+    before, after, rewards, divergences = grpo_digits.train(3, 2, 0)
+    assert len(rewards) == len(divergences) == 2
+    assert all(0 <= reward <= 1 for reward in rewards)
+    assert divergences[1] > 0
+    changed = [not a.equal(b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert any(changed)
