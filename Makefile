@@ -17,6 +17,8 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/user_code.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The documentation as a site in build/site
 docs: $(VENV)/.docs

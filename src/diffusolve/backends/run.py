@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
@@ -16,9 +16,11 @@ from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
 from diffusolve.plan import Plan, Stage
 
-__all__ = ["BACKENDS", "DrawNoise", "Run", "data_prediction"]
+__all__ = ["BACKENDS", "BackendName", "DrawNoise", "Run", "data_prediction"]
 
-BACKENDS = ("auto", "fused")
+BackendName: TypeAlias = Literal["auto", "fused"]
+
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 DrawNoise = Callable[[Array, float, float], Array]
 """Draws standard normal noise like an array, for the interval between two sigmas."""
@@ -55,7 +57,7 @@ class Run:
         draw_noise: DrawNoise | None = None,
         transform: Transform | None = None,
         donate: bool = False,
-        backend: str = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         if backend not in BACKENDS:
             raise unknown_name("backend", backend, BACKENDS)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import TqdmWarning
 
 from diffusolve.arrays import Array, cast_like, is_floating, is_torch, namespace, timesteps_like, widen
-from diffusolve.backends import Run
+from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, PlanPoint, Stage
@@ -130,7 +130,7 @@ def sample(
     gradients: bool = False,
     clip: ClipData | None = None,
     donate: bool = False,
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> X:
     """Walk `x` from noise to data and return the result, an array like `x`.
 
@@ -188,7 +188,7 @@ def sample_with_report(
     gradients: bool = False,
     clip: ClipData | None = None,
     donate: bool = False,
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> tuple[X, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
     _check_sample(x)
@@ -248,7 +248,7 @@ def _run_plan(
     progress: bool,
     clip: ClipData | None,
     donate: bool,
-    backend: str,
+    backend: BackendName,
 ) -> tuple[Array, Report]:
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: clip(data)

@@ -11,7 +11,7 @@ from diffusolve.backends import Transform
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["CogVideoXDDIMScheduler"]
@@ -64,7 +64,7 @@ class CogVideoXDDIMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, whatever was done before.
 
         Args:

@@ -13,7 +13,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import dpmpp_2m_sde_by_step
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.solvers import Solver
 
 __all__ = ["CogVideoXDPMScheduler"]
@@ -69,7 +69,7 @@ class CogVideoXDPMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = False,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """(sample one step on, data prediction), the second of which is to be handed to the next step.
 
         Args:

@@ -11,7 +11,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddim_with_deviation
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMScheduler"]
@@ -67,7 +67,7 @@ class DDIMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, whatever was done before.
 
         Args:

@@ -13,7 +13,7 @@ from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.steps import Array
 from diffusolve.solvers import Solver, euler
 
@@ -83,7 +83,7 @@ class DDIMInverseScheduler(OneStepScheduler):
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step further from the data, whatever was done before.
 
         Args:

@@ -13,7 +13,7 @@ from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.solvers import Solver
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.ddpm import ddpm, forward_noise
@@ -105,7 +105,7 @@ class DDPMScheduler(OneStepScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:

@@ -14,7 +14,7 @@ from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, dpm_fast
@@ -70,7 +70,7 @@ class DPMSolverFastScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next, with noise from `generator` at the end of a step of the method's own."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)

@@ -16,7 +16,7 @@ from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Noise, Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, dpmpp_sde
@@ -72,7 +72,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         sample: Tensor,
         return_dict: bool = True,
         s_noise: float = 1.0,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next: in the middle of the step, then at its end. `s_noise` multiplies the noise."""
         options = () if s_noise == 1.0 else (("s_noise", s_noise),)
         previous, run = self._advance(model_output, timestep, sample, None, options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, dpmpp_2s_ancestral
 
@@ -66,7 +66,7 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next: on the way of the step, then at its end with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)

@@ -22,7 +22,7 @@ from diffusolve.schedulers.as_in_diffusers import (
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.edm_scheduler import DenoisedByCaller, EDMScheduler
 from diffusolve.schedulers.generation import Generation, Options
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResultWithData
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, euler
 
@@ -108,7 +108,7 @@ class EDMEulerScheduler(EDMScheduler):
         generator: Any = None,
         return_dict: bool = True,
         pred_original_sample: Tensor | None = None,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on.
 
         Args:

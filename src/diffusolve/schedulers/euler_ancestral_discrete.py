@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
 
@@ -58,7 +58,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         self._draw_last(run, sample, generator)

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import churned, data_after_churn, euler_with_late_churn
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, euler
 
@@ -82,7 +82,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         s_noise: float = 1.0,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
         if s_churn == 0.0:
             previous, run = self._advance(model_output, timestep, sample, generator)

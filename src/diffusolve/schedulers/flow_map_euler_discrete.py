@@ -161,7 +161,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         previous = (sample - length / len(self) * model_output).to(model_output.dtype)
         generation = self._generation_of(timestep)
         generation.step_index = (generation.step_index or 0) + 1
-        return SchedulerOutput(previous) if return_dict else (previous,)
+        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler

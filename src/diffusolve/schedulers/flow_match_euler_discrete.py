@@ -83,7 +83,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         """
         if per_token_timesteps is not None:
             previous = self._step_by_token(model_output, timestep, sample, per_token_timesteps, generator)
-            return SchedulerOutput(previous) if return_dict else (previous,)
+            return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
         previous, run = self._advance(model_output, timestep, sample, generator)
         if self.config["stochastic_sampling"]:
             self._draw_last(run, sample, generator)

@@ -94,7 +94,7 @@ class FlowMatchLCMScheduler(FlowScheduler):
         """
         if self._scale_factors:
             previous = self._step_to_size(model_output, timestep, sample, generator)
-            return SchedulerOutput(previous) if return_dict else (previous,)
+            return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
         previous, run = self._advance(model_output, timestep, sample, generator)
         if run.is_done:
             self._draw_last(run, sample.to(torch.promote_types(sample.dtype, torch.float32)), generator)

@@ -94,7 +94,7 @@ class HeliosDMDScheduler(PyramidScheduler):
             following = self.add_noise(following, dmd_noisy_tensor, walked[cur_sampling_step + 1], sigmas, timesteps)
         generation = self._current
         generation.step_index = (generation.step_index or 0) + 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return SchedulerOutput(following) if return_dict else (following,)  # type: ignore[return-value]
 
     def convert_flow_pred_to_x0(
         self, flow_pred: Tensor, xt: Tensor, timestep: float | Tensor, sigmas: Tensor, timesteps: Tensor

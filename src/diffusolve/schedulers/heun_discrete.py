@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.two_stage import TwoStageScheduler
 from diffusolve.solvers import Solver, heun
 
@@ -55,7 +55,7 @@ class HeunDiscreteScheduler(TwoStageScheduler):
 
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next: at the end of the step by Euler's method, then by Heun's."""
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.two_stage import KDPM2Scheduler
 from diffusolve.solvers import Solver, dpm_2
 
@@ -53,7 +53,7 @@ class KDPM2AncestralDiscreteScheduler(KDPM2Scheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next: in the middle of the step, then at its end with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)

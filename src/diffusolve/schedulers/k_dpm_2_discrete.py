@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.two_stage import KDPM2Scheduler
 from diffusolve.solvers import Solver, dpm_2
 
@@ -48,7 +48,7 @@ class KDPM2DiscreteScheduler(KDPM2Scheduler):
 
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample to evaluate next: in the middle of the step, then at its end."""
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)

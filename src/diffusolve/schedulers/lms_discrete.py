@@ -12,7 +12,7 @@ from diffusolve.noise import Grid
 from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import lms_after
 from diffusolve.schedulers.generation import Options
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.solvers import Solver, lms
 from diffusolve.solvers.linear_multistep import adams_weights
@@ -58,7 +58,7 @@ class LMSDiscreteScheduler(SigmaScheduler):
 
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4, return_dict: bool = True
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on; `order` is how many of the last slopes count."""
         options = () if order == 4 else (("order", order),)
         previous, run = self._advance(model_output, timestep, sample, None, options)

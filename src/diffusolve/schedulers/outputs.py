@@ -25,6 +25,7 @@ __all__ = [
     "SchedulerOutputWithNoised",
     "SchedulerTuple",
     "StepResult",
+    "StepResultWithData",
 ]
 
 DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int, dtype | None]
@@ -248,7 +249,22 @@ class SchedulerOutputWithMean(SchedulerOutput):
         self.prev_sample_mean = prev_sample_mean
 
 
-StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
+if TYPE_CHECKING:
+    # To type checkers a step's result is both of what `return_dict` chooses between. Overloads would say which, at the
+    # price of every signature three times over, and they could not be had for callers that pass a variable.
+    class StepResult(tuple[Tensor, ...]):
+        """An object with fields, or a tuple of them."""
+
+        prev_sample: Tensor
+
+    class StepResultWithData(StepResult):
+        """A result whose second field is the data prediction."""
+
+        pred_original_sample: Tensor
+
+else:
+    StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
+    StepResultWithData: TypeAlias = StepResult
 """The result of `step`: an object with fields, or with ``return_dict=False`` a tuple of them."""
 
 

@@ -16,7 +16,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["RePaintScheduler"]
@@ -90,7 +90,7 @@ class RePaintScheduler(OneStepScheduler):
         mask: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, known where the mask is 1; and the data prediction.
 
         Args:

@@ -162,7 +162,7 @@ class RFD4ProteinaScheduler(Scheduler):
             )
         previous, _ = self._advance(model_output, timestep, sample, generator)
         previous = previous * moved(emit_mask, previous.device).unsqueeze(-1)
-        return SchedulerOutput(previous) if return_dict else (previous,)
+        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

@@ -15,7 +15,7 @@ from torch import Tensor, is_inference_mode_enabled
 from torch.compiler import is_dynamo_compiling
 
 from diffusolve.arrays import moved
-from diffusolve.backends import DrawNoise, Run, Transform, backend_of
+from diffusolve.backends import BackendName, DrawNoise, Run, Transform, backend_of
 from diffusolve.backends.watched import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.drawing import html_table, notebook
@@ -34,7 +34,7 @@ from diffusolve.schedulers.generation import Generation, Noise, Options, Prepare
 from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.open_run import OpenRun
-from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResult
+from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResultWithData
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Entry, Registry, notice_writes
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
@@ -424,7 +424,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     """True where runs begun later may overwrite the samples and outputs that `step` is given. `pred_original_sample`
     can then not be read."""
 
-    _backend: str = "auto"
+    _backend: BackendName = "auto"
 
     _shown_early: Mapping[str, Tensor] = MappingProxyType({})
     """Tensors that users wrote before `set_timesteps`, on their device: the same numbers as are shown otherwise."""
@@ -607,7 +607,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         return_dict: bool,
         stage: Stage | None = None,
         transform: Transform | None = None,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The result of `step`: `previous` and, if the class's output has a second field, the things it follows from.
 
         Args:
@@ -620,7 +620,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         # What follows is written out, since it is done in each step: calls would be a third of it.
         kind: Any = self.output
         if kind is SchedulerOutput:
-            return SchedulerOutput(previous) if return_dict else (previous,)
+            return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
         if run.donate:
             stage = None
         elif stage is None:
@@ -634,10 +634,10 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         versions = output_version, sample_version
         source = stage, transform or self._transform, model_output, sample, *versions, self.data_precision
         if not return_dict:
-            return SchedulerTuple((previous, source))
+            return SchedulerTuple((previous, source))  # type: ignore[return-value]
         result: LazyOutput = kind.__new__(kind)
         result.prev_sample, result._source = previous, source
-        return result
+        return result  # type: ignore[return-value]
 
 
 def index_of(value: float, values: list[float]) -> int:

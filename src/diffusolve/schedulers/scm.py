@@ -16,7 +16,7 @@ from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import Prediction, VPrediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResultWithData
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, lcm
@@ -126,7 +126,7 @@ class SCMScheduler(Scheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, with noise from `generator`, and the data that it was made of.
 
         Raises:

@@ -129,7 +129,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         power = power.reshape(-1, *[1] * (sample.ndim - 1))
         mean = sample + power * model_output
         previous = mean + power**0.5 * draw_normal_with(generator, sample)
-        return SchedulerOutputWithMean(previous, mean) if return_dict else (previous, mean)
+        return SchedulerOutputWithMean(previous, mean) if return_dict else (previous, mean)  # type: ignore[return-value]
 
     def step_correct(
         self, model_output: Tensor, sample: Tensor, generator: Any = None, return_dict: bool = True
@@ -146,7 +146,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         ratio = self.config["snr"] * _mean_norm(noise) / _mean_norm(model_output)
         length = 2 * ratio**2
         previous = sample + length * model_output + (2 * length) ** 0.5 * noise
-        return SchedulerOutput(previous) if return_dict else (previous,)
+        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor | None, timesteps: Tensor) -> Tensor:
         """``original_samples + sigma * noise``.

@@ -14,7 +14,7 @@ from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.steps import Array, spaced, timestep_spacing
 from diffusolve.solvers import Solver
 
@@ -81,7 +81,7 @@ class UnCLIPScheduler(OneStepScheduler):
         prev_timestep: int | Tensor | None = None,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> StepResultWithData:
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:
