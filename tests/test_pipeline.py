@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("diffusers")
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 
+from diffusolve import bulk, start
 from diffusolve.catalog import sampler
 from diffusolve.cli.main import main
 from diffusolve.denoisers.pipeline import load_pipeline
@@ -182,3 +183,29 @@ def test_a_text_to_image_pipeline_makes_what_the_pipeline_itself_makes(text_to_i
 def test_a_text_to_image_pipeline_without_a_prompt_is_refused(text_to_image: Path) -> None:
     with pytest.raises(ValueError, match="give a prompt"):
         load_pipeline(str(text_to_image), 1)
+
+
+def test_rows_of_a_pipeline_are_the_same_alone(text_to_image: Path, folder: Path, tmp_path: Path) -> None:
+    prompts = ["a cat", "a dog", "a cat"]
+    rows = [
+        {"id": number, "seed": number, "prompt": prompt, "guidance": 2.0, "steps": 2, "sampler": "Euler a"}
+        for number, prompt in enumerate(prompts)
+    ]
+    sizes = [None, "16x8", 16]  # pixels; the autoencoder has two for each place of a sample
+    rows = [row | {"size": size} for row, size in zip(rows, sizes, strict=True)]
+    summary = bulk.generate(rows, str(text_to_image), tmp_path / "texts", verify=3)
+    assert (summary.made, summary.verified, summary.differing) == (3, 3, ())
+    records = list(bulk.read(tmp_path / "texts"))
+    assert [record.sample.shape for record in records] == [(4, 8, 8), (4, 8, 4), (4, 8, 8)]
+    assert all(record.image is not None for record in records)
+    loaded = load_pipeline(str(text_to_image), 1, prompt="a cat", guidance=2.0)
+    recipe = sampler("Euler a")
+    x = start(recipe.grid(loaded.network.noise_schedule, 2), (1, 4, 8, 8), 0)
+    made = sample(loaded.network, x, recipe, steps=2, noise=0)[0]
+    torch.testing.assert_close(torch.from_numpy(records[0].sample.copy()), made, rtol=1e-3, atol=1e-3)
+    plain = [{"id": number, "seed": number, "steps": 2} for number in range(3)]
+    assert bulk.generate(plain, str(folder), tmp_path / "plain", verify=3).differing == ()
+    with pytest.raises(ValueError, match=r"prompt is None: the pipeline .* takes prompt"):
+        bulk.generate(plain, str(text_to_image), tmp_path / "bad")
+    with pytest.raises(ValueError, match="size is 7x7: expected multiples of 2"):
+        bulk.generate([rows[0] | {"size": 7}], str(text_to_image), tmp_path / "bad")

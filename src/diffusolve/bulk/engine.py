@@ -7,7 +7,6 @@ same call, a row's numbers are the same, since the shapes of all arrays are.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from diffusolve.arrays import Array, concatenate, copied, is_torch, namespace
 from diffusolve.batching import BatchRun, Inputs
 from diffusolve.batching import Row as BatchRow
-from diffusolve.bulk.models import Model
+from diffusolve.bulk.models import Model, without_gradients
 from diffusolve.bulk.recipes import Recipe, Recipes
 from diffusolve.bulk.rows import Row
 from diffusolve.sampling import sample_with_report, start
@@ -226,7 +225,7 @@ class Engine:
             some, wanted = list(places[begin : begin + size]), conditions[begin : begin + size]
             padding = size - len(some)
             chosen = some + some[:1] * padding
-            with _no_gradients(x):
+            with without_gradients(x):
                 outputs = self.model.network(x[chosen], timesteps[chosen], wanted + wanted[:1] * padding)
             if tuple(getattr(outputs, "shape", ())) != (size, *x.shape[1:]):
                 got = getattr(outputs, "shape", type(outputs).__name__)
@@ -297,7 +296,3 @@ def _not_finite(outputs: Array) -> set[int]:
     if bool(xp.all(xp.isfinite(outputs))):
         return set()
     return {index for index in range(outputs.shape[0]) if not bool(xp.all(xp.isfinite(outputs[index, ...])))}
-
-
-def _no_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
-    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()

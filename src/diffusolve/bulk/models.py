@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.arrays import Array, is_torch, to_numpy
+from diffusolve.arrays import Array, is_torch, namespace, to_numpy
 from diffusolve.bulk.rows import Row
 from diffusolve.denoisers.named import (
     check_model,
@@ -21,6 +23,7 @@ from diffusolve.denoisers.named import (
     label_of,
     shape_of,
 )
+from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.prediction import Prediction
@@ -29,6 +32,10 @@ from diffusolve.prediction import prediction as prediction_called
 __all__ = ["Model", "ModelLike", "as_pixels", "load_model", "name_of"]
 
 CALL_SIZE = 16
+PIPELINE_CALL_SIZE = 4
+
+PROMPTS = 256
+"""Prompts whose embeddings a worker keeps."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,10 @@ class Model:
 
     def pixels(self, sample: Array) -> npt.NDArray[np.uint8] | None:
         """The picture of a sample, shape (height, width) or (height, width, 3); None if it is none."""
-        return None if self.decode is None else as_pixels(to_numpy(self.decode(sample[None, ...]))[0])
+        if self.decode is None:
+            return None
+        with without_gradients(sample):
+            return as_pixels(to_numpy(self.decode(sample[None, ...]))[0])
 
 
 def as_pixels(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
@@ -107,6 +117,11 @@ def as_pixels(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
         return None
     shades = np.rint((np.clip(image.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
     return shades[0] if len(shades) == 1 else np.ascontiguousarray(shades.transpose(1, 2, 0))
+
+
+def without_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """A ``with`` block in which PyTorch, if `x` is its, computes no gradients."""
+    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()
 
 
 ModelLike = str | Callable[[], Model]
@@ -143,9 +158,60 @@ def load_model(model: ModelLike, device: str = "cpu", call_size: int | None = No
     return made if call_size is None else replace(made, call_size=call_size)
 
 
+def _of_pipeline(name: str, device: str) -> Model:
+    """A pipeline of diffusers: prompts are encoded where they are needed, those used last kept."""
+    import torch
+
+    from diffusolve.denoisers.pipeline import open_pipeline, parts_of
+
+    opened = parts_of(open_pipeline(name), name)
+    for module in opened.modules:
+        module.to(device).eval()
+    encode = None if opened.encode is None else lru_cache(PROMPTS)(opened.encode)
+
+    def call(x: Any, timesteps: Any, conditions: Sequence[Any]) -> Any:
+        if encode is not None:
+            return opened.network(x, timesteps, torch.cat([encode(text) for text in conditions]))
+        labels = None if opened.classes is None else torch.tensor(conditions, device=x.device)
+        return opened.network(x, timesteps, labels)
+
+    def condition(row: Row) -> Any:
+        given = {"prompt": row.prompt, "class": row.label}
+        wanted = "prompt" if encode is not None else None if opened.classes is None else "class"
+        for field, value in given.items():
+            if (value is None) == (field == wanted):
+                raise ValueError(f"{field} is {shown(value)}: the pipeline {name} takes {wanted or 'no condition'}.")
+        if opened.classes is None:
+            return row.prompt
+        label = label_of(name, str(row.label))
+        if not 0 <= label < opened.classes:
+            raise ValueError(f"class {label}: the pipeline {name} has the classes 0 to {opened.classes - 1}.")
+        return label
+
+    def shape(size: tuple[int, int] | None) -> tuple[int, ...]:
+        if size is None:
+            return opened.shape
+        if any(length % opened.scale for length in size):
+            raise ValueError(f"size is {size[0]}x{size[1]}: expected multiples of {opened.scale} for {name}.")
+        return opened.shape[0], *(length // opened.scale for length in size)
+
+    return Model(
+        network=call,
+        noise_schedule=opened.network.noise_schedule,
+        prediction=opened.network.prediction,
+        shape=shape,
+        condition=condition,
+        unconditional=None if encode is None else "",
+        decode=opened.decode,
+        like=torch.empty(0, device=device, dtype=next(opened.modules[0].parameters()).dtype),
+        call_size=PIPELINE_CALL_SIZE,
+        identity="-".join(weights_of(module) for module in opened.modules),
+    )
+
+
 def _named(name: str, device: str) -> Model:
     if not is_named(name):
-        raise ValueError(f"{name} is a pipeline: give a function that makes a diffusolve.bulk.Model of it.")
+        return _of_pipeline(name, device)
     import torch
 
     like = torch.empty(0, device=device)

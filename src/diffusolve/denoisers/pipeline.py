@@ -14,7 +14,7 @@ from diffusolve.denoisers.wrap import ClassifierFreeGuidance, Denoiser
 from diffusolve.noise.from_config import noise_schedule_from_config
 from diffusolve.prediction import EDM, prediction
 
-__all__ = ["PipelineModel", "conditioned", "load_pipeline", "open_pipeline"]
+__all__ = ["ConditionalPipeline", "PipelineModel", "conditioned", "load_pipeline", "open_pipeline", "parts_of"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,54 @@ def conditioned(
     pipeline: Any, path: str, batch_size: int, *, prompt: str | list[str] | None, label: int | None, guidance: float
 ) -> PipelineModel:
     """The network of a `pipeline` that was opened from `path`; arguments and errors as of :func:`load_pipeline`."""
+    opened = parts_of(pipeline, path)
+    network = opened.network
+    if opened.encode is None:
+        if prompt is not None or guidance != 1.0:
+            raise ValueError(f"{path} is an unconditional pipeline: it takes no prompt and no guidance.")
+        unet = _unconditional(network, opened.classes, batch_size, label)
+        return PipelineModel(Denoiser(unet, network.prediction, network.noise_schedule), opened.shape, opened.decode)
+    if prompt is None:
+        raise ValueError(f"{path} is a text-to-image pipeline: give a prompt.")
+    if label is not None:
+        raise ValueError(f"{path} is a text-to-image pipeline: it takes a prompt, not a class.")
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    condition = torch.cat([opened.encode(text).repeat(batch_size, 1, 1) for text in texts])
+    unconditional = opened.encode("").repeat(len(condition), 1, 1)
+    guided = ClassifierFreeGuidance(network, condition, unconditional, guidance)
+    return PipelineModel(guided, opened.shape, opened.decode)
+
+
+@dataclass(frozen=True)
+class ConditionalPipeline:
+    """The parts of a pipeline, whatever each sample is conditioned on.
+
+    Attributes:
+        network: the denoiser, called with samples, timesteps and conditions: text embeddings (batch, tokens, features),
+            or labels (batch,), or None for networks that take nothing.
+        shape: of one sample.
+        decode: samples (batch, *shape) -> images (batch, channels, height, width) in [-1, 1].
+        encode: text -> its embedding (1, tokens, features); None if the pipeline takes no prompt.
+        classes: the number of classes; None if the network is not conditioned on one.
+        scale: pixels of an image for each place of a sample, along each side.
+        modules: whose weights the numbers come from.
+    """
+
+    network: Denoiser
+    shape: tuple[int, ...]
+    decode: Callable[[Tensor], Tensor]
+    encode: Callable[[str], Tensor] | None
+    classes: int | None
+    scale: int
+    modules: tuple[torch.nn.Module, ...]
+
+
+def parts_of(pipeline: Any, path: str) -> ConditionalPipeline:
+    """The parts of a `pipeline` that was opened from `path`.
+
+    Raises:
+        ValueError: a kind of pipeline that this function cannot drive.
+    """
     config = {"_class_name": type(pipeline.scheduler).__name__, **pipeline.scheduler.config}
     predicts = config.get("prediction_type", "epsilon")
     if str(config["_class_name"]).startswith("EDM"):
@@ -88,40 +136,47 @@ def conditioned(
         predicts = prediction("flow")
     parts = set(pipeline.components)
     schedule = noise_schedule_from_config(config)
+    unet: Any = getattr(pipeline, "unet", None)
     if parts == {"unet", "scheduler"}:
-        if prompt is not None or guidance != 1.0:
-            raise ValueError(f"{path} is an unconditional pipeline: it takes no prompt and no guidance.")
-        unet = _unconditional(pipeline.unet, batch_size, label)
-        return PipelineModel(Denoiser(unet, predicts, schedule), _shape(pipeline.unet), lambda x: x)
+
+        def of_labels(x: Tensor, t: Tensor, labels: Tensor | None) -> Any:
+            return unet(x, t).sample if labels is None else unet(x, t, class_labels=labels).sample
+
+        classes = unet.config.get("num_class_embeds")
+        network = Denoiser(of_labels, predicts, schedule)
+        return ConditionalPipeline(network, _shape(unet), lambda x: x, None, classes, 1, (unet,))
     if {"unet", "vae", "text_encoder", "tokenizer"} <= parts and "text_encoder_2" not in parts:
-        if prompt is None:
-            raise ValueError(f"{path} is a text-to-image pipeline: give a prompt.")
-        if label is not None:
-            raise ValueError(f"{path} is a text-to-image pipeline: it takes a prompt, not a class.")
-        text = Denoiser(lambda x, t, c: pipeline.unet(x, t, encoder_hidden_states=c).sample, predicts, schedule)
-        none = "" if isinstance(prompt, str) else [""] * len(prompt)
-        condition, unconditional = pipeline.encode_prompt(
-            prompt, pipeline.device, batch_size, True, negative_prompt=none
+        vae = pipeline.vae
+
+        def encode(text: str) -> Any:
+            return pipeline.encode_prompt(text, unet.device, 1, False)[0]
+
+        return ConditionalPipeline(
+            Denoiser(lambda x, t, c: unet(x, t, encoder_hidden_states=c).sample, predicts, schedule),
+            _shape(unet),
+            lambda x: vae.decode(x / vae.config.scaling_factor).sample,
+            encode,
+            None,
+            1 << (len(vae.config.block_out_channels) - 1),
+            (unet, vae, pipeline.text_encoder),
         )
-        guided = ClassifierFreeGuidance(text, condition, unconditional, guidance)
-        scaling = pipeline.vae.config.scaling_factor
-        return PipelineModel(guided, _shape(pipeline.unet), lambda x: pipeline.vae.decode(x / scaling).sample)
     raise ValueError(
         f"{path} is a {type(pipeline).__name__} with {', '.join(sorted(parts))}: only unconditional UNet pipelines and "
         "Stable Diffusion 1.x and 2.x can be loaded here."
     )
 
 
-def _unconditional(unet: Any, batch_size: int, label: int | None) -> Callable[[Tensor, Tensor], Tensor]:
-    classes = unet.config.get("num_class_embeds")
+def _unconditional(
+    network: Denoiser, classes: int | None, batch_size: int, label: int | None
+) -> Callable[[Tensor, Tensor], Tensor]:
     if classes is None:
         if label is not None:
             raise ValueError(f"class {label} was asked for, but this network is not conditioned on a class.")
-        return lambda x, t: unet(x, t).sample
+        return lambda x, t: network(x, t, None)
     if label is None or not 0 <= label < classes:
         raise ValueError(f"class {label}: this network needs a class from 0 to {classes - 1}.")
-    labels = torch.full((batch_size,), label, device=unet.device)
-    return lambda x, t: unet(x, t, class_labels=labels).sample
+    labels = torch.full((batch_size,), label)
+    return lambda x, t: network(x, t, labels.to(x.device))
 
 
 def _shape(unet: Any) -> tuple[int, ...]:
