@@ -29,6 +29,8 @@ from diffusolve.sampling import sample, start
 
 PAGE = Path(__file__).parent.parent / "docs" / "which-sampler.md"
 
+LEARNED = Path(__file__).parent / "results" / "learned"
+
 EVALUATIONS = (5, 10, 20, 50)
 
 Images = npt.NDArray[np.float64]
@@ -98,7 +100,7 @@ def distance_table(model: str) -> Table:
     """All deterministic samplers on Karras sigmas, a column for each number of evaluations."""
     columns = [*map(str, EVALUATIONS)]
     made = distances(["--all", "--model", model, "--spacing", "Karras", "--num", "40", "--evaluations", *columns])
-    return {
+    table = {
         name.removesuffix(" Karras"): {
             # An adaptive sampler takes what it needs: not comparable where that is more than the column allows.
             f"{count}": distance if taken <= count else nan
@@ -106,6 +108,17 @@ def distance_table(model: str) -> Table:
         }
         for name, cells in made.items()
     }
+    learned = {f"{count}": learned_distance(model, count) for count in EVALUATIONS}
+    return table | ({} if all(map(isnan, learned.values())) else {"learned for this network": learned})
+
+
+def learned_distance(model: str, count: int) -> float:
+    """The distance of the plan that ``benchmarks.learning`` keeps for so many evaluations; NaN where there is none."""
+    path = LEARNED / f"{model}-{count}.json"
+    if not path.exists():
+        return nan
+    ((distance, _),) = distances(["--plan", str(path), "--model", model, "--num", "40"])[path.name].values()
+    return distance
 
 
 def spacing_table() -> Table:
