@@ -239,6 +239,13 @@ def test_what_is_no_name_is_refused_by_its_type(name: Any, spacing: Any, world: 
         (lambda: sampler("DPM++ 2N"), r"unknown sampler 'DPM\+\+ 2N': did you mean .*'DPM\+\+ 2M'"),
         (lambda: sampler("Heum"), "did you mean 'Heun'"),
         (lambda: sampler("eulr"), "did you mean 'Euler'"),
+        (lambda: sampler("DPM++ 2M AYS"), "did you mean 'DPM.. 2M Align Your Steps'"),
+        (lambda: sampler("DPM++ 2M", "ays"), "unknown spacing 'ays': did you mean 'Align Your Steps'"),
+        (lambda: sampler("euler sgm"), "did you mean 'euler SGM Uniform'"),
+        (
+            lambda: sampler("cfgpp_ud10_ab karras"),
+            "'cfgpp_ud10_ab karras': did you mean .*'euler_cfg_pp Karras'",
+        ),
         (lambda: sampler("Euler Karas"), "did you mean 'Euler Karras'"),
         (lambda: sampler("Karras"), "unknown sampler 'Karras'"),
         (lambda: sampler("euler_ancestrall"), "did you mean 'euler_ancestral'"),

@@ -111,7 +111,7 @@ def test_convert_tells_differences(tmp_path: Path, capsys: pytest.CaptureFixture
     ("arguments", "expected"),
     [
         (["DPM++ 2M SDE Karras"], "DPMSolverMultistepScheduler"),
-        (["euler karras", "--world", "comfyui"], "FlowMatchEulerDiscreteScheduler"),
+        (["euler karras", "--world", "ComfyUI"], "FlowMatchEulerDiscreteScheduler"),
         (["Heun"], "HeunDiscreteScheduler"),
     ],
 )
@@ -121,7 +121,9 @@ def test_convert_keeps_the_flow_matching_of_a_model(
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     assert run("convert", str(tmp_path), "--sampler", *arguments, "--out", str(tmp_path / "new")) == 0
-    assert expected in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert expected in said
+    assert (expected == "HeunDiscreteScheduler") == ("reads this file as that of a model with betas" in said)
     made = scheduler_class(expected).from_pretrained(str(tmp_path / "new"))
     made.set_timesteps(8)
     at_once = diffusolve.scheduler(arguments[0], like=config)

@@ -394,6 +394,12 @@ def test_options_of_diffusers_timestep_spacings() -> None:
     assert Trailing(stride=10.0).indices(2, 35).tolist() == [34.0, 24.0]
 
 
+def test_what_is_no_text_is_no_name() -> None:
+    for value in (5, None, Linspace()):
+        with pytest.raises(TypeError, match="is no name of a spacing: expected text, for example 'karras'"):
+            spacing(value)  # type: ignore[arg-type]
+
+
 def test_unknown_names_are_unknown_name_errors() -> None:
     with pytest.raises(UnknownNameError):
         spacing("karas")

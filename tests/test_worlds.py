@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import diffusolve
 from benchmarks import against_euler
 from diffusolve import sampler, scheduler
-from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS
+from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS, entry_in_world
 from diffusolve.errors import UnknownNameError
 from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule
 from diffusolve.plan import Plan, trace
@@ -353,3 +354,24 @@ def test_deis_takes_the_polynomial_that_is_better_on_a_schedule_type() -> None:
     assert sampler("DEIS").solver == deis.with_options(polynomial="time")
     assert sampler("DEIS", polynomial="log_rho").solver == deis
     assert sampler("DEIS", Karras()).solver == deis
+
+
+def test_a_world_is_named_in_any_case() -> None:
+    for world in ("comfyui", "a1111", "k-diffusion"):
+        spelt = world.upper().replace("-", " ")
+        assert sampler("Euler", world=spelt) == sampler("Euler", world=world)
+        assert entry_in_world("Euler", spelt) == entry_in_world("Euler", world)
+    assert sampler("Euler", world="Diffusers") == sampler("Euler", world="diffusers")
+
+
+def test_a_scheduler_stands_for_the_sampler_that_makes_its_steps() -> None:
+    karras = diffusolve.DPMSolverMultistepScheduler(use_karras_sigmas=True, timestep_spacing="linspace")
+    found = diffusolve.from_diffusers(karras)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if found.is_exact else "ignore")
+        assert sampler(karras) == found.sampler()
+    leading = diffusolve.EulerDiscreteScheduler(interpolation_type="log_linear")
+    with pytest.warns(UserWarning, match=r"is not quite this EulerDiscreteScheduler: .*interpolation_type"):
+        sampler(leading)
+    with pytest.raises(ValueError, match="says itself where its steps fall"):
+        sampler(karras, "karras")

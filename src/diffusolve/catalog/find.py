@@ -11,7 +11,7 @@ from typing import Any
 from diffusolve.catalog.entries import ALIASES, CATALOG, Entry
 from diffusolve.catalog.folding import folded
 from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
-from diffusolve.errors import check_options, shown, unknown_name
+from diffusolve.errors import UnknownNameError, check_options, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Solver
 from diffusolve.spacing import SPACINGS, DiscardPenultimate, Exponential, Spacing, spacing
@@ -57,6 +57,9 @@ def _spacing(entry: Entry, wanted: str | Spacing | None, kind: str | None) -> Sp
         return SCHEDULE_TYPES[kind or "Uniform"].spacing
     if wanted.casefold().replace(" ", "_").replace("-", "_") in SPACINGS:
         return spacing(wanted)
+    short = SHORT_FORMS.get(folded(wanted))
+    if short is not None:
+        raise UnknownNameError(f"unknown spacing {shown(wanted)}: did you mean {short!r}?")
     raise unknown_name("spacing", wanted, [*SCHEDULE_TYPES, AUTOMATIC, *SPACINGS])
 
 
@@ -98,7 +101,33 @@ def find(name: str) -> tuple[Entry, str | None]:
         if wanted.endswith(suffix) and wanted.removesuffix(suffix) in names:
             return CATALOG[names[wanted.removesuffix(suffix)]], schedule_type
     with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
+    named, kind = _split(name)
+    if folded(named) in names:
+        raise UnknownNameError(f"unknown sampler {name!r}: did you mean '{named} {kind}'?")
+    if kind is not None and "_" in named:
+        raise unknown_name("sampler", name, [f"{known} {kind}" for known in ALIASES])
     raise unknown_name("sampler", name, ALIASES if "_" in name else [*CATALOG, *with_types])
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """The words of `name` before a schedule type or its short form, and that type."""
+    types, words = {**SHORT_FORMS, **_folded_types()}, name.split()
+    for count in range(1, len(words)):
+        schedule_type = types.get(folded(" ".join(words[count:])))
+        if schedule_type is not None:
+            return " ".join(words[:count]), schedule_type
+    return name, None
+
+
+SHORT_FORMS = {
+    "ays": "Align Your Steps",
+    "expo": "Exponential",
+    "gits": "Align Your Steps",
+    "kl": "KL Optimal",
+    "linquad": "Linear quadratic",
+    "sgm": "SGM Uniform",
+}
+"""Short forms of schedule types, folded -> the types, which are offered and not taken: programs have other variants."""
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from diffusolve.catalog.entries import CATALOG
@@ -15,7 +17,7 @@ from diffusolve.errors import UnknownNameError, shown, unknown_name
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.spacing import Spacing
 
-__all__ = ["WORLD_NAMES", "differences_in_world", "entry_in_world", "sampler"]
+__all__ = ["WORLD_NAMES", "differences_in_world", "entry_in_world", "sampler", "world_named"]
 
 DIFFUSERS = "diffusers"
 
@@ -23,17 +25,19 @@ WORLD_NAMES = (*WORLDS, DIFFUSERS)
 """The worlds that names can be of: programs that have tables in :data:`WORLDS`, and the classes of diffusers."""
 
 
-def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | None = None, **options: Any) -> Sampler:
+def sampler(name: Any, spacing: str | Spacing | None = None, *, world: str | None = None, **options: Any) -> Sampler:
     """The sampler called `name`, for example ``"DPM++ 2M Karras"``, or ``("dpmpp_2m", "karras", world="comfyui")``.
 
     Args:
         name: a name of :data:`CATALOG` or :data:`ALIASES`, in any case and spacing, with or without a schedule type of
-            :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses.
+            :data:`SCHEDULE_TYPES` at its end, or "Automatic" for the one that A1111 chooses. Or a scheduler, ours or
+            diffusers': the sampler that makes its steps (:func:`~diffusolve.from_diffusers`), with a warning in words
+            where it is not quite that.
         spacing: where the steps fall, in place of a schedule type: a name or a
             :class:`~diffusolve.spacing.Spacing`.
-        world: a program, one of :data:`WORLD_NAMES`, whose levels, end, variant and order of draws are wanted, slips
-            included. Names are then the program's, or ours of what it has; of diffusers they are classes. Without one
-            this is the library's own reading, in which no program's slips are.
+        world: a program, one of :data:`WORLD_NAMES` in any case, whose levels, end, variant and order of draws are
+            wanted, slips included. Names are then the program's, or ours of what it has; of diffusers they are
+            classes. Without one this is the library's own reading, in which no program's slips are.
         options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or
             ``sigma_max=10``; and
 
@@ -50,11 +54,29 @@ def sampler(name: str, spacing: str | Spacing | None = None, *, world: str | Non
         ValueError: a schedule type in the name and a spacing besides; an option out of its range; a class of diffusers
             whose steps no sampler makes.
     """
+    if is_scheduler(name):
+        if spacing is not None or world is not None:
+            raise ValueError(
+                f"{type(name).__name__} says itself where its steps fall: leave spacing and world out, or give a name."
+            )
+        return _of_scheduler(name, options)
     if world is None:
         return own_sampler(name, spacing, **options)
+    world = world_named(world)
     if world == DIFFUSERS:
         return _of_class(name, spacing, options)
-    return _in_world(_world_called(world), name, spacing, options)
+    return _in_world(WORLDS[world], name, spacing, options)
+
+
+def _of_scheduler(scheduler: Any, options: Mapping[str, Any]) -> Sampler:
+    """The sampler that makes the steps of a `scheduler`."""
+    found = from_diffusers(scheduler)
+    if not found.is_exact:
+        warnings.warn(
+            f"{found.name!r} is not quite this {type(scheduler).__name__}: {'; '.join(found.differences)}.",
+            stacklevel=3,
+        )
+    return own_sampler(found.name, **{**found.options, **options})
 
 
 def entry_in_world(name: str, world: str) -> tuple[str, str | None]:
@@ -63,10 +85,11 @@ def entry_in_world(name: str, world: str) -> tuple[str, str | None]:
     Raises:
         UnknownNameError: as :func:`sampler`; or a schedule that only the program has.
     """
+    world = world_named(world)
     if world == DIFFUSERS:
         entry, kind = find(name)
         return entry.name, kind
-    program = _world_called(world)
+    program = WORLDS[world]
     named, schedule = program.find(name)
     kinds = {kind.called_in(world): kind.name for kind in SCHEDULE_TYPES.values()}
     if schedule is not None and schedule not in kinds:
@@ -82,6 +105,7 @@ def differences_in_world(name: str, world: str, flow: bool) -> tuple[str, ...]:
         world: one of :data:`WORLD_NAMES`.
         flow: whether the model is one of flow matching.
     """
+    world = world_named(world)
     entry, kind = entry_in_world(name, world)
     if CATALOG[entry].diffusers is None:
         raise UnknownNameError(_without_class(entry))
@@ -106,10 +130,21 @@ OF_FLOW = ("ancestral", "first_middle", "sigma_alone", "start_percent")
 """Options of solvers that change nothing but on flow matching."""
 
 
-def _world_called(name: str) -> World:
-    if name not in WORLDS:
+def world_named(name: Any) -> str:
+    """The world called `name`, in any case and spacing.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is offered.
+    """
+    worlds = {folded(known): known for known in WORLD_NAMES}
+    if not isinstance(name, str) or folded(name) not in worlds:
         raise unknown_name("world", name, WORLD_NAMES)
-    return WORLDS[name]
+    return worlds[folded(name)]
+
+
+def is_scheduler(value: Any) -> bool:
+    """True for a scheduler of diffusers' interface, ours or theirs."""
+    return hasattr(value, "config") and hasattr(value, "set_timesteps")
 
 
 def _in_world(world: World, name: str, spacing: str | Spacing | None, options: dict[str, Any]) -> Sampler:

@@ -21,7 +21,7 @@ from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import error_table, report
 from diffusolve.cli.plot import check_plot_path, encode_figure
-from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.cli.worlds import WorldOption
 from diffusolve.comparing.cells import Cell, caption, make_cell, property_of, steps_of_column
 from diffusolve.comparing.exact import ExactSolution
 from diffusolve.comparing.figures import error_figure
@@ -96,7 +96,7 @@ def compare_command(
     spacing: Annotated[
         str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
     ] = None,
-    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
+    world: WorldOption = None,
     model: Annotated[
         str,
         typer.Option(help=MODEL_HELP),

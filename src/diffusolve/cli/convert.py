@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 
 from diffusolve.catalog import differences_in_world, entry_in_world, from_diffusers, scheduler, to_diffusers
-from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.cli.worlds import WorldOption
+from diffusolve.config import config_keys
 from diffusolve.errors import UnknownNameError
+from diffusolve.schedulers import scheduler_class
 from diffusolve.schedulers.flow_config import is_flow
 
 __all__ = ["convert_command"]
@@ -24,7 +26,7 @@ def convert_command(
     sampler: Annotated[
         str | None, typer.Option(help='What to make it, for example "DPM++ 2M Karras"; without, only say what it is.')
     ] = None,
-    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
+    world: WorldOption = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write scheduler_config.json into.")] = None,
 ) -> None:
     """Change a model's scheduler configuration to another sampler."""
@@ -43,6 +45,8 @@ def convert_command(
     differences, name = _in_catalog(sampler, world, known)
     class_name, written = _write(name, known, out)
     console.print(f"[bold]{class_name}[/bold] in [bold]{written}[/bold]", highlight=False, soft_wrap=True)
+    if json.loads(written.read_text(encoding="utf-8")).get("prediction_type") == "flow_prediction":
+        _say_who_reads_it(console, class_name, written)
     for difference in differences:
         console.print(f"  not quite {sampler!r}: {difference}.", highlight=False, soft_wrap=True, markup=False)
 
@@ -64,6 +68,18 @@ def _write(name: str, known: dict[str, Any], out: Path) -> tuple[str, Path]:
         return type(made).__name__, out / CONFIG_FILE
     translated = to_diffusers(name)
     return translated.class_name, translated.save(out, known)
+
+
+def _say_who_reads_it(console: Console, class_name: str, written: Path) -> None:
+    """Say that diffusers takes a flow-matching model's file for one of a model with betas, if it does."""
+    if "use_flow_sigmas" not in config_keys(scheduler_class(class_name)):
+        console.print(
+            f"  diffusers' own {class_name} has no flow matching, and reads this file as that of a model with betas: "
+            f"load it with diffusolve.{class_name}.from_pretrained.",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _say_what_it_is(console: Console, known: dict[str, Any]) -> None:

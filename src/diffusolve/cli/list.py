@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORLD_NAMES, WORLDS, WORSE_THAN_EULER, Entry
+from diffusolve.catalog import AUTOMATIC, CATALOG, SCHEDULE_TYPES, WORLDS, WORSE_THAN_EULER, Entry
+from diffusolve.cli.worlds import in_any_case
 from diffusolve.denoisers.named import MODELS, classes_of
 from diffusolve.errors import unknown_name
 from diffusolve.noise import SD15
@@ -28,7 +29,10 @@ def list_command(
     word: Annotated[str | None, typer.Argument(help="Show only samplers with this word in a name or paper.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     world: Annotated[
-        str | None, typer.Option(help="Show what this program has: a1111, comfyui, k-diffusion or diffusers.")
+        str | None,
+        typer.Option(
+            help="Show what this program has: a1111, comfyui, k-diffusion or diffusers.", callback=in_any_case
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Show the classes of this model instead, or those with the word in their names.")
@@ -81,8 +85,6 @@ def _with(word: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any
 
 def _names_in(world: str, entry: Entry) -> tuple[str, ...]:
     """The names that a sampler has in a world; none if it is not there."""
-    if world not in WORLD_NAMES:
-        raise unknown_name("world", world, WORLD_NAMES)
     if world in WORLDS:
         return tuple(made.name for made in WORLDS[world].samplers.values() if made.entry == entry.name)
     there = entry.diffusers

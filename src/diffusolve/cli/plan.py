@@ -14,7 +14,7 @@ from rich.text import Text
 
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.plot import check_plot_path, encode_figure
-from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.cli.worlds import WorldOption
 from diffusolve.errors import NotPlannableError
 from diffusolve.files import check_writable, write_atomically
 from diffusolve.noise import Scaling, noise_schedule
@@ -47,7 +47,7 @@ def plan_command(
             help="What the network predicts: epsilon, v_prediction, sample, flow or edm; else as its schedule's do."
         ),
     ] = None,
-    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
+    world: WorldOption = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file (docs/plan-format.md).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sigma and log-SNR into this file.")] = None,
 ) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
-from diffusolve.cli.worlds import WORLD_HELP
+from diffusolve.cli.worlds import WorldOption
 from diffusolve.files import check_writable, write_atomically
 
 __all__ = ["sample_command"]
@@ -26,7 +26,7 @@ def sample_command(
     sampler: Annotated[str, typer.Option(help='A sampler by name, for example "DPM++ 2M Karras" or "Euler a".')] = (
         "DPM++ 2M"
     ),
-    world: Annotated[str | None, typer.Option(help=WORLD_HELP)] = None,
+    world: WorldOption = None,
     steps: Annotated[int, typer.Option(help="How many steps; adaptive samplers choose for themselves.")] = 20,
     num: Annotated[int, typer.Option(help="How many samples.")] = 64,
     label: Annotated[

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from diffusolve.errors import check_options, unknown_name
+from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.spacing.align_your_steps import AlignYourSteps
 from diffusolve.spacing.base import Spacing
 from diffusolve.spacing.by_sigma import (
@@ -52,7 +52,10 @@ def spacing(name: str, **options: object) -> Spacing:
 
     Raises:
         UnknownNameError: no such spacing or option; the nearest names are offered.
+        TypeError: `name` is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{shown(name)} is no name of a spacing: expected text, for example 'karras'.")
     try:
         make = SPACINGS[name.casefold().replace(" ", "_").replace("-", "_")]
     except KeyError:
