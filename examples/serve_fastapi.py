@@ -65,14 +65,7 @@ def make_app(max_batch_size: int = 16, max_queue: int = 256, token: str | None =
     async def stream(request: Request) -> StreamingResponse:
         previews = batcher.stream(await asked_request(request, batcher, token, model))
         first = await anext(previews)  # what is wrong with the request is still answered by a status
-
-        async def lines() -> Any:
-            async with contextlib.aclosing(previews):
-                yield line(first, zoom)
-                async for preview in previews:
-                    yield line(preview, zoom)
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(lines(first, previews, zoom), media_type="application/x-ndjson")
 
     @app.get("/metrics")
     async def metrics(request: Request) -> PlainTextResponse:
@@ -86,6 +79,14 @@ async def hung_up(request: Any) -> None:
     """Wait until the client is gone; the body of its request has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def lines(first: Any, previews: Any, zoom: int) -> Any:
+    """A line for the first preview of a stream and for each that follows."""
+    async with contextlib.aclosing(previews):
+        yield line(first, zoom)
+        async for preview in previews:
+            yield line(preview, zoom)
 
 
 def line(preview: Any, zoom: int) -> str:

@@ -2,6 +2,7 @@
 
     pip install "diffusolve[cli]" "ray[serve]"
     serve run examples.serve_ray:app
+    python -m examples.serve_fastapi load --url http://localhost:8000 --count 200 --rate 20
     curl -X POST localhost:8000 -d '{"digit": 3, "sampler": "UniPC", "steps": 12}' --output three.png
 
 With MODEL=emoji in the environment it serves emoji, ``{"class": "cat-face"}``.
@@ -9,7 +10,9 @@ With MODEL=emoji in the environment it serves emoji, ``{"class": "cat-face"}``.
 Ray's own batches (``@serve.batch``) hold requests that begin together and end together, so that all of one batch must
 have the same sampler and steps. Here a replica takes many requests at once, and its batcher lets them join and leave
 between steps: Ray routes and scales, the batch is mixed. `max_ongoing_requests` should be what the batcher can have
-under way and waiting; more requests wait with Ray.
+under way and waiting; more requests wait with Ray. ``POST /stream`` answers a line of JSON after each step, any other
+path a PNG, ``GET /metrics`` the figures of the replica that happens to answer. A rolling update is Ray's: `serve run`
+again, and replicas end when their requests are done.
 """
 
 import os
@@ -17,6 +20,7 @@ from typing import Any
 
 from examples.asking import STATUS, Refused, asked_request, check_token, headers_of, status_of
 from examples.picture_model import MODELS, batcher_of, png
+from examples.serve_fastapi import lines
 
 MAX_BATCH_SIZE, MAX_QUEUE = 16, 64
 
@@ -30,7 +34,9 @@ def make_app(replicas: int = 1) -> Any:
     """The Ray Serve application; `replicas` may also be "auto"."""
     from ray import serve
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+    zoom = MODELS[MODEL].zoom
 
     @serve.deployment(num_replicas=replicas, max_ongoing_requests=MAX_BATCH_SIZE + MAX_QUEUE)
     class Pictures:
@@ -44,11 +50,15 @@ def make_app(replicas: int = 1) -> Any:
                     check_token(request.headers, TOKEN)
                     return PlainTextResponse(self.batcher.metrics())
                 asked = await asked_request(request, self.batcher, TOKEN, MODEL)
+                if request.url.path.endswith("/stream"):
+                    previews = self.batcher.stream(asked)
+                    first = await anext(previews)  # what is wrong with the request is still answered by a status
+                    return StreamingResponse(lines(first, previews, zoom), media_type="application/x-ndjson")
                 sample = await self.batcher.generate(asked)  # cancelled if the client hangs up
             except (Refused, *STATUS) as error:
                 status = status_of(error)
                 return JSONResponse({"error": str(error)}, status, headers_of(status))
-            return Response(png(sample, MODELS[MODEL].zoom), media_type="image/png")
+            return Response(png(sample, zoom), media_type="image/png")
 
     return Pictures.bind()
 

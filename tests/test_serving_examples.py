@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import io
 import json
+import os
 import re
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +203,41 @@ def test_the_load_program_counts_the_answers() -> None:
     assert 0 < figures["p50"] <= figures["p95"]
 
 
-def test_the_ray_application_can_be_made() -> None:
-    pytest.importorskip("ray.serve")
-    assert type(serve_ray.app).__name__ == "Application"
+def test_ray_serves_pictures_previews_and_refusals_from_two_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None:
+        pytest.skip("Ray Serve is not installed: pip install 'ray[serve]'")
+    import httpx
+    import ray
+    from ray import serve
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    here = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), *sys.path]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
+    try:
+        serve.start(http_options={"port": port})
+        serve.run(serve_ray.make_app(replicas=2))
+        asked = {"digit": 3, "sampler": "Heun", "steps": 4, "seed": 1}
+
+        async def work() -> tuple[Any, ...]:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as asking:
+                picture = await asking.post("/", json=asked)
+                lines = (await asking.post("/stream", json=asked)).text.splitlines()
+                refused = await asking.post("/", json=asked | {"sampler": "Hoin"})
+                figures = await serve_fastapi.load(asking, count=20, rate=100)
+                return picture, [json.loads(line) for line in lines], refused, figures
+
+        picture, lines, refused, figures = asyncio.run(work())
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    assert picture.headers["content-type"] == "image/png"
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert len(base64.b64decode(lines[-1]["png"])) > 50
+    assert (refused.status_code, "unknown sampler 'Hoin'" in refused.text) == (422, True)
+    assert figures["answers"] == {200: 20}
 
 
 def test_what_is_not_in_the_ray_example_is_an_attribute_error() -> None:
