@@ -169,7 +169,8 @@ def rates(count: int = 1_000, most_steps: int = 8, rounds: int = 2) -> None:
         print(f"{count} rows of {kinds} configurations of sampler, steps and guidance; digits, batches of 16")
         model = Divided()
         seconds = defaultdict[str, list[float]](list)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+        # the third is for the tasks of Ray Data that write
+        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=40)
         for turn in range(rounds):
             begun = time.perf_counter()
             generate(rows, "digits", folder / f"mixed {turn}")
