@@ -37,6 +37,7 @@ mutants: $(VENV)/.test
 # Attacks that take minutes; short ones are among the tests. What they are: docs/reliability.md
 attack: $(VENV)/.test
 	$(BIN)/python -m tests.attack.plans --count 100000
+	$(BIN)/python -m tests.attack.configurations --count 12500
 	$(BIN)/python -m tests.attack.soak --runs 200000 --requests 50000
 
 # The compiled modules under gcc's sanitizers: make sanitize SANITIZE="--count 10000"

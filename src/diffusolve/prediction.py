@@ -66,9 +66,9 @@ class Epsilon(Prediction):
     def data(self, alpha: float, sigma: float) -> tuple[float, float]:
         if alpha == 0.0:
             raise SingularPointError(
-                "an epsilon prediction says nothing about the data where alpha is 0 (zero terminal SNR, or flow "
-                "matching at sigma = 1): such models are trained with v_prediction, sample or flow. Use one of them, "
-                "or start at a smaller timestep."
+                "an epsilon prediction says nothing about the data where alpha is 0 (zero terminal SNR, as "
+                "rescale_betas_zero_snr makes it, or flow matching at sigma = 1): such models are trained with "
+                "v_prediction, sample or flow. Use one of them, or start at a smaller timestep."
             )
         return 1.0 / alpha, -sigma / alpha
 

@@ -98,7 +98,7 @@ def test_what_diffusers_refuses_is_refused(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("order", [0, 4])
 def test_there_are_three_orders(order: int) -> None:
-    with pytest.raises(ValueError, match=f"solver_order is {order}: expected 1, 2 or 3"):
+    with pytest.raises(ValueError, match=f"solver_order is {order}: expected a whole number from 1 to 3"):
         ours(SINGLESTEP, {"solver_order": order})
 
 

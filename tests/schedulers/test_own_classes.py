@@ -166,7 +166,7 @@ def test_the_documentation_says_which_row_of_the_table_it_is(name: str) -> None:
 @for_each(
     ("name", "config", "message"),
     [
-        (TWO_S, {"eta": 1.5}, r"eta is 1.5: expected 0 \(no noise\) to 1"),
+        (TWO_S, {"eta": 1.5}, r"eta is 1.5: expected a number from 0 to 1"),
         (TWO_S, {"eta": -0.5}, "eta is -0.5"),
         (TWO_S, {"eta": float("nan")}, r"eta .* is not a number"),
         (TWO_S, {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),

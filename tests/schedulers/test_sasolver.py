@@ -87,7 +87,7 @@ def test_copies_and_pickles_walk_as_the_original_does() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(ValueError, match="predictor_order is 5: expected 1 to 4"):
+    with pytest.raises(ValueError, match="predictor_order is 5: expected a whole number from 1 to 4"):
         diffusolve.SASolverScheduler(predictor_order=5)
     with pytest.raises(ValueError, match="algorithm_type"):
         diffusolve.SASolverScheduler(algorithm_type="data")

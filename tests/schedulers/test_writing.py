@@ -115,10 +115,13 @@ def test_a_written_configuration_warns_and_is_read_and_saved_as_written() -> Non
     assert (other.config.prediction_type, other.config["timestep_spacing"]) == ("v_prediction", "trailing")
     with pytest.raises(FrozenConfigError):
         scheduler.config.pop("prediction_type")
-    with pytest.warns(FutureWarning):
-        scheduler.config.prediction_type = "no such thing"
-    with pytest.raises(diffusolve.errors.UnknownNameError, match="unknown prediction_type"):
-        scheduler.set_timesteps(4)
+    for write in (
+        lambda: setattr(scheduler.config, "prediction_type", "no such thing"),
+        lambda: scheduler.register_to_config(prediction_type="no such thing"),
+    ):
+        with pytest.raises(diffusolve.errors.UnknownNameError, match="unknown prediction_type"):
+            write()
+    assert scheduler.config.prediction_type == "v_prediction"
 
 
 def test_a_table_read_before_is_watched_and_one_that_nobody_has_read_costs_nothing() -> None:

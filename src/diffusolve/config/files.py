@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusolve.config.values import check_no_nan
+from diffusolve.errors import shown
 from diffusolve.hub import check_inside, is_path
 
 __all__ = ["ConfigFileError", "local_config_file", "read_config_file"]
@@ -83,6 +84,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
                 "the lines that begin with <<<<<<<, ======= and >>>>>>>."
             ) from None
         raise ConfigFileError(f"{path} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}.") from None
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists in lists
+        absurd = re.search(r'"([^"\\]*)"\s*:\s*(?:-?\d{1000}|[\[{\s]{100})', text)
+        where = f"{shown(absurd[1])}" if absurd else "a key"
+        raise ConfigFileError(
+            f"{path} has a value for {where} that is too large to read, a number of thousands of digits or lists in "
+            "thousands of lists: expected one of the size that configurations have."
+        ) from None
     if not isinstance(config, dict):
         kind = "a list" if isinstance(config, list) else f"the single value {text.strip()[:40]}"
         raise ConfigFileError(f"{path} holds {kind}: a JSON object was expected.")

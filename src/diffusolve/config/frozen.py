@@ -6,8 +6,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ReferenceType, ref
 
-from diffusolve.config.values import check_no_nan
-
 if TYPE_CHECKING:
     from diffusolve.config.mixin import ConfigMixin as Owner
 
@@ -55,7 +53,7 @@ class FrozenConfig(dict[str, Any]):
         owner = None if self.owner is None else self.owner()
         if owner is None:
             self._refuse(key)
-        check_no_nan({key: value}, "a configuration")
+        value = owner._checked({**self, key: value})[key]
         warnings.warn(
             f"writing to a configuration is deprecated: register_to_config({key}=value) does the same.",
             FutureWarning,

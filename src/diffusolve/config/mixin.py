@@ -15,6 +15,7 @@ from diffusolve.config.files import ConfigFileError, local_config_file, read_con
 from diffusolve.config.frozen import FrozenConfig
 from diffusolve.config.reports import listed, nearest, report_once
 from diffusolve.config.values import check_no_nan, plain, same_value
+from diffusolve.errors import shown
 from diffusolve.files import write_atomically
 from diffusolve.hub import commit_of, download, push_files
 
@@ -79,17 +80,26 @@ class ConfigMixin:
         defaulted = [
             key for key in values.get(DEFAULTED, ()) if key not in old or same_value(old[key], values.get(key))
         ]
-        kept = {key: value for key, value in values.items() if key != DEFAULTED}
-        check_no_nan(kept, type(self).__name__)
+        kept = self._checked({key: value for key, value in values.items() if key != DEFAULTED})
         if defaulted:
             kept[DEFAULTED] = defaulted
         self.__dict__["_config"] = FrozenConfig(kept)
 
-    def register_to_config(self, **kwargs: Any) -> None:
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` as the configuration keeps them, whatever way they come into it.
+
+        Raises:
+            ValueError, TypeError: one is no value for its key, or not a number (NaN); the message names the key.
+        """
+        check_no_nan(values, cls.__name__)
+        return dict(values)
+
+    def register_to_config(self, /, **kwargs: Any) -> None:
         """Store `kwargs` in the configuration, over the values that these keys have.
 
         Raises:
-            ValueError: a value is not a number (NaN).
+            ValueError, TypeError: one is no value for its key, or not a number (NaN); the message names the key.
         """
         chosen = [key for key in self.config.get(DEFAULTED, ()) if key not in kwargs] + [*kwargs.get(DEFAULTED, ())]
         self._internal_dict = {**self.config, **kwargs, DEFAULTED: chosen}
@@ -146,8 +156,7 @@ class ConfigMixin:
             kwargs: values that replace those of `config`.
 
         Raises:
-            TypeError: `config` is not a mapping.
-            ValueError: a value is not a number (NaN), or one that the constructor refuses.
+            TypeError, ValueError: `config` is not a mapping, or a value is none for its key; the message names the key.
         """
         if isinstance(config, (str, os.PathLike)):
             warnings.warn(
@@ -162,14 +171,14 @@ class ConfigMixin:
         if not isinstance(config, Mapping):
             raise TypeError(f"the configuration for {cls.__name__} must be a mapping, not {type(config).__name__}.")
         known = config_keys(cls)
-        defaulted = {DEFAULTED, *(config.get(DEFAULTED) or ())}
+        defaulted = {DEFAULTED, *_names(DEFAULTED, config.get(DEFAULTED) or ())}
         stored = {key: value for key, value in config.items() if key not in defaulted}
         stored, later = cls._carried(stored, kwargs, config)
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in known or key in cls.ignore_for_config}
         chosen = {key: stored.pop(key) for key in known if key in stored}
         configured = cls(**{**chosen, **given})
         if "_class_name" in stored:
-            cls._report_class(str(stored["_class_name"]))
+            cls._report_class(shown(stored["_class_name"]).strip("'"))
             stored["_class_name"] = cls.__name__
         cls._report_unknown(stored)
         configured.register_to_config(**stored, **later)
@@ -333,6 +342,13 @@ class ConfigMixin:
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the configuration to a file; an old one stays as it was if that fails."""
         write_atomically(Path(json_file_path), self.to_json_string().encode())
+
+
+def _names(key: str, given: Any) -> list[str]:
+    """The names that are `given` in a configuration for `key`; TypeError if they are none."""
+    if isinstance(given, (list, tuple, set, frozenset)) and all(isinstance(name, str) for name in given):
+        return list(given)
+    raise TypeError(f"{key} is {shown(given)}: expected a list of keys.")
 
 
 def config_keys(cls: type[ConfigMixin]) -> list[str]:

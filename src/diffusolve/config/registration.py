@@ -45,7 +45,11 @@ def register_to_config(init: Init) -> Init:
             defaulted = [*self.config.get(DEFAULTED, ()), *(key for key in defaulted if key in kept)]
             kept = {**self.config, **kept}
         self._internal_dict = {**kept, DEFAULTED: defaulted}
-        init(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        for key in kept.keys() & bound.arguments.keys():  # in the words and types that the configuration keeps
+            if bound.arguments[key] is kept[key]:
+                bound.arguments[key] = self._internal_dict[key]
+        init(*bound.args, **bound.kwargs)
 
     setattr(registering_init, REGISTERS, True)
     return registering_init  # type: ignore[return-value]

@@ -33,9 +33,13 @@ def plain(value: Any, key: str) -> Any:
 
 
 def check_no_nan(values: Mapping[str, Any], owner: str) -> None:
-    """Raise ValueError if a number in `values` is not one."""
+    """Raise ValueError, naming its key, if a number in `values` is not one, or lists are in too many lists."""
     for key, value in values.items():
-        if has_nan(value):
+        try:
+            nan = has_nan(value)
+        except RecursionError:
+            raise ValueError(f"{key} of {owner} has lists in thousands of lists, or in themselves.") from None
+        if nan:
             raise ValueError(f"{key} of {owner} is not a number (NaN): give a number, or leave the key out.")
 
 

@@ -20,6 +20,8 @@ def clip_asked_for(config: Mapping[str, Any]) -> Callable[[Tensor, Stage], Tenso
     if config.get("thresholding"):
         return partial(_threshold, config["dynamic_thresholding_ratio"], config["sample_max_value"])
     if config.get("clip_sample"):
+        if config["clip_sample_range"] is None:
+            raise ValueError("clip_sample_range is None: expected a number, as clip_sample is True.")
         return Clip(config["clip_sample_range"])
     return None
 

@@ -18,7 +18,7 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Array, Steps
+from diffusolve.schedulers.steps import Array, Steps, check_steps
 from diffusolve.solvers import Solver, lcm
 from diffusolve.spacing.by_sigma import Karras
 
@@ -57,7 +57,6 @@ class CMStochasticIterativeScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_EXPLODING
     timestep_dtype: ClassVar[type] = np.float64
 
@@ -107,10 +106,7 @@ class CMStochasticIterativeScheduler(Scheduler):
             raise ValueError("expected either num_inference_steps or timesteps: give exactly one of them.")
         if timesteps is None:
             steps = asked_for(num_inference_steps).steps
-            if steps > len(self):
-                raise ValueError(
-                    f"num_inference_steps is {steps}: expected at most {len(self)}, the training timesteps."
-                )
+            check_steps(steps, len(self))
             places = [step * (len(self) // steps) for step in range(steps)]
         else:
             places = [int(place) for place in timesteps][::-1]

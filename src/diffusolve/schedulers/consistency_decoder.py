@@ -37,7 +37,6 @@ class ConsistencyDecoderScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_PRESERVING
 
     @register_to_config

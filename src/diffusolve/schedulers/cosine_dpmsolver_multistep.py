@@ -66,10 +66,6 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
     ) -> None:
         self._configured()
 
-    def _configured(self) -> None:
-        self._check_choice("solver_type", ("midpoint", "heun"))
-        super()._configured()
-
     @property
     def noise_schedule(self) -> NoiseSchedule:
         """The cosine schedule."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.config.rules import OneOf
 from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation
@@ -18,6 +19,9 @@ from diffusolve.schedulers.steps import Array
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMInverseScheduler"]
+
+INVERTIBLE = OneOf(("leading", "trailing"))
+"""The spacings that there is an inverse of. Configurations of other classes may have another one until a run begins."""
 
 NEARLY_DATA = 2.0**-26
 """Stands for sigma = 0 where a step begins with the data, of which it is to tell the noise apart."""
@@ -100,7 +104,7 @@ class DDIMInverseScheduler(OneStepScheduler):
         return own.flip(0) if self._generation is None else own
 
     def _chosen(self, asked: Asked) -> Array:
-        self._check_choice("timestep_spacing", ("leading", "trailing"))
+        INVERTIBLE.kept("timestep_spacing", self.config["timestep_spacing"])
         return super()._chosen(asked)[::-1]
 
     def _run_grid(self, asked: Asked) -> Grid:
@@ -114,8 +118,12 @@ class DDIMInverseScheduler(OneStepScheduler):
 
     def _ends(self, timestep: int, other: int) -> tuple[Point, Point]:
         s = self._point(other)
-        sigma = NEARLY_DATA if s.sigma == 0 and self._prediction.name != "sample" else s.sigma
-        return Point(timestep, s.alpha, sigma), self._point(timestep)
+        if s.sigma == 0 and self._prediction.name == "sample":
+            raise ValueError(
+                'prediction_type is "sample", which says nothing of the noise where the first step begins, the data: '
+                "set set_alpha_to_one=False."
+            )
+        return Point(timestep, s.alpha, s.sigma or NEARLY_DATA), self._point(timestep)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler.with_options(**options)

@@ -58,7 +58,6 @@ class DDPMScheduler(OneStepScheduler):
     _end_configured = 1.0
     one = end_by_another_name
     only_read = frozenset({"variance_type"})
-    beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
     @register_to_config
     def __init__(
@@ -81,8 +80,6 @@ class DDPMScheduler(OneStepScheduler):
     ) -> None:
         self.variance_type = variance_type
         self._configured()
-        if variance_type is not None:  # null in configurations of other classes
-            self._check_choice("variance_type", tuple(VARIANCES))
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None

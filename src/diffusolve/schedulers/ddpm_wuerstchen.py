@@ -37,7 +37,6 @@ class DDPMWuerstchenScheduler(Scheduler):
     """
 
     _compatibles = []  # noqa: RUF012
-    prediction_types = ()
     timestep_dtype = np.float32
     init_noise_sigma: float = 1.0
 

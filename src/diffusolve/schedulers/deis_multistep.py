@@ -72,11 +72,6 @@ class DEISMultistepScheduler(LogSNRScheduler):
     ) -> None:
         self._configured()
 
-    def _configured(self) -> None:
-        self._translate("algorithm_type", ("deis",), dict.fromkeys(("dpmsolver", "dpmsolver++"), "deis"))
-        self._translate("solver_type", ("logrho",), dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"))
-        super()._configured()
-
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> StepResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,6 @@ from diffusolve.plan import Plan, plan_for
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES
 from diffusolve.schedulers.outputs import StepResultWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
 from diffusolve.schedulers.steps import Steps
@@ -40,8 +39,6 @@ class DPMSolverFastScheduler(SigmaScheduler):
             order.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
-
     @register_to_config
     def __init__(
         self,
@@ -58,10 +55,6 @@ class DPMSolverFastScheduler(SigmaScheduler):
         final_sigmas_type: str = "sigma_min",
     ) -> None:
         self._configured()
-
-    def _configured(self) -> None:
-        self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
-        super()._configured()
 
     def step(
         self,

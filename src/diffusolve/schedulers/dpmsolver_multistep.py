@@ -83,7 +83,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         self._configured()
 
     def _configured(self) -> None:
-        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
+        self._check_end()
         super()._configured()
 
     @property

@@ -15,7 +15,7 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusolve.schedulers.log_snr_scheduler import timesteps_along
 from diffusolve.schedulers.outputs import StepResult
-from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, timestep_spacing
+from diffusolve.schedulers.steps import Array, Steps, check_steps, curve_asked_for, timestep_spacing
 
 __all__ = ["DPMSolverMultistepInverseScheduler"]
 
@@ -138,10 +138,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         """The timesteps that `steps` steps begin at, from the least noisy, each of them once: there may be fewer."""
         config = self._own_config
         name, count = config["timestep_spacing"], self._last_timestep(config)
-        if not 1 <= steps <= count:
-            raise ValueError(
-                f"num_inference_steps is {steps}: expected 1 to {count}, the number of training timesteps."
-            )
+        check_steps(steps, count, "lambda_min_clipped" if count < len(self) else "")
         rule = timestep_spacing(name, steps_offset=config["steps_offset"], stride=len(self) / steps)
         # The others have one timestep more, the noisiest, where the last step leads.
         at = rule.indices(steps, count) if name == "trailing" else rule.indices(steps + 1, count)[1:]

@@ -40,7 +40,6 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
 
     members = members.SDE

@@ -77,9 +77,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         self._configured()
 
     def _configured(self) -> None:
-        self._translate_dpmsolver(("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
-        if self.config["solver_order"] not in (1, 2, 3):
-            raise ValueError(f"solver_order is {self.config['solver_order']}: expected 1, 2 or 3.")
+        self._check_end()
         super()._configured()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -32,8 +32,6 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         s_noise: multiplies that noise.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
-
     @register_to_config
     def __init__(
         self,
@@ -52,12 +50,6 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         s_noise: float = 1.0,
     ) -> None:
         self._configured()
-
-    def _configured(self) -> None:
-        eta = self.config["eta"]
-        if not 0.0 <= eta <= 1.0:  # beyond 1 there are steps that leave nothing to ask the network about
-            raise ValueError(f"eta is {eta:g}: expected 0 (no noise) to 1 (as much as Euler ancestral replaces).")
-        super()._configured()
 
     def step(
         self,

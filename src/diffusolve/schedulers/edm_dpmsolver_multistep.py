@@ -63,11 +63,6 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
     ) -> None:
         self._configured()
 
-    def _configured(self) -> None:
-        self._check_choice("algorithm_type", ("dpmsolver++", "sde-dpmsolver++"))
-        self._check_choice("solver_type", ("midpoint", "heun"))
-        super()._configured()
-
     def step(
         self,
         model_output: Tensor,

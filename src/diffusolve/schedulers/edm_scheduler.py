@@ -14,7 +14,7 @@ from diffusolve.prediction import EDM, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Array, Steps
+from diffusolve.schedulers.steps import Array, Steps, check_sigmas
 from diffusolve.spacing.by_sigma import Exponential, Karras
 
 __all__ = ["DenoisedByCaller", "EDMScheduler"]
@@ -56,14 +56,12 @@ class EDMScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = tuple(PREDICTIONS)
     scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_EXPLODING
     timestep_dtype: ClassVar[type] = np.float32
     more_to_show: ClassVar[int] = 0
 
     def _configured(self) -> None:
-        self._check_choice("sigma_schedule", ("karras", "exponential"))
-        self._check_choice("final_sigmas_type", ("zero", "sigma_min"))
+        check_sigmas(self.config)
         super()._configured()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         rescale_betas_zero_snr: leave (almost) no signal at the last timestep; sigma is 4096 there.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     precision = "output"
     refuses_counts = True
     data_precision = torch.float32

@@ -65,12 +65,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
     ) -> None:
         self._configured()
 
-    def _configured(self) -> None:
-        self._check_choice("interpolation_type", ("linear", "log_linear"))
-        self._check_choice("timestep_type", ("discrete", "continuous"))
-        self._check_choice("final_sigmas_type", ("zero", "sigma_min"))
-        super()._configured()
-
     def step(
         self,
         model_output: Tensor,

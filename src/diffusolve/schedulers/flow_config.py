@@ -41,21 +41,29 @@ FLOW_KEYS = (
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """True if `config` is that of a scheduler for a flow-matching model."""
+    return _key_of_flow(config) is not None
+
+
+def _key_of_flow(config: Mapping[str, Any]) -> str | None:
+    """The key that says so, if any does."""
     name = str(config.get("_class_name", ""))  # which is in files only
-    return bool(
-        name.startswith("FlowMatch")
-        or name == "LTXEulerAncestralRFScheduler"
-        or config.get(FLOW_STEPS)
-        or config.get("prediction_type") == "flow_prediction"
-        or (not name and ("shift" in config or ("eta" in config and "beta_schedule" not in config)))
-    )
+    if name.startswith("FlowMatch") or name == "LTXEulerAncestralRFScheduler":
+        return "_class_name"
+    if config.get(FLOW_STEPS):
+        return FLOW_STEPS
+    if config.get("prediction_type") == "flow_prediction":
+        return "prediction_type"
+    if not name and "shift" in config:
+        return "shift"
+    return "eta" if not name and "eta" in config and "beta_schedule" not in config else None
 
 
 def check_no_flow(name: str, config: Mapping[str, Any]) -> None:
     """Raise ValueError if `config`, which the class `name` is given, is that of a flow-matching model."""
-    if is_flow(config):
+    key = _key_of_flow(config)
+    if key is not None:
         raise ValueError(
-            f"{name} cannot sample a flow-matching model, and this is the configuration of one: use "
+            f"{name} cannot sample a flow-matching model, and by its {key} this is the configuration of one: use "
             "EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler, "
             "KDPM2DiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler or "
             "FlowMatchEulerDiscreteScheduler, for example."

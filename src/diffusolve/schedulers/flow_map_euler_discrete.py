@@ -19,7 +19,6 @@ from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, euler
-from diffusolve.spacing.flow import check_shift
 
 __all__ = ["FlowMapEulerDiscreteScheduler"]
 
@@ -37,7 +36,6 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float64
     init_noise_sigma: float = 1.0
     precision = "output"
@@ -45,10 +43,6 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:
         self._configured()
-
-    def _configured(self) -> None:
-        check_shift(self.config["shift"])
-        super()._configured()
 
     @property
     def noise_schedule(self) -> NoiseSchedule:

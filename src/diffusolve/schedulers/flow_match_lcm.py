@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.errors import unknown_name
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
+from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.solvers import Solver, lcm
 
 __all__ = ["FlowMatchLCMScheduler"]
-
-UPSCALE_MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")
 
 
 class FlowMatchLCMScheduler(FlowScheduler):
@@ -70,12 +68,8 @@ class FlowMatchLCMScheduler(FlowScheduler):
             UnknownNameError: no such mode.
             ValueError: a factor that is not positive.
         """
-        if upscale_mode not in UPSCALE_MODES:
-            raise unknown_name("upscale_mode", upscale_mode, UPSCALE_MODES)
-        if scale_factors is not None and not all(factor > 0 for factor in scale_factors):
-            raise ValueError(
-                f"scale_factors are {list(scale_factors)}: expected positive numbers, such as [0.5, 0.75]."
-            )
+        KEYS["upscale_mode"].kept("upscale_mode", upscale_mode)
+        KEYS["scale_factors"].kept("scale_factors", scale_factors)
         self._scale_factors = None if scale_factors is None else tuple(scale_factors)
         self._upscale_mode = upscale_mode
 
@@ -129,6 +123,11 @@ class FlowMatchLCMScheduler(FlowScheduler):
         data = sample.float() - sigma * output.float()
         if index < len(factors):
             size = [int(factors[index] * length) for length in generation.first_size]
+            if 0 in size:
+                raise ValueError(
+                    f"scale_factors[{index}] is {factors[index]:g}: expected more, since it leaves nothing of a sample "
+                    f"of {tuple(generation.first_size)}."
+                )
             data = torch.nn.functional.interpolate(data, size=size, mode=self._upscale_mode)
         generation.step_index = index + 1
         noise: Tensor = draw_normal_with(generator, data)

@@ -16,10 +16,11 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_sigmas import FlowSigmas, ReversedFlow
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.mixin import keys_of
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
-from diffusolve.spacing.flow import TIME_SHIFT_TYPES, check_shift, shift_from_mu, stretched
+from diffusolve.spacing.flow import shift_from_mu, stretched
 
 __all__ = ["FlowScheduler"]
 
@@ -35,7 +36,6 @@ class FlowScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     noise_dtype: ClassVar[torch.dtype | None] = torch.float32
     timestep_dtype: ClassVar[type] = np.float32
     samples_flow: ClassVar[bool] = True
@@ -45,13 +45,8 @@ class FlowScheduler(Scheduler):
     refuses_counts = True
 
     def _configured(self) -> None:
-        config = self.config
-        if "time_shift_type" in config:
-            self._check_choice("time_shift_type", TIME_SHIFT_TYPES)
-        shift = config.get("shift", 1.0)
-        check_shift(shift)
         if "_shift" not in vars(self):
-            self._shift = float(shift)
+            self._shift = float(self.config.get("shift", 1.0))
         if "sigma_min" not in vars(self):
             training = self._training_sigmas
             self.sigma_min, self.sigma_max = float(training[-1]), float(training[0])
@@ -85,7 +80,7 @@ class FlowScheduler(Scheduler):
         Raises:
             ValueError: not a positive number.
         """
-        check_shift(shift)
+        KEYS["shift"].kept("shift", shift)
         with self._registry.lock:
             self._shift = float(shift)
             self._prepared_runs.clear()

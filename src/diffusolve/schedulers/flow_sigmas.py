@@ -164,6 +164,10 @@ class FlowSigmas:
         """Raise ValueError unless `sigmas` fall and lie in flow matching's range."""
         if np.all(np.diff(sigmas) < 0.0) and sigmas[-1] > 0.0 and sigmas[0] <= 1.0:
             return
+        if asked.sigmas is asked.timesteps is None:
+            raise ValueError(
+                f"num_inference_steps is {asked.steps}: expected 1 to {self.count}, as there are num_train_timesteps."
+            )
         if asked.sigmas is None:
             raise ValueError(
                 f"timesteps are {list(asked.timesteps or ())}: expected numbers from {self.count} down to above 0, "

@@ -102,8 +102,6 @@ class HeliosScheduler(PyramidScheduler):
         self._configured()
 
     def _configured(self) -> None:
-        self._check_choice("scheduler_type", ("unipc", "euler"))
-        self._check_choice("solver_type", ("bh1", "bh2"))
         if self.config["solver_p"] is not None:
             raise ValueError("solver_p is given, which is not supported here: leave it out.")
         if "predict_x0" not in vars(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -30,9 +30,6 @@ class HeunDiscreteScheduler(TwoStageScheduler):
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
-
-    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2", "exp")
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
 
     @register_to_config
     def __init__(

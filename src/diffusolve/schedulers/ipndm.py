@@ -44,7 +44,6 @@ class IPNDMScheduler(Scheduler):
     """
 
     _compatibles = []  # noqa: RUF012
-    prediction_types = ()
     timestep_dtype = np.float32
     samples_flow = True
     init_noise_sigma: float = 1.0
@@ -175,9 +174,10 @@ class IPNDMScheduler(Scheduler):
             return torch.sin(torch.linspace(1, 0, asked.steps + 1) * torch.pi / 2) ** 2
         chosen = [*given, *end]
         # A table of trained betas may rise, as those of other classes do: then so does the noise of the run.
-        falls = name == "trained_betas" or all(b < a for a, b in pairwise(chosen))
+        # A step from no noise at all leads nowhere.
+        falls = min(chosen[:-1]) > 0.0 if name == "trained_betas" else all(b < a for a, b in pairwise(chosen))
         if not (falls and all(0.0 <= value <= 1.0 for value in chosen)):
-            expected = "0 to 1" if name == "trained_betas" else "1 down to 0, decreasing"
+            expected = "above 0 to 1" if name == "trained_betas" else "1 down to 0, decreasing"
             raise ValueError(f"{name} are {list(given)}: expected numbers from {expected}.")
         sigmas = torch.tensor(chosen, dtype=torch.float32)
         return torch.sin(sigmas * torch.pi / 2) if name == "timesteps" else sigmas

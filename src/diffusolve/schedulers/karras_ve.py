@@ -14,6 +14,7 @@ from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.steps import check_sigmas
 
 __all__ = ["KarrasVeScheduler"]
 
@@ -71,8 +72,7 @@ class KarrasVeScheduler(SchedulerMixin):
         s_min: float = 0.05,
         s_max: float = 50,
     ) -> None:
-        if not 0.0 < sigma_min < sigma_max:
-            raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min:g} and {sigma_max:g}.")
+        check_sigmas(self.config)
         self.init_noise_sigma = sigma_max
         self.num_inference_steps = self.timesteps = self.schedule = None
 

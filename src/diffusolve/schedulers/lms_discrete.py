@@ -34,7 +34,6 @@ class LMSDiscreteScheduler(SigmaScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     begun_when_made: ClassVar[bool] = True
 
     members = members.LMS

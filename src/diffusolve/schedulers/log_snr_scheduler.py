@@ -18,14 +18,12 @@ from diffusolve.schedulers.flow_config import FLOW_STEPS
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.reaching import ReachesIntoSigmas
-from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
+from diffusolve.schedulers.steps import Array, Steps, check_steps, curve_asked_for, curve_named, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
 from diffusolve.spacing.flow import shift_from_mu, stretched
 
-__all__ = ["FINAL_SIGMAS_TYPES", "LogSNRScheduler", "in_single_precision", "timesteps_along"]
-
-FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+__all__ = ["LogSNRScheduler", "in_single_precision", "timesteps_along"]
 
 NEARLY_NOISE = 1e-6
 """The signal that diffusers leaves where flow matching starts from none."""
@@ -51,7 +49,6 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
     """Samples are as the network takes them; steps are measured in log(alpha / sigma)."""
 
     signal_floor: ClassVar[float] = NEARLY_ZERO
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction", "flow_prediction")
     samples_flow: ClassVar[bool] = True
     init_noise_sigma: float = 1.0
 
@@ -223,29 +220,9 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         """log(alpha / sigma) at each training timestep."""
         return torch.log(self.alpha_t) - torch.log(self.sigma_t)
 
-    def _translate(self, key: str, choices: Sequence[str], foreign: Mapping[str, str]) -> None:
-        """Put our word in place of what another class, whose configuration this may have been, says for `key`.
-
-        Raises:
-            UnknownNameError: the value is none of `choices`, nor any of the `foreign` ones.
-        """
-        if self.config[key] in foreign:
-            self.register_to_config(**{key: foreign[self.config[key]]})
-        self._check_choice(key, choices)
-
-    def _translate_dpmsolver(self, algorithm_types: Sequence[str]) -> None:
-        """Check and translate `algorithm_type` and `solver_type`, and that the end is one for the former.
-
-        Raises:
-            UnknownNameError: DPM-Solver has no such algorithm or solver.
-            ValueError: the last step leads to sigma = 0 with an algorithm that extrapolates noise.
-        """
-        final = self._own_config.get("final_sigmas_type", "sigma_min")
-        self._translate("algorithm_type", algorithm_types, {"deis": "dpmsolver++"})
-        self._translate("solver_type", ("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"))
-        if "final_sigmas_type" in self._own_config:
-            self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
-        algorithm_type = self.config["algorithm_type"]
+    def _check_end(self) -> None:
+        """Raise ValueError if the last step leads to sigma = 0 with a DPM-Solver that extrapolates noise."""
+        final, algorithm_type = self._own_config.get("final_sigmas_type", "sigma_min"), self.config["algorithm_type"]
         if not algorithm_type.endswith("++") and final == "zero":
             raise ValueError(
                 f'algorithm_type {algorithm_type!r} cannot lead to final_sigmas_type "zero", where the noise says '
@@ -369,12 +346,19 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
             to_first=False,
             stride=len(self) / steps if clipped else None,
         )
-        return spaced(rule, steps, last, len(self) if clipped else None)
+        check_steps(steps, len(self) if clipped else last, "lambda_min_clipped" if last < len(self) else "")
+        return rule.indices(steps, last)
 
     def _last_timestep(self, config: Mapping[str, Any]) -> int:
         """The number of timesteps that have at least the signal of ``lambda_min_clipped``."""
         clipped = config.get("lambda_min_clipped", -np.inf)
-        return len(self) - int(torch.sum(self.lambda_t < clipped)) if clipped > -np.inf else len(self)
+        left = len(self) - int(torch.sum(self.lambda_t < clipped)) if clipped > -np.inf else len(self)
+        if left == 0:
+            raise ValueError(
+                f"lambda_min_clipped is {clipped:g}: expected at most {float(self.lambda_t.max()):g}, the log(alpha / "
+                "sigma) of the first timestep."
+            )
+        return left
 
 
 def _checked_flow_sigmas(sigmas: Sequence[float]) -> Array:

@@ -41,9 +41,6 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
         self._configured()
 
     def _configured(self) -> None:
-        eta = self.config["eta"]
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta is {eta:g}: expected 0 (Euler's method) to 1.")
         vars(self).pop("_shift", None)  # it may be among the keys that another class's configuration has left here
         super()._configured()
 

@@ -16,11 +16,11 @@ from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.solvers import Solver, euler
-from diffusolve.spacing.flow import check_shift
 
 __all__ = ["MiniMaxH3Scheduler"]
 
@@ -36,7 +36,6 @@ class MiniMaxH3Scheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
     precision = "sample"
@@ -47,7 +46,6 @@ class MiniMaxH3Scheduler(Scheduler):
         self._configured()
 
     def _configured(self) -> None:
-        check_shift(self.config["shift"])
         if "_shift" not in vars(self):
             self._shift = float(self.config["shift"])
         super()._configured()
@@ -75,7 +73,7 @@ class MiniMaxH3Scheduler(Scheduler):
         Raises:
             ValueError: not a positive number.
         """
-        check_shift(shift)
+        KEYS["shift"].kept("shift", shift)
         with self._registry.lock:
             self._shift = float(shift)
             self._prepared_runs.clear()

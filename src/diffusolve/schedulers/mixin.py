@@ -14,6 +14,7 @@ from diffusolve.hub import PushToHubMixin
 from diffusolve.schedulers import scheduler_class
 from diffusolve.schedulers.flow_config import check_no_flow
 from diffusolve.schedulers.import_paths import in_both
+from diffusolve.schedulers.keys import kept_values
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +50,10 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
         if cls.refuses_flow:
             check_no_flow(cls.__name__, whole)
         return super()._carried(config, given, whole)
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return kept_values(cls, super()._checked(values))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """A new object, which says that it is of the module where diffusers has the class of the same name.

@@ -19,7 +19,6 @@ from diffusolve.schedulers.scheduler import Scheduler, index_of
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 from diffusolve.solvers.policy_flow import policy_flow, policy_sigmas
-from diffusolve.spacing.flow import check_shift
 
 __all__ = ["PiflowScheduler"]
 
@@ -40,7 +39,6 @@ class PiflowScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
 
@@ -56,11 +54,6 @@ class PiflowScheduler(Scheduler):
         final_step_size_scale: float = 0.5,
         num_policy_substeps: int = 128,
     ) -> None:
-        check_shift(shift)
-        if not final_step_size_scale > 0.0:
-            raise ValueError(f"final_step_size_scale is {final_step_size_scale:g}: expected a number above 0.")
-        if not 0.0 < eps < 1.0:
-            raise ValueError(f"eps is {eps:g}: expected a time between 0 and 1, near 0.")
         self.n_grid, self.eps, self.final_step_size_scale = n_grid, eps, final_step_size_scale
         self.num_policy_substeps = num_policy_substeps
         self._configured()

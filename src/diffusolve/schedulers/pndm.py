@@ -44,7 +44,6 @@ class PNDMScheduler(TimestepScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
 
-    prediction_types = ("epsilon", "v_prediction")
     counts_on: ClassVar[bool] = True
 
     history_outlives_reset: ClassVar[bool] = True

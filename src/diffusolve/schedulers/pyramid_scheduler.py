@@ -19,7 +19,7 @@ from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared, check_options_of
 from diffusolve.schedulers.scheduler import PREDICTION_NAMES, Scheduler
 from diffusolve.schedulers.steps import Array, Steps
-from diffusolve.spacing.flow import TIME_SHIFT_TYPES, check_shift, shift_from_mu
+from diffusolve.spacing.flow import shift_from_mu
 
 __all__ = ["PyramidScheduler"]
 
@@ -41,15 +41,12 @@ class PyramidScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float64
     init_noise_sigma: float = 1.0
     drops_last: ClassVar[bool] = False
 
     def _configured(self) -> None:
         config, stages = self.config, int(self.config["stages"])
-        self._check_choice("time_shift_type", TIME_SHIFT_TYPES)
-        check_shift(config["shift"])
         bounds = list(config["stage_range"])
         if len(bounds) != stages + 1 or any(b <= a for a, b in pairwise(bounds)) or (bounds[0], bounds[-1]) != (0, 1):
             raise ValueError(
@@ -65,6 +62,8 @@ class PyramidScheduler(Scheduler):
         count, sigmas = len(self), self._training_sigmas
         self.sigma_max, self.sigma_min = float(sigmas[0]), float(sigmas[-1])
         places = [max(int(bound * count), 0) for bound in bounds]
+        if any(b <= a for a, b in pairwise(places)):
+            raise ValueError(f"num_train_timesteps is {count}: expected some in each of the {len(places) - 1} stages.")
         starts = [float(sigmas[place]) for place in places[:-1]]
         ends = [*starts[1:], 0.0]
         self.ori_start_sigmas, self.end_sigmas = dict(enumerate(starts)), dict(enumerate(ends))

@@ -36,13 +36,11 @@ class RePaintScheduler(OneStepScheduler):
     """
 
     _compatibles = []  # noqa: RUF012
-    prediction_types = ()
-    beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
     _end_configured = 1.0
 
     changes_samples: ClassVar[str] = "the known part of the picture is put into it, with the same noise"
 
-    only_read = frozenset({"betas", "eta"})
+    only_read = frozenset({"betas"})
 
     @register_to_config
     def __init__(

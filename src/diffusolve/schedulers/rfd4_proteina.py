@@ -45,7 +45,6 @@ class RFD4ProteinaScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
 
@@ -63,8 +62,6 @@ class RFD4ProteinaScheduler(Scheduler):
         t_lim_ode: float = 0.95,
         t_lim_ode_below: float = 0.02,
     ) -> None:
-        self._check_choice("schedule_mode", ("log", "power"))
-        self._check_choice("noise_mode", ("1/t", "tan"))
         self._configured()
 
     def __len__(self) -> int:
@@ -93,7 +90,9 @@ class RFD4ProteinaScheduler(Scheduler):
         steps = asked_for(num_inference_steps).steps
         least = int(self.config["tail_steps"] * self.config["tail_step_multiplier"])
         if steps < least:
-            raise ValueError(f"num_inference_steps is {steps}: expected at least {least}, the divided last intervals.")
+            raise ValueError(
+                f"num_inference_steps is {steps}: expected at least {least}, tail_steps times tail_step_multiplier."
+            )
         if start_time is not None and not 0.0 <= start_time < 1.0:
             raise ValueError(f"start_time is {start_time:g}: expected a time from 0, noise, to below 1, the data.")
         count = steps

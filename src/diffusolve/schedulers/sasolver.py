@@ -94,11 +94,7 @@ class SASolverScheduler(LogSNRScheduler):
         self._configured()
 
     def _configured(self) -> None:
-        self._check_choice("algorithm_type", tuple(FORMS))
         self._check_flow_prediction('algorithm_type="data_prediction"')
-        for key in ("predictor_order", "corrector_order"):
-            if self.config[key] not in range(1, 5):
-                raise ValueError(f"{key} is {self.config[key]}: expected 1 to 4.")
         super()._configured()
 
     def step(

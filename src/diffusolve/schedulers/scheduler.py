@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -19,7 +19,6 @@ from diffusolve.backends import BackendName, DrawNoise, Run, Transform, backend_
 from diffusolve.backends.watched import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.drawing import html_table, notebook
-from diffusolve.errors import unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
 from diffusolve.prediction import Prediction, prediction
@@ -72,7 +71,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
 
     Attributes:
         order: how many evaluations a step of a run takes, as pipelines count them.
-        prediction_types: what the class's networks may predict.
         scaling: how samples are scaled in a run; None: as the noise schedule has them.
         noise_dtype: of the noise that is drawn; None: of the sample.
         timestep_dtype: of the `timesteps` that users see.
@@ -91,7 +89,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
 
     _compatibles: ClassVar[list[str]] = [*COMPATIBLE, "EDMEulerScheduler"]
     order: ClassVar[int] = 1
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     scaling: ClassVar[Scaling | None] = None
     noise_dtype: ClassVar[torch.dtype | None] = None
     timestep_dtype: ClassVar[type] = np.int64
@@ -157,11 +154,11 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     # Configuration ----------------------------------------------------------------
 
     def _configured(self) -> None:
-        """Check the configuration and take note of it; called at the end of each constructor."""
+        """Take note of the configuration, whose keys are checked (:mod:`~diffusolve.schedulers.keys`) one by one.
+
+        Called at the end of each constructor. What keys say together is checked here.
+        """
         check_exclusive(self._own_config, CURVES if FLOW_STEPS in self.config else self.curves_of_flow)
-        if self.prediction_types:
-            more = ("flow_prediction",) if self.samples_flow and "flow_prediction" not in self.prediction_types else ()
-            self._check_choice("prediction_type", (*self.prediction_types, *more))
         self._transform = self._clipping()
         self._prepared_runs: Cache[Asked, Prepared] = Cache(MOST_PREPARED)
         self._configured_for: object = self.config
@@ -218,10 +215,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     def _configuration_written(self, key: str) -> None:
         super()._configuration_written(key)
         self._configured_for, self._edition = None, object()
-
-    def _check_choice(self, key: str, choices: Sequence[str]) -> None:
-        if self.config[key] not in choices:
-            raise unknown_name(key, self.config[key], choices)
 
     @property
     def _prediction(self) -> Prediction:

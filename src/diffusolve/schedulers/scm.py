@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
+from diffusolve.config.rules import OneOf
 from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import Prediction, VPrediction
 from diffusolve.schedulers.asked import Asked, asked_for
@@ -22,6 +23,9 @@ from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, lcm
 
 __all__ = ["SCMScheduler"]
+
+TRIGFLOW = OneOf(("trigflow",))
+"""The prediction that steps are made of. Configurations of other classes may have another one until a run begins."""
 
 LARGEST = pi / 2 * (1 + 1e-5)
 """The default of `max_timesteps`, 1.5708, is a little more than pi / 2, where no signal is left."""
@@ -40,7 +44,6 @@ class SCMScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
-    prediction_types: ClassVar[tuple[str, ...]] = ()
     noise_dtype: ClassVar[torch.dtype | None] = torch.float32
     init_noise_sigma: float = 1.0
     output = SchedulerOutputWithData
@@ -58,7 +61,7 @@ class SCMScheduler(Scheduler):
 
     @property
     def _prediction(self) -> Prediction:
-        self._check_choice("prediction_type", ("trigflow",))
+        TRIGFLOW.kept("prediction_type", self.config["prediction_type"])
         return VPrediction()
 
     def set_timesteps(

@@ -15,6 +15,7 @@ from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean, StepResult
+from diffusolve.schedulers.steps import check_sigmas
 
 __all__ = ["ScoreSdeVeScheduler"]
 
@@ -57,8 +58,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         sampling_eps: float = 1e-5,
         correct_steps: int = 1,
     ) -> None:
-        if not 0.0 < sigma_min < sigma_max:
-            raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min:g} and {sigma_max:g}.")
+        check_sigmas(self.config)
         self.init_noise_sigma = sigma_max
         self.timesteps = None
         self.set_sigmas(num_train_timesteps, sigma_min, sigma_max, sampling_eps)

@@ -44,6 +44,11 @@ class ScoreSdeVpScheduler(SchedulerMixin):
         beta_max: float = 20,
         sampling_eps: float = 1e-3,
     ) -> None:
+        if beta_min * sampling_eps + 0.5 * (beta_max - beta_min) * sampling_eps**2 < 1e-6:
+            raise ValueError(
+                f"sampling_eps is {sampling_eps:g}: expected a time by which beta_min and beta_max, {beta_min:g} and "
+                f"{beta_max:g}, have added noise that single precision sees."
+            )
         self.sigmas = self.discrete_sigmas = None
         self.timesteps = None
 

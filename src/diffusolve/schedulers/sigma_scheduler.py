@@ -37,7 +37,6 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
     scaling: ClassVar[Scaling] = Scaling.VARIANCE_EXPLODING
     signal_floor: ClassVar[float] = NEARLY_ZERO
     timestep_dtype: ClassVar[type] = np.float32
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "original_sample", "v_prediction")
     output = SchedulerOutputWithData
     ends_with_last: ClassVar[bool] = False
     begun_when_made: ClassVar[bool] = False

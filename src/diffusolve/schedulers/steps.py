@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve import spacing
-from diffusolve.errors import unknown_name
+from diffusolve.errors import SingularPointError, unknown_name
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.spacing import Leading, Linspace, Trailing
 
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from diffusolve.spacing.by_sigma import RampSpacing
     from diffusolve.spacing.by_timestep import IndexSpacing
 
-__all__ = ["Array", "Steps", "check_exclusive", "curve_asked_for", "curve_named", "spaced", "timestep_spacing"]
+__all__ = [
+    "Array",
+    "Steps",
+    "check_exclusive",
+    "check_sigmas",
+    "check_steps",
+    "curve_asked_for",
+    "curve_named",
+    "spaced",
+    "timestep_spacing",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -43,10 +53,17 @@ class Steps(NamedTuple):
     sigmas: Array
 
     def grid(self, noise_schedule: NoiseSchedule, scaling: Scaling | None) -> Grid:
-        """The points at these steps, in `scaling` if one is given."""
+        """The points at these steps, in `scaling` if one is given.
+
+        Raises:
+            SingularPointError: they have none in that scaling.
+        """
         timesteps = np.append(self.timesteps, 0.0)  # the network is not asked at the end
         grid = Grid.through(noise_schedule, self.sigmas, timesteps)
-        return grid if scaling is None else grid.in_scaling(scaling)
+        try:
+            return grid if scaling is None else grid.in_scaling(scaling)
+        except SingularPointError as error:
+            raise SingularPointError(f"{error} The betas are those of trained_betas, or written.") from None
 
 
 def timestep_spacing(
@@ -74,16 +91,21 @@ def timestep_spacing(
     raise unknown_name("timestep_spacing", name, TIMESTEP_SPACINGS)
 
 
-def spaced(rule: IndexSpacing, steps: int, count: int, most: int | None = None) -> Array:
+def spaced(rule: IndexSpacing, steps: int, count: int) -> Array:
     """The timesteps of `steps` steps out of `count`, from the noisiest.
 
     Raises:
-        ValueError: fewer than one step, more than `most` (`count` when missing), or an offset that leaves the table.
+        ValueError: fewer than one step, more than `count`, or an offset that leaves the table.
     """
-    most = count if most is None else most
-    if steps < 1 or steps > most:
-        raise ValueError(f"num_inference_steps is {steps}: expected 1 to {most}, the number of training timesteps.")
+    check_steps(steps, count)
     return rule.indices(steps, count)
+
+
+def check_steps(steps: int, most: int, left_by: str = "") -> None:
+    """Raise ValueError unless there are 1 to `most` steps, all training timesteps or those `left_by` another key."""
+    if not 1 <= steps <= most:
+        of = f", of which {left_by} leaves so many" if left_by else ""
+        raise ValueError(f"num_inference_steps is {steps}: expected 1 to {most}, as there are num_train_timesteps{of}.")
 
 
 def curve_asked_for(config: Mapping[str, Any]) -> str | None:
@@ -95,6 +117,13 @@ def curve_named(key: str) -> RampSpacing:
     """The curve that the configuration key `key` asks for."""
     curve: RampSpacing = getattr(spacing, CURVES[key])()
     return curve
+
+
+def check_sigmas(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `sigma_min` lies below `sigma_max`."""
+    low, high = config["sigma_min"], config["sigma_max"]
+    if not low < high:
+        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {low:g} and {high:g}.")
 
 
 def check_exclusive(config: Mapping[str, Any], curves_of_flow: Collection[str] = ()) -> None:

@@ -13,10 +13,10 @@ from diffusolve.noise import NoiseSchedule, Scaling, TabulatedSignal
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
-from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
-from diffusolve.schedulers.tables import Tables, tables_of
+from diffusolve.schedulers.tables import Tables, check_signal, tables_of
 from diffusolve.schedulers.versions import version_of
 
 __all__ = ["TableScheduler"]
@@ -31,16 +31,14 @@ class TableScheduler(Scheduler):
     Attributes:
         betas: variance of the noise added at each training timestep.
         alphas, alphas_cumprod: 1 - betas, and their running product, which is alpha^2.
-        beta_schedules: those that the class knows by name.
         signal_floor: takes the place of a last alphas_cumprod of zero.
     """
 
-    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     signal_floor: ClassVar[float] = 0.0
     plans_follow_from: ClassVar[frozenset[str]] = Scheduler.plans_follow_from | {"alphas_cumprod"}
 
     def _configured(self) -> None:
-        tables = tables_of(self._own_config, beta_schedules=self.beta_schedules, floor=self.signal_floor)
+        tables = tables_of(self._own_config, floor=self.signal_floor)
         described = vars(self).get("_tables_described")
         if described is None:
             self._tables = tables
@@ -57,6 +55,11 @@ class TableScheduler(Scheduler):
             )
         self._tables_described = tables
         super()._configured()
+
+    def _begin(self, asked: Asked, device: Any) -> Generation:
+        if self._flow is None:
+            check_signal(self._own_config, self._tables)
+        return super()._begin(asked, device)
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -10,56 +10,98 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.errors import unknown_name
+from diffusolve.errors import shown
 from diffusolve.noise import TabulatedSignal
 from diffusolve.noise.betas import betas as named_betas
 from diffusolve.noise.betas import rescale_zero_terminal_snr
 
-__all__ = ["NEARLY_ZERO", "Tables", "tables_of"]
+__all__ = ["NEARLY_ZERO", "Tables", "check_signal", "tables_of"]
 
 NEARLY_ZERO = 2.0**-24
 """The last alphas_cumprod of schedulers that divide by alpha, in place of zero; sigma is then 4096."""
 
+LEAST_SIGNAL = 1e-30
+"""The least alphas_cumprod before the last one; one over its root is what network outputs are multiplied by."""
+
+NAMED_BY = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+SHAPED_BY = ("rescale_betas_zero_snr", "snr_shift_scale")
+
 
 class Tables(NamedTuple):
-    """Shared between schedulers, so not to be written to.
+    """Betas and what follows from them, shared between schedulers, so not to be written to.
 
     The tables are computed in float32 step by step, as the models' training code did: the noise schedule then has the
     very numbers that users of diffusers get.
+
+    Attributes:
+        first_without_signal: the first timestep where there is less of it than :data:`LEAST_SIGNAL`.
     """
 
     betas: Tensor
     alphas: Tensor
     alphas_cumprod: Tensor
     noise_schedule: TabulatedSignal
+    first_without_signal: int | None = None
 
 
-def tables_of(config: Mapping[str, Any], *, beta_schedules: tuple[str, ...], floor: float = 0.0) -> Tables:
+def tables_of(config: Mapping[str, Any], floor: float = 0.0) -> Tables:
     """The tables that `config` describes.
 
     Args:
         config: with num_train_timesteps, beta_schedule and, where these are asked for, beta_start, beta_end,
             trained_betas and rescale_betas_zero_snr; with snr_shift_scale, which divides the signal-to-noise ratio
             (CogVideoX), the tables are of double precision, and the betas those of before.
-        beta_schedules: the beta schedules that the class knows.
         floor: takes the place of a last alphas_cumprod of zero.
 
     Raises:
-        UnknownNameError: the class does not know the beta schedule.
+        ValueError: the signal does not fall, or there are fewer trained betas than timesteps.
     """
     trained = config.get("trained_betas")
-    if trained is None and config["beta_schedule"] not in beta_schedules:
-        raise unknown_name("beta_schedule", config["beta_schedule"], beta_schedules)
-    return _tables(
-        config["beta_schedule"],
-        float(config.get("beta_start", 0.0)),
-        float(config.get("beta_end", 0.0)),
-        int(config["num_train_timesteps"]),
-        None if trained is None else tuple(float(beta) for beta in trained),
-        bool(config.get("rescale_betas_zero_snr", False)),
-        floor,
-        float(config["snr_shift_scale"]) if "snr_shift_scale" in config else None,
-    )
+    if trained is not None and len(trained) < config["num_train_timesteps"]:
+        raise ValueError(
+            f"trained_betas has {len(trained)} entries: expected {config['num_train_timesteps']}, as there are "
+            "num_train_timesteps."
+        )
+    try:
+        return _tables(
+            config["beta_schedule"],
+            float(config.get("beta_start", 0.0)),
+            float(config.get("beta_end", 0.0)),
+            int(config["num_train_timesteps"]),
+            None if trained is None else tuple(float(beta) for beta in trained),
+            bool(config.get("rescale_betas_zero_snr", False)),
+            floor,
+            float(config["snr_shift_scale"]) if "snr_shift_scale" in config else None,
+        )
+    except ValueError as error:
+        raise ValueError(f"no noise schedule follows from {_said(config)}: {error}") from None
+
+
+def check_signal(config: Mapping[str, Any], tables: Tables) -> None:
+    """Raise ValueError if steps cannot be made of the `tables` that `config` describes.
+
+    Single precision can divide by the signal, but for a last one of zero where that is asked for, and some noise is
+    there at every timestep.
+    """
+    signal, place = tables.noise_schedule.signal, tables.first_without_signal
+    if place is not None:
+        may_end = config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None
+        if not (may_end and place == len(signal) - 1 and signal[place] == 0.0):
+            raise ValueError(
+                f"no steps can be made of {_said(config)}: alphas_cumprod is {signal[place]:g} at timestep {place}, "
+                f"expected at least {LEAST_SIGNAL:g}."
+            )
+    if signal[0] == 1.0:
+        raise ValueError(
+            f"no steps can be made of {_said(config)}: alphas_cumprod is 1 at timestep 0, expected some noise."
+        )
+
+
+def _said(config: Mapping[str, Any]) -> str:
+    """The keys and values of `config` that betas follow from."""
+    named = NAMED_BY if config.get("trained_betas") is None else ("trained_betas",)
+    keys = [*(key for key in named if key in config), *(key for key in SHAPED_BY if config.get(key))]
+    return ", ".join(f"{key} = {shown(config[key])}" for key in keys)
 
 
 @lru_cache(maxsize=128)
@@ -86,7 +128,7 @@ def _tables(
     cumprod = torch.cumprod(alphas, dim=0)
     if zero_snr and floor:
         cumprod[-1] = floor
-    return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))
+    return _with_signal(betas, alphas, cumprod)
 
 
 def _shifted_tables(
@@ -109,7 +151,14 @@ def _shifted_tables(
     cumprod = cumprod / (snr_shift + (1.0 - snr_shift) * cumprod)
     if zero_snr:
         cumprod = torch.from_numpy(rescale_zero_terminal_snr(cumprod.numpy()))
-    return Tables(betas, alphas, cumprod, TabulatedSignal(tuple(cumprod.double().tolist())))
+    return _with_signal(betas, alphas, cumprod)
+
+
+def _with_signal(betas: Tensor, alphas: Tensor, cumprod: Tensor) -> Tables:
+    """The tables, with what follows from the signal."""
+    signal = tuple(cumprod.double().tolist())
+    short = next((place for place, power in enumerate(signal) if not power >= LEAST_SIGNAL), None)
+    return Tables(betas, alphas, cumprod, TabulatedSignal(signal), short)
 
 
 def _named(

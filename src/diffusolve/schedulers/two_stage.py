@@ -161,7 +161,6 @@ def of_evaluations(timesteps: Array, sigmas: Array, shown: Array | None, evaluat
 class KDPM2Scheduler(TwoStageScheduler):
     """The second evaluation of a step is in its middle. `sigmas` ends in two more zeros, as in diffusers."""
 
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
     timestep_dtype: ClassVar[type] = np.float64
     members = members.KDPM2
 

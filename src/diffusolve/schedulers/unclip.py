@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffusolve.backends import Clip, Transform
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
@@ -41,8 +40,6 @@ class UnCLIPScheduler(OneStepScheduler):
     """
 
     _compatibles = []  # noqa: RUF012
-    prediction_types = ("epsilon", "sample")
-    beta_schedules = ("squaredcos_cap_v2",)
     _end_configured = 1.0
 
     one = end_by_another_name
@@ -62,10 +59,6 @@ class UnCLIPScheduler(OneStepScheduler):
     ) -> None:
         self.variance_type = variance_type
         self._configured()
-
-    def _configured(self) -> None:
-        self._check_choice("variance_type", ("fixed_small_log", "learned_range"))
-        super()._configured()
 
     def set_timesteps(  # type: ignore[override]  # nothing else can be chosen
         self, num_inference_steps: int, device: Any = None
@@ -107,9 +100,6 @@ class UnCLIPScheduler(OneStepScheduler):
         if s > 0:
             self._draw_last(run, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)
-
-    def _clipping(self) -> Transform | None:
-        return Clip(self.config["clip_sample_range"]) if self.config["clip_sample"] else None
 
     def _chosen(self, asked: Asked) -> Array:
         return spaced(timestep_spacing("linspace"), asked.steps, len(self))

@@ -16,7 +16,7 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options
-from diffusolve.schedulers.log_snr_scheduler import FINAL_SIGMAS_TYPES, LogSNRScheduler
+from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
 from diffusolve.solvers import Solver, unipc
@@ -98,8 +98,6 @@ class UniPCMultistepScheduler(LogSNRScheduler):
 
     def _configured(self) -> None:
         config = self.config
-        self._translate("solver_type", ("bh1", "bh2"), dict.fromkeys(("midpoint", "heun", "logrho"), "bh2"))
-        self._check_choice("final_sigmas_type", FINAL_SIGMAS_TYPES)
         self._check_flow_prediction("predict_x0=True")
         if config["shift_terminal"] is not None and not config["use_flow_sigmas"]:
             raise ValueError("shift_terminal is given, but only the noise levels of use_flow_sigmas are stretched.")

@@ -130,7 +130,10 @@ class Trailing(IndexSpacing):
     def indices(self, steps: int, count: int) -> Array:
         if self.stride is not None:
             if not 0.0 < self.stride <= count:
-                raise ValueError(f"stride is {self.stride:g}: expected above 0 and up to {count}, the timesteps.")
+                raise ValueError(
+                    f"stride is {self.stride:g}: expected above 0 and up to {count}, the timesteps (with "
+                    "lambda_min_clipped of a scheduler those that it leaves)."
+                )
             return np.asarray(np.rint(np.arange(count, 0, -self.stride)) - 1, np.float64)[:steps]
         return np.asarray(np.rint(count - np.arange(steps) * (count / steps)) - 1, np.float64)
 
@@ -154,11 +157,15 @@ class Distilled(IndexSpacing):
 
     def indices(self, steps: int, count: int) -> Array:
         if not 0 < self.original_steps <= count:
-            raise ValueError(f"original_steps is {self.original_steps}: expected 1 to {count}, the training timesteps.")
+            raise ValueError(
+                f"original_steps is {self.original_steps} (original_inference_steps of a scheduler): expected 1 to "
+                f"{count}, as there are num_train_timesteps."
+            )
         walked = int(self.original_steps * self.strength)
         if steps > walked:
             raise ValueError(
-                f"{steps} steps are asked for, but {self.original_steps} timesteps of distillation and a strength of "
+                f"{steps} steps are asked for, but {self.original_steps} timesteps of distillation (original_steps, or "
+                f"original_inference_steps of a scheduler) and a strength of "
                 f"{self.strength:g} leave {walked}: take at most as many steps, or more timesteps of distillation."
             )
         chosen = np.floor(np.linspace(0, walked, steps, endpoint=False))

@@ -66,7 +66,6 @@ class BlockRefinementScheduler(TokenScheduler):
         editing_threshold: float | None = None,
         minimal_topk: int = 1,
     ) -> None:
-        positive("block_length", block_length)
         self._count(num_inference_steps, None)
         self._transfer_schedule: Tensor | None = None
         self._committed: Tensor | None = None

@@ -9,13 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.errors import unknown_name
 from diffusolve.tokens.drawing import draw_tokens
-from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, positive, step_number
+from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, step_number
 
 __all__ = ["DiscreteDDIMScheduler", "DiscreteDDIMSchedulerOutput"]
-
-SELECTIONS = ("lowest_log_margin", "lowest_maxprob", "lowest_current_prob", "random")
 
 
 class DiscreteDDIMSchedulerOutput(TokenOutput):
@@ -63,13 +60,6 @@ class DiscreteDDIMScheduler(TokenScheduler):
         corrector_selection: str = "lowest_log_margin",
         corrector_selection_tau: float = 1.0,
     ) -> None:
-        if corrector_selection not in SELECTIONS:
-            raise unknown_name("corrector_selection", corrector_selection, SELECTIONS)
-        if corrector_steps < 0:
-            raise ValueError(f"corrector_steps is {corrector_steps}: expected 0 or more.")
-        positive("corrector_k", corrector_k)
-        if not corrector_selection_tau > 0.0:
-            raise ValueError(f"corrector_selection_tau is {corrector_selection_tau}: expected a temperature above 0.")
         self._count(num_inference_steps, None, rising=True)
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:

@@ -53,9 +53,6 @@ class EntropyBoundScheduler(TokenScheduler):
     def __init__(
         self, entropy_bound: float = 0.1, t_max: float = 0.8, t_min: float = 0.4, num_inference_steps: int = 32
     ) -> None:
-        for name, value in (("t_max", t_max), ("t_min", t_min)):
-            if not value >= 0.0:
-                raise ValueError(f"{name} is {value}: expected a temperature of 0 or more.")
         self._count(num_inference_steps, None, rising=True)
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:

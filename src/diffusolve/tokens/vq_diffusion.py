@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, positive, step_number
+from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, step_number
 
 __all__ = ["VQDiffusionScheduler", "VQDiffusionSchedulerOutput"]
 
@@ -54,9 +54,7 @@ class VQDiffusionScheduler(TokenScheduler):
         gamma_cum_start: float = 0.000009,
         gamma_cum_end: float = 0.99999,
     ) -> None:
-        if positive("num_vec_classes", num_vec_classes) < 2:
-            raise ValueError("num_vec_classes is 1: expected at least 2, of which the last one is the mask.")
-        count = positive("num_train_timesteps", num_train_timesteps)
+        count = int(num_train_timesteps)
         self.num_embed = num_vec_classes
         self.mask_class = num_vec_classes - 1
         survived = np.linspace(alpha_cum_start, alpha_cum_end, count)
