@@ -76,7 +76,7 @@ PAGE = """# Gallery
 
 <!-- not run: python -m benchmarks.gallery runs these commands, in minutes -->
 
-Every sampler of the catalog, in 5, 10 and 20 steps from the same noise: handwritten digits of 8x8 pixels, from the
+Every sampler of the catalog, in 5, 10 and 20 steps from the same noise: [emoji](emoji.md) of 32x32 pixels, from the
 network that ships with the package, each sampler with the schedule type that A1111 chooses for it. The order is that of
 convergence, for stochastic samplers that of the distribution. [Which sampler when](which-sampler.md) has the errors in
 numbers.
@@ -111,7 +111,8 @@ def command(entry: Entry, out: str) -> list[str]:
     guidance = GUIDANCE_CFG_PP if plan is not None and plan.reads_unguided else GUIDANCE
     schedule_type = [] if entry.spaces_itself else ["--spacing", entry.automatic]
     steps = ["--steps", *map(str, STEPS)]
-    return ["compare", entry.name, *schedule_type, *steps, "--num", "6", "--guidance", f"{guidance:g}", "--out", out]
+    settings = ["--model", "emoji", "--num", "6", "--guidance", f"{guidance:g}", "--out", out]
+    return ["compare", entry.name, *schedule_type, *steps, *settings]
 
 
 def plan_of(entry: Entry) -> Plan | None:

@@ -121,7 +121,7 @@ def learned_distance(model: str, count: int) -> float:
     return distance
 
 
-def spacing_table() -> Table:
+def spacing_table(model: str) -> Table:
     """Schedule types down, samplers and 10 and 20 evaluations across."""
     names = [name for name in FEW if not CATALOG[name].spaces_itself]
     table: Table = {}
@@ -130,20 +130,21 @@ def spacing_table() -> Table:
             SCHEDULE_TYPES[schedule_type].spacing.grid(SD15, 10)
         except ValueError:  # for flow matching alone
             continue
-        made = distances([*names, "--spacing", schedule_type, "--num", "40", "--evaluations", "10", "20"])
+        settings = ["--model", model, "--spacing", schedule_type, "--num", "40", "--evaluations", "10", "20"]
+        made = distances([*names, *settings])
         table[schedule_type] = {
             f"{name}, {count}": made[f"{name} {schedule_type}"][count][0] for name in names for count in (10, 20)
         }
     return table
 
 
-def guidance_table() -> Table:
+def guidance_table(model: str) -> Table:
     """Samplers down, guidance scales and 10 and 20 evaluations across."""
     table: Table = {name: {} for name in FEW}
     for count in (10, 20):
         for scale in (1, 3, 7):
-            settings = ["--spacing", "Karras", "--guidance", f"{scale}", "--num", "40", "--evaluations", f"{count}"]
-            made = distances([*FEW, *settings])
+            settings = ["--model", model, "--spacing", "Karras", "--guidance", f"{scale}", "--num", "40"]
+            made = distances([*FEW, *settings, "--evaluations", f"{count}"])
             for name in FEW:
                 table[name][f"scale {scale}, {count}"] = made[f"{name} Karras"][count][0]
     return table
@@ -260,8 +261,11 @@ def replace_between(text: str, name: str, content: str) -> str:
 MEASUREMENTS: Mapping[str, Callable[[], str]] = {
     "distance-digits": lambda: markdown(distance_table("digits"), "sampler"),
     "distance-exact": lambda: markdown(distance_table("exact"), "sampler"),
-    "spacings": lambda: markdown(spacing_table(), "schedule type"),
-    "guidance": lambda: markdown(guidance_table(), "sampler"),
+    "distance-emoji": lambda: markdown(distance_table("emoji"), "sampler"),
+    "spacings": lambda: markdown(spacing_table("digits"), "schedule type"),
+    "spacings-emoji": lambda: markdown(spacing_table("emoji"), "schedule type"),
+    "guidance": lambda: markdown(guidance_table("digits"), "sampler"),
+    "guidance-emoji": lambda: markdown(guidance_table("emoji"), "sampler"),
     "frechet-exact": lambda: distributions(frechet_table("exact", WITH_STEPS, COUNT), COUNT),
     "frechet-digits": lambda: distributions(frechet_table("digits", BOTH_KINDS, COUNT // 2), COUNT // 2),
     "flow": lambda: distributions(flow_table(), COUNT),
