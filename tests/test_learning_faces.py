@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -166,3 +167,26 @@ def test_what_a_plan_scheduler_cannot_do_is_an_error_that_says_what_it_can() -> 
             diffusolve.PlanScheduler.for_scheduler(plans(schedule, predicts), own)
     with pytest.raises(ValueError, match="two plans take 4"):
         diffusolve.PlanScheduler.for_scheduler(plans(SD15, "epsilon")[:1] * 2, own)
+
+
+def test_a_batch_run_and_the_example_programs_walk_a_learned_plan() -> None:
+    from benchmarks.learning import FOLDER
+    from examples import run_plan
+
+    paths = sorted(FOLDER.glob("*.json"))
+    assert paths
+    for path in paths:
+        plan = diffusolve.Plan.from_json(path.read_text(encoding="utf-8"))
+        x = plan.start.sigma * torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        expected = diffusolve.sample(lambda x, t: torch.tanh(x), x, plan)
+        batch = diffusolve.BatchRun()
+        rows = [batch.join(plan, x[i : i + 1]) for i in range(2)]
+        for _ in range(plan.nfe):
+            (inputs,) = batch.inputs()
+            batch.advance(inputs, torch.tanh(inputs.x))
+        torch.testing.assert_close(torch.cat([row.result for row in rows]), expected, rtol=1e-9, atol=1e-9)
+        document = json.loads(path.read_text(encoding="utf-8"))
+        run_plan.check(document)
+        made = run_plan.run(document, lambda x, stage: (x_tanh := np.tanh(x), x_tanh), x.numpy(), lambda: None)
+        np.testing.assert_allclose(made, expected.numpy(), rtol=1e-9, atol=1e-9)
+        assert plan.extra["learned"]["error"] < 0.6 * plan.extra["learned"]["catalog"][str(plan.nfe)][1]
