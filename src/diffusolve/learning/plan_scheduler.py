@@ -35,7 +35,8 @@ class PlanScheduler(SchedulerMixin):
         plans: plans as JSON has them, ``json.loads(plan.to_json())``.
         trained_with: the configuration of the pipeline's own scheduler, by which plans are checked; its class is under
             "_class_name".
-        num_train_timesteps, prediction_type: of the network, for pipelines that ask.
+        num_train_timesteps: of the network, for pipelines that ask.
+        predicts: the meaning of its output: epsilon, sample, v_prediction, flow or edm.
 
     Raises:
         ValueError: a plan for another noise schedule or prediction type, with noise, or two for one number.
@@ -49,7 +50,7 @@ class PlanScheduler(SchedulerMixin):
         plans: list[dict[str, Any]] | None = None,
         trained_with: dict[str, Any] | None = None,
         num_train_timesteps: int = 1000,
-        prediction_type: str = "epsilon",
+        predicts: str = "epsilon",
     ) -> None:
         self._plans: dict[int, Plan] = {}
         schedule = None if trained_with is None else noise_schedule_from_config(trained_with)
@@ -63,10 +64,9 @@ class PlanScheduler(SchedulerMixin):
                 raise ValueError(f"two plans take {plan.nfe} evaluations: leave one of them out.")
             if schedule is not None:
                 check_schedule(plan, schedule)
-                if plan.prediction.partition("(")[0] != prediction_type:
+                if plan.prediction.partition("(")[0] != predicts:
                     raise ValueError(
-                        f"the plan is for {plan.prediction} prediction, but the pipeline's network predicts "
-                        f"{prediction_type}."
+                        f"the plan is for {plan.prediction} prediction, but the pipeline's network predicts {predicts}."
                     )
             self._plans[plan.nfe] = plan
         self._plan: Plan | None = None
@@ -85,6 +85,8 @@ class PlanScheduler(SchedulerMixin):
         predicts = config.get("prediction_type", "epsilon")
         if config["_class_name"].startswith("FlowMatch"):
             predicts = "flow"
+        elif config["_class_name"].startswith("EDM"):
+            predicts = "edm"
         return cls(
             [json.loads(plan.to_json()) for plan in plans],
             {key: value for key, value in config.items() if _is_plain(value)},
