@@ -157,40 +157,45 @@ def workers_of(driver: int) -> list[int]:
 
 
 @app.command()
-def rates(count: int = 1_000, most_steps: int = 8, rounds: int = 2) -> None:
+def rates(count: int = 1_000, most_steps: int = 20, rounds: int = 2, with_ray: bool = True) -> None:
     """Compare with batches of one sampler, and with Ray Data."""
-    import ray
-
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = written(folder / "rows.jsonl", count, most_steps)
         listed = list(rows_of(count, most_steps))
-        kinds = len({configuration(row) for row in listed})
+        kinds = len(grouped(listed))
         print(f"{count} rows of {kinds} configurations of sampler, steps and guidance; digits, batches of 16")
         model = Divided()
-        seconds = defaultdict[str, list[float]](list)
-        # the third is for the tasks of Ray Data that write
-        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=40)
-        for turn in range(rounds):
-            begun = time.perf_counter()
-            generate(rows, "digits", folder / f"mixed {turn}")
-            seconds["mixed batches, one worker"].append(time.perf_counter() - begun)
-            begun = time.perf_counter()
+
+        def one_at_a_time(turn: int) -> None:
             for kind in grouped(listed).values():
                 for first in range(0, len(kind), 16):
                     model.alike(kind[first : first + 16])
-            seconds["one configuration at a time, one process"].append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            generate(rows, "digits", folder / f"ray {turn}", workers=2, ray=True)
-            seconds["mixed batches, two Ray actors"].append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            mapped(listed, folder / f"mapped {turn}")
-            seconds["map_batches, two Ray actors"].append(time.perf_counter() - begun)
-        ray.shutdown()
-        for name, found in seconds.items():
-            print(
-                f"{name}: {count / min(found):.0f} rows/s (best of {rounds}: {', '.join(f'{s:.1f} s' for s in found)})"
-            )
+
+        ways: dict[str, Any] = {
+            "mixed batches, one worker": lambda turn: generate(rows, "digits", folder / f"mixed {turn}"),
+            "one configuration at a time, one process": one_at_a_time,
+        }
+        if with_ray:
+            import ray
+
+            # the third is for the tasks of Ray Data that write
+            ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=40)
+            ways |= {
+                "mixed batches, two Ray actors": lambda turn: generate(
+                    rows, "digits", folder / f"ray {turn}", workers=2, ray=True
+                ),
+                "map_batches, two Ray actors": lambda turn: mapped(listed, folder / f"mapped {turn}"),
+            }
+        found = defaultdict[str, list[tuple[float, float]]](list)
+        for turn in range(rounds):
+            for name, way in ways.items():
+                begun, spent = time.perf_counter(), time.process_time()
+                way(turn)
+                found[name].append((time.perf_counter() - begun, time.process_time() - spent))
+        for name, times in found.items():
+            seconds, spent = (min(column) for column in zip(*times, strict=True))
+            print(f"{name}: {count / seconds:.0f} rows/s, {seconds:.1f} s, {spent:.1f} s of this process's core")
 
 
 def configuration(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -24,11 +24,13 @@ import torch
 from PIL import Image
 
 import diffusolve
+from benchmarks.bulk import Simulated
 from diffusolve import bulk
+from diffusolve.bulk.driver import Drive
 from diffusolve.bulk.engine import Engine
-from diffusolve.bulk.hands import with_device
+from diffusolve.bulk.hands import Died, Failed, with_device
 from diffusolve.bulk.ids import Hashes
-from diffusolve.bulk.job import Folder
+from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import load_model
 from diffusolve.bulk.png import png
 from diffusolve.bulk.recipes import Recipes
@@ -489,6 +491,43 @@ def test_workers_take_gpus_in_turn(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [with_device("cuda", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert with_device("cpu", 1) == "cpu"
+
+
+# The driver
+
+
+def simulated_job(path: Path) -> tuple[Folder, Job]:
+    folder = Folder(path)
+    folder.make()
+    job = Job("rows", 0, 0, "", 995, 0, 10, "parquet", "m", "", "cpu", 1, 16, "", {})
+    folder.begin(job, range(job.blocks), [])
+    return folder, job
+
+
+def test_every_block_is_done_once_however_many_workers_are_lost(tmp_path: Path) -> None:
+    folder, job = simulated_job(tmp_path)
+    drive = Drive(folder, job, {}, False)
+    drive.run(Simulated(job, rate=1.0, mean_life=60.0, turn=3.0), 7)
+    assert drive.deaths > 10
+    assert sorted(drive.complete) == list(range(100))
+    noted = [json.loads(line)["block"] for line in (tmp_path / "job" / "shards.jsonl").read_text().splitlines()]
+    assert sorted(noted) == list(range(100))
+    assert drive.rows_done == 995
+
+
+def test_workers_that_die_at_once_or_cannot_go_on_end_the_job(tmp_path: Path) -> None:
+    class Saying(Simulated):
+        said: Any
+
+        def worked(self, worker: int) -> Any:
+            return self.said
+
+    folder, job = simulated_job(tmp_path)
+    for said, error in ((Died("was ended by SIGSEGV"), RuntimeError), (Failed(OSError("disk")), OSError)):
+        hands = Saying(job, rate=1.0, mean_life=1e9, turn=1.0)
+        hands.said = said
+        with pytest.raises(error, match=r"5 workers died .* was ended by SIGSEGV, was at blocks|disk"):
+            Drive(folder, job, {}, False).run(hands, 2)
 
 
 # The program
