@@ -5,13 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs bench mutants attack sanitize clean
+# Names, plans, sampling, the schedulers' base, the pages: what most changes touch.
+QUICK := tests/test_catalog.py tests/test_docstrings.py tests/test_imports.py tests/test_lab.py tests/test_noise.py \
+	tests/test_plan.py tests/test_run.py tests/test_sample.py tests/test_solvers.py tests/test_spacing.py
+
+.PHONY: demo test check lint docs bench mutants attack sanitize clean
 
 demo: $(VENV)/.cli
 	$(BIN)/diffusolve sample --model emoji --sampler "DPM++ 2M Karras" --steps 20 --num 64 --guidance 2 --out samples.png
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
+
+# A minute: the linters, and the tests that walk over everything once
+check: lint
+	$(BIN)/python -m pytest -n auto $(QUICK)
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +14,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.digits import classifier
+from diffusolve.cli.compare import _made_of
 from diffusolve.cli.main import main
+from diffusolve.cli.options import options_of
 from diffusolve.comparing.picture import GAP, tile
+from tests.tables import for_each
 
 
 def run(*arguments: str | Path) -> int:
@@ -138,3 +144,81 @@ def test_pictures_hold_grey_and_colour_images() -> None:
     assert picture.mode == "RGB"
     assert picture.size == (2 * 50 + 3 * GAP, 100 + 2 * GAP)
     assert picture.getpixel((GAP, GAP)) == (255, 255, 255)
+
+
+# Options of samplers, and what is said of a run
+
+
+def test_any_option_of_a_sampler_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("sample", "--model", "gaussian", "--num", "2", "--steps", "4", "--out")
+    pictures = {}
+    for name, arguments in {
+        "euler": ("--sampler", "Euler Karras"),
+        "without noise": ("--sampler", "Euler a", "--spacing", "Karras", "--option", "eta=0"),
+        "with noise": ("--sampler", "Euler a", "--spacing", "Karras"),
+        "other rho": ("--sampler", "Euler Karras", "--option", "rho=5", "--option", "final-sigma=sigma_min"),
+    }.items():
+        assert run(*common, tmp_path / f"{name}.png", *arguments) == 0
+        pictures[name] = np.asarray(Image.open(tmp_path / f"{name}.png"))
+    assert (pictures["euler"] == pictures["without noise"]).all()
+    assert (pictures["euler"] != pictures["with noise"]).any()
+    assert (pictures["euler"] != pictures["other rho"]).any()
+    assert "eval" not in capsys.readouterr().err  # the bar is for terminals
+
+
+@for_each(
+    ("given", "expected"),
+    [
+        (["eta=0.5", "order=3"], {"eta": 0.5, "order": 3}),
+        (["final_sigma=sigma_min", "whole=true"], {"final_sigma": "sigma_min", "whole": True}),
+        (["solver-type='heun'", "rho=None"], {"solver_type": "heun", "rho": None}),
+        (["a=[1, 2]"], {"a": "[1, 2]"}),
+        ([], {}),
+    ],
+)
+def test_values_of_options_are_numbers_where_they_are_written_so(given: list[str], expected: dict[str, object]) -> None:
+    assert options_of(given) == expected
+
+
+@for_each(
+    ("arguments", "words"),
+    [
+        (("--option", "eta"), "expected NAME=VALUE"),
+        (("--option", "etta=1"), "did you mean 'eta'"),
+        (("--option", "eta=1", "--option", "eta=2"), "eta is there twice"),
+        (("--option", "world=comfyui"), "--world"),
+        (("--spacing", "Karas"), "'karras'"),
+        (("--model", "./no/folder"), "there is no folder ./no/folder"),
+        (("--out", "x.svg"), "did you mean '.png', '.jpg'"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said(arguments: tuple[str, ...], words: str) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert run("sample", "--num", "1", *arguments) == 2
+    assert words in said.getvalue()
+
+
+def test_an_interrupted_command_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffusolve.sampling.sample_with_report", interrupt)
+    out = tmp_path / "new.png"
+    assert run("sample", "--num", "1", "--out", out) == 130
+    assert capsys.readouterr().err == f"interrupted: {out} was not written.\n"
+    out.write_bytes(b"old")
+    assert run("sample", "--num", "1", "--out", out) == 130
+    assert capsys.readouterr().err == f"interrupted: {out} is as it was before.\n"
+
+
+def test_a_comparison_says_of_what_and_makes_one_class(tmp_path: Path) -> None:
+    common = ("compare", "Euler", "--steps", "2", "--num", "1", "--out")
+    assert run(*common, tmp_path / "all.png") == 0
+    assert run(*common, tmp_path / "seven.png", "--class", "7", "--json", tmp_path / "seven.json") == 0
+    every, seven = (np.asarray(Image.open(tmp_path / name)) for name in ("all.png", "seven.png"))
+    assert every.shape == seven.shape
+    assert (every != seven).any()
+    assert json.loads((tmp_path / "seven.json").read_text())["class"] == "7"
+    assert _made_of("emoji", "cat-face", 2.0, 4, 3) == "emoji, class cat-face, guidance 2, seeds 3 to 6"

@@ -171,4 +171,4 @@ def _draw(axes: Axes, table: Table, kind: str) -> None:
     if kind != "here":
         axes.axvline(1.0, color="black", linewidth=0.8)
     if axes.lines:
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # off the marks

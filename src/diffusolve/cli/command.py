@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +14,25 @@ from diffusolve import __version__
 __all__ = ["Command", "program"]
 
 
+INTERRUPTED = 130
+"""The exit status of a command that was interrupted, as shells have it."""
+
+
 class Command(TyperCommand):
-    """A command whose error for too many arguments says that names with spaces are quoted."""
+    """A command that says how names with spaces are quoted, and what is kept when it is interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            out = ctx.params.get("out")
+            kept = (
+                ""
+                if not isinstance(out, Path) or out.is_dir()
+                else f": {out} " + ("is as it was before" if out.exists() else "was not written")
+            )
+            print(f"interrupted{kept}.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:

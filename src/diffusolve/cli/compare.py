@@ -20,6 +20,7 @@ from diffusolve.cli.checks import check_asked
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import error_table, report
+from diffusolve.cli.options import OPTION_HELP, options_of
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.comparing.cells import Cell, caption, make_cell, property_of, steps_of_column
@@ -96,6 +97,7 @@ def compare_command(
     spacing: Annotated[
         str | None, typer.Option(help="Schedule type of every sampler: Karras, SGM Uniform, Automatic, ...")
     ] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=OPTION_HELP)] = None,
     world: WorldOption = None,
     model: Annotated[
         str,
@@ -103,6 +105,10 @@ def compare_command(
     ] = ("digits"),
     num: Annotated[int, typer.Option(help="How many samples in each cell.")] = 4,
     seed: Annotated[int, typer.Option(help="Sample number i starts from noise of seed + i, in every cell.")] = 0,
+    label: Annotated[
+        str | None,
+        typer.Option("--class", help="Make this class only, of those that diffusolve list --model NAME shows."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="For text-to-image pipelines.")] = None,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Where the picture goes; its ending says the format.")] = Path(
@@ -124,7 +130,10 @@ def compare_command(
     unit = "evaluations" if evaluations else "steps"
     columns = _columns(names, every, steps, evaluations, bool(files))
     check_asked({unit: min(columns)}, num, seed, guidance)
-    recipes = [sampler_called(name, spacing, world=world) for name in (_every(world) if every else names or [])]
+    options = options_of(option)
+    recipes = [
+        sampler_called(name, spacing, world=world, **options) for name in (_every(world) if every else names or [])
+    ]
     if spacing is not None and world is None:
         recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
@@ -133,7 +142,7 @@ def compare_command(
     from diffusolve.comparing.picture import encode, labelled_grid, tile
     from diffusolve.denoisers.load import load_model
 
-    loaded = load_model(model, num, prompt=prompt, label=None, guidance=guidance)
+    loaded = load_model(model, num, prompt=prompt, label=label, guidance=guidance)
     planned, refused = _planned(recipes, loaded, columns, unit, every)
     _check_plans(files, loaded)
     planned |= {name: (given, {columns[0]: given.steps}) for name, given in files.items()}
@@ -150,7 +159,15 @@ def compare_command(
     rows = [
         (name, [(tile(cell.images, num), caption(cell, unit)) for cell in row.values()]) for name, row in cells.items()
     ]
-    write_atomically(out, encode(labelled_grid([f"{column} {unit}" for column in columns], rows), out))
+    write_atomically(
+        out,
+        encode(
+            labelled_grid(
+                [f"{column} {unit}" for column in columns], rows, _made_of(model, label, guidance, num, seed)
+            ),
+            out,
+        ),
+    )
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
@@ -161,7 +178,7 @@ def compare_command(
         _print_errors(console, error_table(errors, model, unit), errors, stochastic, two_outputs)
         write_atomically(error, encode_figure(error_figure(errors, model), error))
     if json is not None:
-        settings = {"model": model, "guidance": guidance, "num": num, "seed": seed, "unit": unit}
+        settings = {"model": model, "class": label, "guidance": guidance, "num": num, "seed": seed, "unit": unit}
         write_atomically(json, report(settings, cells, stochastic, refused).encode())
     numbers = ", ".join(map(str, columns))
     written = (("picture", out), ("errors", error), ("numbers", json))
@@ -199,6 +216,13 @@ def _check_plans(plans: dict[str, Plan], loaded: PipelineModel) -> None:
                 f"{loaded.network.prediction.description}."
             )
         check_schedule(plan, loaded.network.noise_schedule)
+
+
+def _made_of(model: str, label: str | None, guidance: float, num: int, seed: int) -> str:
+    """What the samples are of, in words."""
+    seeds = f"seed {seed}" if num == 1 else f"seeds {seed} to {seed + num - 1}"
+    of_class = "" if label is None else f", class {label}"
+    return f"{model}{of_class}{f', guidance {guidance:g}' if guidance != 1.0 else ''}, {seeds}"
 
 
 def _columns(

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, options_of
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.errors import NotPlannableError
@@ -40,6 +41,8 @@ SIGMA = {
 def plan_command(
     name: Annotated[str, typer.Argument(help='A sampler by name, for example "DPM++ 2M Karras" or "Euler a".')],
     steps: Annotated[int, typer.Option(help="How many steps.")] = 20,
+    spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=OPTION_HELP)] = None,
     schedule: Annotated[str, typer.Option(help="A noise schedule: sd15, sdxl, sd3, flux, edm, ddpm, ...")] = "sd15",
     prediction: Annotated[
         str | None,
@@ -52,7 +55,7 @@ def plan_command(
     plot: Annotated[Path | None, typer.Option(help="Draw sigma and log-SNR into this file.")] = None,
 ) -> None:
     """Show a sampler's steps as a table of numbers."""
-    recipe = sampler_called(name, world=world)
+    recipe = sampler_called(name, spacing, world=world, **options_of(option))
     if recipe.solver.adaptive:
         of_world = "" if world is None else f" --world {world}"
         raise NotPlannableError(

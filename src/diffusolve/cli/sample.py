@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,9 @@ import typer
 from rich.console import Console
 
 from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.checks import check_asked
+from diffusolve.cli.checks import MOST_SAMPLES, check_asked
 from diffusolve.cli.classes import MODEL_HELP
+from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, options_of
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.files import check_writable, write_atomically
 
@@ -27,8 +29,10 @@ def sample_command(
         "DPM++ 2M"
     ),
     world: WorldOption = None,
+    spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=OPTION_HELP)] = None,
     steps: Annotated[int, typer.Option(help="How many steps; adaptive samplers choose for themselves.")] = 20,
-    num: Annotated[int, typer.Option(help="How many samples.")] = 64,
+    num: Annotated[int, typer.Option(help=f"How many samples, at most {MOST_SAMPLES:,}.")] = 64,
     label: Annotated[
         str | None,
         typer.Option("--class", help="Make this class only, of those that diffusolve list --model NAME shows."),
@@ -41,7 +45,7 @@ def sample_command(
     ),
 ) -> None:
     """Make samples and write them as a picture."""
-    recipe = sampler_called(sampler, world=world)
+    recipe = sampler_called(sampler, spacing, world=world, **options_of(option))
     check_asked({"steps": steps}, num, seed, guidance)
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.
     from diffusolve.comparing.picture import check_picture_path, encode, tile
@@ -66,7 +70,7 @@ def sample_command(
         recipe,
         steps=None if adaptive else steps,
         noise=seeds,
-        progress=True,
+        progress=sys.stderr.isatty(),  # logs are for what happened
     )
     with torch.no_grad():
         images = loaded.decode(x).float().numpy()

@@ -18,6 +18,9 @@ __all__ = ["check_picture_path", "encode", "labelled_grid", "tile"]
 GAP = 2
 """Pixels between images, and around them."""
 
+OFFERED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff", ".pdf")
+"""The endings that an error offers, of the many that Pillow knows."""
+
 TEXT, CAPTION, MARGIN = 16, 11, 12
 """Sizes of names and captions, and the space around them, in pixels."""
 
@@ -28,7 +31,7 @@ def check_picture_path(path: Path) -> None:
     if not path.suffix:
         raise ValueError(f"{path} does not say which picture format to write: use {path}.png, for example.")
     if path.suffix.lower() not in endings:
-        raise unknown_name("picture format", path.suffix, endings)
+        raise unknown_name("picture format", path.suffix, [ending for ending in OFFERED if ending in endings])
 
 
 def tile(images: npt.NDArray[np.float32], columns: int | None = None, smallest: int = 64) -> Image.Image:
@@ -54,12 +57,15 @@ def tile(images: npt.NDArray[np.float32], columns: int | None = None, smallest: 
     return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
 
 
-def labelled_grid(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> Image.Image:
+def labelled_grid(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], note: str = ""
+) -> Image.Image:
     """Pictures in rows and columns with their names, black on white.
 
     Args:
         columns: what stands above each column.
         rows: for each row what stands left of it, and a picture with its caption for each column.
+        note: a line below all.
     """
     font, small = ImageFont.load_default(TEXT), ImageFont.load_default(CAPTION)
     left = MARGIN + math.ceil(max(font.getlength(name) for name, _ in rows)) + MARGIN
@@ -69,7 +75,9 @@ def labelled_grid(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tup
     ]
     heights = [max(picture.height for picture, _ in cells) + 2 * CAPTION + MARGIN for _, cells in rows]
     top = MARGIN + 2 * TEXT
-    canvas = Image.new("RGB", (left + sum(widths), top + sum(heights)), "white")
+    below = CAPTION + MARGIN if note else 0
+    width = max(left + sum(widths), 2 * MARGIN + math.ceil(small.getlength(note)))
+    canvas = Image.new("RGB", (width, top + sum(heights) + below), "white")
     draw = ImageDraw.Draw(canvas)
     lefts = [left + sum(widths[:i]) for i in range(len(columns))]
     for x, column in zip(lefts, columns, strict=True):
@@ -80,6 +88,7 @@ def labelled_grid(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tup
             canvas.paste(picture, (x, top))
             draw.text((x, top + picture.height + 2), caption, "gray", small)
         top += height
+    draw.text((MARGIN, top), note, "gray", small)
     return canvas
 
 

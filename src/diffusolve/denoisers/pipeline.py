@@ -72,8 +72,8 @@ def open_pipeline(path: str) -> Any:
     except OSError as error:
         if Path(path).is_dir():
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(f"there is no folder {path}, and the Hub does not give it: {first}") from error
+        reason = str(error).strip().partition("\n")[0].partition(" (")[0] or type(error).__name__
+        raise OSError(f"there is no folder {path}, and the Hub does not give it: {reason.rstrip('.')}.") from error
 
 
 def conditioned(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, Literal, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 from tqdm import TqdmWarning
@@ -199,7 +199,7 @@ def sample_with_report(
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
             _check_prediction(network, sampler, prediction_type)
-            return _run_plan(network, x, sampler, noise, callback, progress, clip, donate, backend)
+            return _run_plan(network, x, sampler, noise, callback, progress and sampler.solver, clip, donate, backend)
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
@@ -220,7 +220,7 @@ def sample_with_report(
         plan = sampler.plan(noise_schedule, predicts, steps)
         if plan.is_stochastic:
             noise = noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
-        return _run_plan(network, x, plan, noise, callback, progress, clip, donate, backend)
+        return _run_plan(network, x, plan, noise, callback, progress and str(sampler), clip, donate, backend)
 
 
 def noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
@@ -245,7 +245,7 @@ def _run_plan(
     plan: Plan,
     noise: NoiseLike,
     callback: Callback | None,
-    progress: bool,
+    progress: str | Literal[False],
     clip: ClipData | None,
     donate: bool,
     backend: BackendName,
@@ -256,7 +256,7 @@ def _run_plan(
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
     x = run.begin(widen(x))
-    with tqdm(total=plan.nfe, disable=not progress, desc=plan.solver, unit="eval") as bar:
+    with tqdm(total=plan.nfe, disable=not progress, desc=progress or None, unit="eval") as bar:
         for stage, timestep in zip(plan.stages, timesteps_like(plan.timesteps, like), strict=True):
             shown, unguided = cast_like(run.model_input(x), like), None
             if both is not None and stage.reads_unguided:
