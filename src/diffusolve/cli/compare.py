@@ -219,7 +219,7 @@ def _check_plans(plans: dict[str, Plan], loaded: PipelineModel) -> None:
 
 
 def _made_of(model: str, label: str | None, guidance: float, num: int, seed: int) -> str:
-    """What the samples are of, in words."""
+    """The source of the samples, in words."""
     seeds = f"seed {seed}" if num == 1 else f"seeds {seed} to {seed + num - 1}"
     of_class = "" if label is None else f", class {label}"
     return f"{model}{of_class}{f', guidance {guidance:g}' if guidance != 1.0 else ''}, {seeds}"
