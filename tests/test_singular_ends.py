@@ -110,6 +110,8 @@ def test_plans_from_pure_noise_are_finite(solver: Solver, spacing: Spacing) -> N
 @for_each(("schedule", "prediction"), SINGULAR.values(), ids=SINGULAR)
 def test_runs_from_pure_noise_stay_near_the_data(solver: Solver, schedule: NoiseSchedule, prediction: str) -> None:
     """A network that always says x0 = 0.25, in whatever it predicts, is believed."""
+    if solver.name == "flow_sde":  # whose published steps end with noise
+        solver = solver.with_options(discretization="exact")
     sampler = Sampler(solver, Trailing())
     grid = sampler.grid(schedule, 12)
     x = grid[0].sigma * np.random.default_rng(0).standard_normal((3, 4))

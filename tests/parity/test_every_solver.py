@@ -34,6 +34,8 @@ WITHOUT_A_PEER = {
     "seeds_2": "is dpmpp_sde, which is compared, for phi_1 with eta 1; quadrature for phi_2",
     "seeds_3": "third order; the exact solution for data that are quadratic in log-SNR",
     "exp_heun_2_x0": "the exact solution for data that are linear in log-SNR",
+    "flow_sde": "the published update and density by hand; is dpmpp_multistep, which is compared, in exact steps",
+    "tcd": "its class is compared with diffusers': tests/schedulers/test_matrix.py",
     "restart": "is heun, which is compared, between the restarts; these keep the distribution",
 }
 """Solvers that no installed package has -> what stands in for a comparison (tests/test_published_solvers.py)."""
