@@ -174,6 +174,7 @@ def test_nan_and_an_interruption_keep_the_best_so_far() -> None:
     course = refine_table(model, pairs, pairs, table, 50, ask_every=2, on_iteration=interrupted)
     assert course.stopped == "interrupted"
     assert course.error < course.course[0][1]
+    assert refine_table(model, pairs, pairs, table, 50, time_left=lambda: -1.0).iterations == 0
 
     asked = []
 
@@ -182,7 +183,7 @@ def test_nan_and_an_interruption_keep_the_best_so_far() -> None:
         return mixture()(x, timestep) * (float("nan") if len(asked) > 30 else 1.0)
 
     model = Model(Denoiser(broken, "sample", SD15), LIKE)
-    course = refine_table(model, pairs, pairs, table, 50, ask_every=2, checkpointing=False)
+    course = refine_table(model, pairs, pairs, table, 50, ask_every=2, checkpointing=False, time_left=lambda: 9.0)
     assert "NaN" in course.stopped
     assert np.isfinite(course.table.weights).all()
     assert course.error < 1.0

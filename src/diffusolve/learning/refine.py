@@ -121,10 +121,11 @@ def refine_table(
         _ask(best, learner, validation)
         while best.iterations < iterations:
             done = best.iterations / iterations
-            if time_left is not None and whole:
-                done = max(done, 1.0 - time_left() / whole)
-            if done >= 1.0:
-                break
+            if time_left is not None and whole is not None:
+                left = time_left()
+                if left <= 0.0:
+                    break
+                done = max(done, 1.0 - left / whole)
             for group, usual in zip(optimizer.param_groups, RATES.values(), strict=True):
                 group["lr"] = rate * usual * 0.5 * (1.0 + cos(pi * done))
             index = torch.from_numpy(order.choice(pairs.count, min(batch, pairs.count), replace=False))
