@@ -81,8 +81,8 @@ class BrownianPath:
         if isinstance(self.seed, Sequence):
             if len(self.seed) != len(x):
                 raise ValueError(
-                    f"{len(self.seed)} seeds (noise_sampler_seed of a scheduler) for a batch of {len(x)} samples: give "
-                    "one per sample."
+                    f"{len(self.seed)} seeds for a batch of {len(x)} samples: give one per sample (a scheduler's are "
+                    "its noise_sampler_seed)."
                 )
             seeds, origin = list(self.seed), origin[0]
         self._trees = [torchsde.BrownianTree(self.sigma_min, origin, self.sigma_max, entropy=seed) for seed in seeds]
