@@ -33,8 +33,6 @@ WORSE_THAN_EULER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "DPM fast": everywhere_but("Linear quadratic"),
         "Restart": everywhere_but(),
         "PLMS": everywhere_but("Karras", "Exponential", "Polyexponential", "Beta sigmas", "Uniform log-SNR"),
-        "UniPC": ("Karras",),
-        "UniPC bh2": ("Karras",),
         "DPM++ 3M": everywhere_but("Bong tangent", "Linear quadratic"),
         "DPM++ 2S": ("Uniform", "KL Optimal", "Normal", "DDIM", "Leading"),
         "DEIS": ("Align Your Steps", "Beta sigmas"),

@@ -156,7 +156,7 @@ class Entry:
 
 
 DPMPP_2M = dpmpp_multistep.with_options(lower_order_final=False)
-SHORT_STEPS = {"longest_step": 1.5, "longest_log_snr": 1.5}
+SHORT_STEPS = {"longest_step": 1.5, "longest_log_snr": 1.2}
 """Longer steps are of first order: with them UniPC is worse than Euler on most schedule types, or much worse."""
 
 ANY_STEPS = dict.fromkeys(SHORT_STEPS, inf)
