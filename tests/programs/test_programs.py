@@ -13,6 +13,7 @@ from torch import Tensor
 import diffusolve
 from tests.programs import (  # noqa: F401 - they register programs
     histories,
+    other_loops,
     outputs_and_places,
     precision_and_order,
     subclasses,
