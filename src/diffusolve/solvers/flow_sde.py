@@ -43,7 +43,13 @@ The diffusion g is ``a * sqrt(sigma / (1 - sigma))`` in "flow" (Flow-GRPO) and `
     "Coefficients-Preserving Sampling"
 )
 def flow_sde(
-    grid: Grid, x: Value, *, sde: str = "flow", noise_level: float = 0.7, discretization: str = "authors"
+    grid: Grid,
+    x: Value,
+    *,
+    sde: str = "flow",
+    noise_level: float = 0.7,
+    discretization: str = "authors",
+    s_noise: float = 1.0,
 ) -> SolverRun:
     """The reverse SDE ``dx = (v + g**2 / (2 * sigma) * noise) dsigma + g dw`` in sigma, of any diffusion g.
 
@@ -61,6 +67,7 @@ def flow_sde(
             data. "exact" solves the SDE of constant data: noise and signal are right after each step, and the last one
             adds none. With "flow" that is :obj:`~diffusolve.solvers.dpmpp_multistep` of order 1, ``eta = a**2 / 2``.
             "cps" has such steps only.
+        s_noise: multiplies the noise of the steps, and nothing else: other than 1, marginals are not the ODE's.
 
     At sigma = 1, where g of "flow" is infinite, the authors take 1 - sigma of the next point, and so do steps here.
     """
@@ -75,7 +82,7 @@ def flow_sde(
             kept, weight, up = _exact(sde, noise_level, start, end)
         x = (norm * kept / (s.alpha + s.sigma)) * x + (norm * weight) * data
         if up > 0:
-            x = x + (norm * up) * (yield Noise(s, t))
+            x = x + (s_noise * norm * up) * (yield Noise(s, t))
     return x
 
 
