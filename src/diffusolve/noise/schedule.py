@@ -22,8 +22,9 @@ Array = npt.NDArray[np.float64]
 SHOWN, DRAWN = 6, 60
 """The rows of a table and the points of a curve that notebooks show."""
 
-MOST_TIMESTEPS = 1_000_000
-"""The largest number of training timesteps; models have 1,000, some 4,000."""
+MOST_TIMESTEPS = 100_000
+"""The largest number of training timesteps; models have 1,000, some 4,000. Tables of some
+hundred configurations are kept in memory; with so many rows they take half a gigabyte."""
 
 
 class NoiseSchedule(ABC):
