@@ -66,7 +66,29 @@ k_diffusion.sampling.sample_heun(lambda x, s, **kw: 0.5 * x, torch.randn(1, 4), 
 
 SCIPY = 'diffusolve.sampler("Euler", "Beta").plan("sd15", "epsilon", 5)\n'
 
-PROGRAMS = {"": ALONE + WITHOUT_TORCH, "torch": ALONE + TORCH, "scipy": ALONE + SCIPY, "cli": ALONE + TORCH}
+LAB = """
+from urllib.request import urlopen
+from diffusolve.lab.serve import launch
+page, address = launch("gaussian", port=0)
+assert urlopen(address).status == 200
+page.close()
+says(lambda: launch("gausian"), "gaussian")
+comparison = diffusolve.compare(["Euler", "UniPC"], (3,), model="gaussian", num=1)
+assert len(comparison.rows) == 2 and "<svg" in comparison._repr_html_()
+"""
+
+WITHOUT_LAB = """
+from diffusolve.lab.serve import launch
+says(lambda: launch("gaussian"), "diffusolve[lab]")
+"""
+
+PROGRAMS = {
+    "": ALONE + WITHOUT_TORCH,
+    "torch": ALONE + TORCH,
+    "scipy": ALONE + SCIPY,
+    "cli": ALONE + TORCH + WITHOUT_LAB,
+    "lab": ALONE + TORCH + LAB,
+}
 """Extra -> what is tried with it."""
 
 COMMANDS = {
@@ -74,7 +96,7 @@ COMMANDS = {
         ("--version",),
         ("list", "karras"),
         ("plan", "DPM++ 2M Karras", "--steps", "4"),
-        ("sample", "--num", "1", "--steps", "2"),
+        ("sample", "--num", "1", "--steps", "2", "--option", "lower_order_final=True"),
     )
 }
 """Extra -> command lines of the program."""
@@ -117,7 +139,7 @@ def tried(setting: Setting, wheel: Path, constraints: Path | None) -> str:
 
 def main(
     python: Annotated[list[str] | None, typer.Option(help="Interpreters; without it 3.10 to 3.13, if there.")] = None,
-    extras: Annotated[str, typer.Option(help="For the first of them, with commas between.")] = "torch,scipy,cli",
+    extras: Annotated[str, typer.Option(help="For the first of them, with commas between.")] = "torch,scipy,cli,lab",
     constraints: Annotated[Path | None, typer.Option(help="A file for pip.")] = None,
 ) -> None:
     """Install the wheel in new environments, and do there what a user does first."""
