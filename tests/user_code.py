@@ -58,7 +58,6 @@ def in_a_pipeline(pipe: Any) -> Any:
 def mistakes(unet: Any, x: Tensor) -> None:
     """What must be found: a comment that has nothing to ignore is an error too."""
     diffusolve.smapler("Euler")  # type: ignore[attr-defined]
-    diffusolve.sampler(5)  # type: ignore[arg-type]
     diffusolve.sample(unet, x, "Euler", steps=5)  # type: ignore[arg-type]
     diffusolve.sample(unet, x, diffusolve.sampler("Euler"), backend="fast")  # type: ignore[arg-type]
     print(diffusolve.EulerDiscreteScheduler().step(x, 5, x).previous_sample)  # type: ignore[attr-defined]
