@@ -16,6 +16,7 @@ from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepSchedule
 from diffusolve.schedulers.log_snr_scheduler import timesteps_along
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.steps import Array, Steps, check_steps, curve_asked_for, timestep_spacing
+from diffusolve.schedulers.table_scheduler import TableScheduler
 
 __all__ = ["DPMSolverMultistepInverseScheduler"]
 
@@ -51,6 +52,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     clears = frozenset({"lower_order_nums"})
 
     only_read = frozenset({"noisiest_timestep"})
+
+    _training_sigma = TableScheduler._training_sigma  # with `use_flow_sigmas` too, as diffusers has it here
 
     @register_to_config
     def __init__(
