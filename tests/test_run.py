@@ -279,7 +279,8 @@ def test_a_transform_sees_and_changes_every_data_prediction(solver: Solver) -> N
     run = Run(plan, noise_source(), clip)
     clipped = walk(run, start(), lambda x, t: -10 * torch.ones_like(x))
     assert seen == list(plan.stages)
-    assert clipped.abs().max() <= 1 + 1e-9 or solver.name == "lms"  # LMS extrapolates beyond the last prediction
+    # LMS extrapolates beyond the last prediction, and Flow-GRPO's last step adds noise like any other.
+    assert clipped.abs().max() <= 1 + 1e-9 or solver.name in ("lms", "flow_sde")
 
 
 def test_model_input_is_the_scaled_sample() -> None:
