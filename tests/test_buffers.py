@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import diffusolve
 from diffusolve.backends import Run
 from diffusolve.backends.buffers import SMALLEST, Buffers, buffers_in
 from diffusolve.catalog import sampler
@@ -182,3 +184,47 @@ def test_small_results_have_no_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     while not run.is_done:
         x = run.step(torch.tanh(x), x)
     assert seen == []
+
+
+def denoised(scheduler: Any, timesteps: Tensor, look: Callable[[Tensor], Any] = lambda x: None) -> Tensor:
+    x = start()
+    for t in timesteps:
+        x = scheduler.step(torch.tanh(x), t, x, generator=torch.Generator().manual_seed(1)).prev_sample
+        look(x)
+    return x
+
+
+STEP_BY_STEP = ("DDIMScheduler", "DDPMScheduler", "DDIMParallelScheduler")
+
+
+@for_each("name", STEP_BY_STEP)
+def test_steps_that_have_a_run_each_share_the_memory_of_their_loop_until_its_end(name: str) -> None:
+    scheduler = getattr(diffusolve, name)()
+    for _ in range(2):  # with plans that are new, and with those of before
+        scheduler.set_timesteps(9)
+        with pytest.MonkeyPatch.context() as patch:
+            seen = watched_allocations(patch)
+            plain = denoised(scheduler, scheduler.timesteps)
+        assert len(seen) == 9
+        assert seen[-1] <= 3, seen
+        assert scheduler._generation.memory is None
+        held: list[Tensor] = []
+        kept = denoised(scheduler, scheduler.timesteps, held.append)
+        assert torch.equal(kept, plain)
+        assert len({x.data_ptr() for x in held}) == 9
+        assert torch.equal(held[4], denoised(scheduler, scheduler.timesteps[:5]))
+
+
+def test_threads_in_one_loop_of_steps_that_have_a_run_each_get_results_of_their_own() -> None:
+    scheduler = diffusolve.DDIMScheduler()
+    scheduler.set_timesteps(12)
+    alone, results = denoised(scheduler, scheduler.timesteps), []
+    threads = [
+        threading.Thread(target=lambda: results.append(denoised(scheduler, scheduler.timesteps))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    assert all(torch.equal(result, alone) for result in results)

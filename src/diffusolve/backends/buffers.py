@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -60,16 +61,21 @@ class _Buffer(NamedTuple):
 
 
 class Buffers:
-    """The buffers of one run. Copies and pickles of a run begin without any."""
+    """The buffers of a run, or of several that may be stepped at once. Copies and pickles of them are without any."""
 
     def __init__(self) -> None:
         self._buffers: list[_Buffer] = []
+        self._lock = Lock()
 
     def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
         return Buffers, ()
 
     def empty_like(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """A tensor of the shape of `x`, contiguous, with memory that nobody else holds: kept from before, or new."""
+        with self._lock:
+            return self._empty_like(x, dtype)
+
+    def _empty_like(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         for index, buffer in enumerate(self._buffers):
             whole = buffer.whole
             if whole.dtype is dtype and whole.shape == x.shape and buffer.is_free():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
@@ -15,6 +15,9 @@ from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
 from diffusolve.plan import Plan, Stage
+
+if TYPE_CHECKING:
+    from diffusolve.backends.buffers import Buffers
 
 __all__ = ["BACKENDS", "BackendName", "DrawNoise", "Run", "data_prediction"]
 
@@ -70,7 +73,8 @@ class Run:
         self.donate = donate
         self.backend = backend
         self._slots: list[Any] = [None]  # what is remembered; popped by a step, so that a second one finds nothing
-        self._empty: list[None] = []
+        self._empty: list[Any] = []
+        self._kept: Buffers | None = None  # memory of runs before this one
         self._stages: tuple[BoundStage, ...] = ()
         self._backend: Any = None
         self._shape: Any = None
@@ -327,7 +331,7 @@ class Run:
         else:
             self._backend = fastest(x, output, lowered.is_simple)
         self._shape = x.shape
-        self._empty = (lowered.slots + 1) * [None]  # the last is for the run's buffers, in places[NEXT]
+        self._empty = [*lowered.slots * [None], self._kept]  # the last is for the run's buffers, in places[NEXT]
         self._stages = _bound_stages(lowered, self._backend)
         return self._stages
 
@@ -340,6 +344,12 @@ class Run:
         run.__dict__.update(self.__dict__, position=0, _slots=[None], draw_noise=draw_noise)
         return run
 
+    def keep(self, buffers: Buffers | None) -> None:
+        """From now on write large results into memory of `buffers`, which outlive this run, or into its own."""
+        self._kept = buffers
+        if self._empty:
+            self._empty = [*self._empty[:-1], buffers]  # another list: runs again share it
+
     def copied(self) -> Run:
         """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
         run, remembered = self.again(self.draw_noise), self._remembered
@@ -347,6 +357,7 @@ class Run:
             copies = [None if array is None else copied(array) for array in remembered[: self._lowered().slots]]
             run._slots = [[*copies, None]]  # without buffers
         run.position = self.position
+        run.keep(None)
         return run
 
     __copy__ = copied

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.backends import Run
+from diffusolve.backends.buffers import Buffers
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import Grid, Point, VarianceExploding
 from diffusolve.plan import Combination, Plan, plan_for
@@ -188,6 +189,7 @@ class Generation:
             begins, and the one that this run has walked with.
         first_size: of the data's last axes, where a class lets them grow on the way (FlowMatchLCM).
         options: with which the run was begun.
+        memory: of the results of steps that have a run each, until the last one.
         owner, origin: the key of the :class:`~diffusolve.schedulers.registry.Registry` that it stands in, and, once it
             was copied, what it has in common with its copies, in other processes too.
     """
@@ -212,6 +214,7 @@ class Generation:
     watched_version: int = 0
     owner: object = None
     origin: bytes = b""
+    memory: Buffers | None = None
 
     def __init__(self, prepared: Prepared, steps: int | None, noise: Noise, edition: object = None) -> None:
         self.prepared = prepared
@@ -221,6 +224,12 @@ class Generation:
         self.noise = noise
         self.sigmas = shown(prepared.sigmas)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def memory_for(self, timestep: float) -> Buffers:
+        """The memory that the step at `timestep` writes to."""
+        memory = self.memory or Buffers()
+        self.memory = None if timestep == self.values[-1] else memory
+        return memory
 
     def timesteps_and_sigmas_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Both as tensors on `device`, copied to an accelerator once."""

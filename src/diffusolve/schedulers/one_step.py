@@ -29,6 +29,9 @@ StepKey = tuple[Any, ...]
 MOST_STEPS = 1024
 """The most steps whose plans a scheduler remembers."""
 
+MANY = 1 << 18
+"""The numbers in the smallest sample whose memory is kept from step to step, where that is a matter of page faults."""
+
 NO_SIGNAL = 2.0**-60
 """Stands for alpha = 0 where a data prediction of epsilon is infinite before it is clipped."""
 
@@ -126,7 +129,13 @@ class OneStepScheduler(TimestepScheduler):
         """The sample after the step that `run` is of."""
         if sample.dtype is not model_output.dtype:
             sample = self._promoted(sample, model_output)
-        previous = self._walk(run, model_output, sample)
+        generation = self._generation if sample.numel() >= MANY else None
+        if generation is None:
+            previous = self._walk(run, model_output, sample)
+        else:
+            run.keep(generation.memory_for(key[0]))
+            previous = self._walk(run, model_output, sample)
+            run.keep(None)
         self._steps_made[key] = run  # for others like it: done, it changes no more
         return previous
 
