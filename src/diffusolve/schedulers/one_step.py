@@ -40,6 +40,7 @@ class OneStepScheduler(TimestepScheduler):
     """Each step is a plan of its own, found by its timestep: steps may be made in any order, and repeated."""
 
     output = SchedulerOutputWithData
+    steps_alone = True
     replaceable: ClassVar[frozenset[str]] = frozenset({"_get_variance", "_threshold_sample"})
 
     @abstractmethod
@@ -97,6 +98,7 @@ class OneStepScheduler(TimestepScheduler):
         if first is not None:
             return key, first.again(noise)
         self._steps_made.make_room()
+        self._check_signal(max(at, key[1]))
         grid = Grid(self._ends(at, key[1]), self.noise_schedule, self.scaling)
         plan = trace(self._solver(1, **options), grid, self._prediction)
         return key, self._run_of(plan, noise)

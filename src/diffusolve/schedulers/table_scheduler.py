@@ -16,7 +16,7 @@ from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
-from diffusolve.schedulers.tables import Tables, check_signal, tables_of
+from diffusolve.schedulers.tables import Tables, check_entries, check_signal, tables_of
 from diffusolve.schedulers.versions import version_of
 
 __all__ = ["TableScheduler"]
@@ -32,9 +32,11 @@ class TableScheduler(Scheduler):
         betas: variance of the noise added at each training timestep.
         alphas, alphas_cumprod: 1 - betas, and their running product, which is alpha^2.
         signal_floor: takes the place of a last alphas_cumprod of zero.
+        steps_alone: a step needs the signal at its own timestep, not all along the run.
     """
 
     signal_floor: ClassVar[float] = 0.0
+    steps_alone: ClassVar[bool] = False
     plans_follow_from: ClassVar[frozenset[str]] = Scheduler.plans_follow_from | {"alphas_cumprod"}
 
     def _configured(self) -> None:
@@ -58,8 +60,14 @@ class TableScheduler(Scheduler):
 
     def _begin(self, asked: Asked, device: Any) -> Generation:
         if self._flow is None:
-            check_signal(self._own_config, self._tables)
+            check_entries(self._own_config, self._tables)
+            if not self.steps_alone:
+                self._check_signal(len(self._tables.noise_schedule.signal) - 1)
         return super()._begin(asked, device)
+
+    def _check_signal(self, noisiest: int) -> None:
+        """Raise ValueError if no step can be made at the timestep `noisiest`, for lack of signal."""
+        check_signal(self._own_config, self._tables, noisiest)
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -15,7 +15,7 @@ from diffusolve.noise import TabulatedSignal
 from diffusolve.noise.betas import betas as named_betas
 from diffusolve.noise.betas import rescale_zero_terminal_snr
 
-__all__ = ["NEARLY_ZERO", "Tables", "check_signal", "tables_of"]
+__all__ = ["NEARLY_ZERO", "Tables", "check_entries", "check_signal", "tables_of"]
 
 NEARLY_ZERO = 2.0**-24
 """The last alphas_cumprod of schedulers that divide by alpha, in place of zero; sigma is then 4096."""
@@ -54,14 +54,9 @@ def tables_of(config: Mapping[str, Any], floor: float = 0.0) -> Tables:
         floor: takes the place of a last alphas_cumprod of zero.
 
     Raises:
-        ValueError: the signal does not fall, or there are fewer trained betas than timesteps.
+        ValueError: the signal does not fall.
     """
     trained = config.get("trained_betas")
-    if trained is not None and len(trained) < config["num_train_timesteps"]:
-        raise ValueError(
-            f"trained_betas has {len(trained)} entries: expected {config['num_train_timesteps']}, as there are "
-            "num_train_timesteps."
-        )
     try:
         return _tables(
             config["beta_schedule"],
@@ -77,23 +72,33 @@ def tables_of(config: Mapping[str, Any], floor: float = 0.0) -> Tables:
         raise ValueError(f"no noise schedule follows from {_said(config)}: {error}") from None
 
 
-def check_signal(config: Mapping[str, Any], tables: Tables) -> None:
-    """Raise ValueError if steps cannot be made of the `tables` that `config` describes.
-
-    Single precision can divide by the signal, but for a last one of zero where that is asked for, and some noise is
-    there at every timestep.
-    """
-    signal, place = tables.noise_schedule.signal, tables.first_without_signal
-    if place is not None:
-        may_end = config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None
-        if not (may_end and place == len(signal) - 1 and signal[place] == 0.0):
-            raise ValueError(
-                f"no steps can be made of {_said(config)}: alphas_cumprod is {signal[place]:g} at timestep {place}, "
-                f"expected at least {LEAST_SIGNAL:g}."
-            )
+def check_entries(config: Mapping[str, Any], tables: Tables) -> None:
+    """Raise ValueError if the `tables` that `config` describes lack timesteps, or noise at the first of them."""
+    signal = tables.noise_schedule.signal
+    if len(signal) < config["num_train_timesteps"]:
+        raise ValueError(
+            f"trained_betas has {len(signal)} entries: expected {config['num_train_timesteps']}, as there are "
+            "num_train_timesteps."
+        )
     if signal[0] == 1.0:
         raise ValueError(
             f"no steps can be made of {_said(config)}: alphas_cumprod is 1 at timestep 0, expected some noise."
+        )
+
+
+def check_signal(config: Mapping[str, Any], tables: Tables, noisiest: int) -> None:
+    """Raise ValueError if single precision cannot divide by the signal at the timestep `noisiest`.
+
+    A last signal of zero may be asked for.
+    """
+    signal, place = tables.noise_schedule.signal, tables.first_without_signal
+    if place is None or noisiest < place:
+        return
+    may_end = config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None
+    if not (may_end and place == len(signal) - 1 and signal[place] == 0.0):
+        raise ValueError(
+            f"no steps can be made of {_said(config)}: alphas_cumprod is {signal[noisiest]:g} at timestep {noisiest}, "
+            f"expected at least {LEAST_SIGNAL:g}, as there is up to timestep {place - 1}."
         )
 
 
