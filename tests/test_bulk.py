@@ -235,6 +235,13 @@ def test_rows_come_from_json_lines_csv_and_parquet(tmp_path: Path) -> None:
             ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    lines = "id,seed,sampler,steps\r\n" + "".join(f"é{i},{i},Euler a,1\r\n" for i in range(5))
+    (tmp_path / "rows.csv").write_text(lines, encoding="utf-8-sig")
+    assert bulk.generate(tmp_path / "rows.csv", any_size, tmp_path / "out", shard_size=2).made == 5
+    assert [record.fields["id"] for record in bulk.read(tmp_path / "out")] == [f"é{i}" for i in range(5)]
+
+
 # Going on
 
 
@@ -422,9 +429,23 @@ def test_what_else_is_wrong_is_said(rows: Path, tmp_path: Path) -> None:
         ({"workers": 0}, "workers is 0: expected a whole number, at least 1"),
         ({"format": "parkay"}, "unknown format 'parkay': did you mean 'parquet'"),
         ({"model": "digit"}, "unknown model 'digit': did you mean 'digits'"),
+        ({"device": "tpu"}, "device is 'tpu', which PyTorch does not have here"),
     ):
         with pytest.raises(ValueError, match=reason):
             bulk.generate(rows, **{"model": "digits", "out": tmp_path / "out", **options})  # type: ignore[arg-type]
+    with pytest.raises(NotADirectoryError, match="is a file: give a folder"):
+        bulk.generate(rows, "digits", rows)
+
+
+def test_a_plan_for_another_model_makes_no_rows(tmp_path: Path) -> None:
+    for schedule, predicts, reason in (
+        (diffusolve.SD15, "epsilon", "made for epsilon prediction, but the network predicts v_prediction"),
+        ("ddpm", "v_prediction", "made for another noise schedule"),
+    ):
+        path = tmp_path / "plan.json"
+        path.write_text(diffusolve.sampler("Euler Karras").plan(schedule, predicts, 3).to_json(), encoding="utf-8")
+        with pytest.raises(ValueError, match=reason):
+            bulk.generate([{"id": "a", "seed": 1, "sampler": str(path)}], any_size, tmp_path / "out")
 
 
 def test_ray_that_is_missing_or_unreachable_is_said(rows: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -144,6 +144,7 @@ def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
     network = Denoiser(frozen, "sample", SD15)
     other = diffusolve.sampler("Euler Karras").plan("edm", "sample", 4)
     longer = diffusolve.sampler("Euler Karras").plan(SD15, "sample", 9)
+    noisy = diffusolve.sampler("Euler Karras").plan(SD15, "epsilon", 4)
     for options, kind, words in (
         ({"method": "refine"}, TypeError, "no gradients flow through the network"),
         ({"method": "guess"}, ValueError, "unknown method of learning 'guess'"),
@@ -152,12 +153,24 @@ def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
         ({"minutes": 0}, ValueError, "minutes is 0"),
         ({"start": other}, ValueError, "another noise schedule"),
         ({"start": longer}, ValueError, "takes 9 evaluations"),
+        ({"start": noisy}, ValueError, "made for epsilon prediction, but the network predicts sample"),
+        ({"steps": "4"}, TypeError, "steps is '4': expected a whole number"),
         ({"conditions": (torch.zeros(0),)}, ValueError, "conditions are empty"),
+        ({"conditions": torch.zeros(8)}, TypeError, "expected a tuple of arrays"),
+        ({"conditions": (3,)}, TypeError, "conditions hold 3: expected arrays"),
     ):
         with pytest.raises(kind, match=words):
             diffusolve.learn(network, LIKE, **{"steps": 4, **options})
     with pytest.raises(learning.TeacherError, match=r"a teacher of 2 steps is .* give more teacher_steps"):
         diffusolve.learn(mixture(), LIKE, 4, teacher_steps=2)
+    with pytest.raises(TypeError, match="expected an array of the shape"):
+        diffusolve.learn(network, tuple(LIKE.shape), 4)
+    with pytest.raises(ValueError, match="made for epsilon prediction"):
+        learning.evaluate(network, noisy, LIKE, range(2))
+    with pytest.raises(learning.TeacherError, match="the network returns NaN or infinity"):
+        diffusolve.learn(Denoiser(lambda x, timestep: x * np.nan, "sample", SD15), LIKE, 4)
+    black = Denoiser(lambda x, timestep: 0 * x, "sample", SD15)
+    assert diffusolve.learn(black, LIKE, 2, method="fit", pairs=8).nfe <= 2
 
 
 def test_nan_and_an_interruption_keep_the_best_so_far() -> None:

@@ -48,6 +48,12 @@ def test_a_plan_is_compared_with_samplers_by_name(written: Path, tmp_path: Path)
     # The exact denoiser of the digits has the same noise schedule and prediction, the emoji's flow has not.
     assert run("compare", "--plan", written, "--model", "emoji-flow", "--out", out) == 2
     assert run("compare", "--plan", written, "--model", "gaussian", "--steps", "4", "--out", out) == 2
+    # Two files of one name are two rows.
+    other = tmp_path / "other" / written.name
+    other.parent.mkdir()
+    other.write_text(written.read_text(encoding="utf-8"), encoding="utf-8")
+    assert run("compare", "--plan", other, *plan, "--json", numbers, "--out", out) == 0
+    assert {one["name"] for one in json.loads(numbers.read_text())["samplers"]} == {str(written), str(other)}
 
 
 def test_what_cannot_be_written_or_learned_is_said_before_any_work(
@@ -59,6 +65,9 @@ def test_what_cannot_be_written_or_learned_is_said_before_any_work(
         (["--out", tmp_path / "no" / "plan.json"], "there is no folder"),
         (["--out", tmp_path / "p.json", "--model", "digitz"], "did you mean 'digits'"),
         (["--out", tmp_path / "p.json", "--prompts", empty], "has no prompts"),
+        (["--out", tmp_path / "p.json", "--prompts", tmp_path / "none.txt"], "there is no file"),
+        (["--out", tmp_path / "p.json", "--start", tmp_path / "none.json"], "there is no file"),
+        (["--out", tmp_path / "p.json", "--start", empty], "empty.txt: not a plan"),
         (["--out", tmp_path / "p.json", "--method", "guess"], "unknown method"),
         (["--out", tmp_path / "p.json", "--pairs", "3"], "15 weights"),
     ):
@@ -146,6 +155,18 @@ def test_flow_pipelines_take_a_plan_scheduler() -> None:
     assert torch.equal(made, tiny(scheduler, 4))
 
 
+def test_unconditional_pipelines_hand_a_generator_to_every_step() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel(
+        8, 1, 1, block_out_channels=(8,), norm_num_groups=4, down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"], layers_per_block=1,
+    )  # fmt: skip
+    own = diffusolve.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    scheduler = diffusolve.PlanScheduler.for_scheduler(plans(own.noise_schedule, "epsilon"), own)
+    pipe = diffusers.DDPMPipeline(unet, scheduler)
+    assert pipe(num_inference_steps=4, output_type="np").images.shape == (1, 8, 8, 1)
+
+
 def test_what_a_plan_scheduler_cannot_do_is_an_error_that_says_what_it_can() -> None:
     own = diffusolve.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     scheduler = diffusolve.PlanScheduler.for_scheduler(plans(own.noise_schedule, "epsilon"), own)
@@ -167,6 +188,21 @@ def test_what_a_plan_scheduler_cannot_do_is_an_error_that_says_what_it_can() -> 
             diffusolve.PlanScheduler.for_scheduler(plans(schedule, predicts), own)
     with pytest.raises(ValueError, match="two plans take 4"):
         diffusolve.PlanScheduler.for_scheduler(plans(SD15, "epsilon")[:1] * 2, own)
+    longer = diffusolve.PlanScheduler.for_scheduler(plans(SD15, "epsilon")[1:], scheduler)
+    assert list(longer.plans) == [6]
+    with pytest.raises(ValueError, match="another noise schedule"):
+        diffusolve.PlanScheduler.for_scheduler(plans("ddpm", "epsilon"), scheduler)
+    plan = plans(SD15, "epsilon")[0]
+    later = diffusolve.sampler("Euler", "Leading").plan(SD15, "epsilon", 4)
+    for given, kind, words in (
+        (plan, TypeError, r"expected a list of them, \[plan\] for one"),
+        (["plan.json"], TypeError, "Plan.from_json makes one"),
+        ([later], ValueError, "or begins in the middle"),
+    ):
+        with pytest.raises(kind, match=words):
+            diffusolve.PlanScheduler.for_scheduler(given, own)
+    with pytest.raises(TypeError, match=r"PlanScheduler\.for_scheduler"):
+        diffusolve.PlanScheduler([plan])  # type: ignore[list-item]
 
 
 def test_a_batch_run_and_the_example_programs_walk_a_learned_plan() -> None:

@@ -393,6 +393,9 @@ def test_overlapping_parts_of_a_brownian_path_have_no_density_but_its_bridges_do
     [
         ({"reduction": "total"}, UnknownNameError, "unknown reduction 'total'"),
         ({"dims": (1, 4)}, ValueError, "dims is .*: expected 0 to 1"),
+        ({"dims": (1, -1)}, ValueError, "expected each dimension once"),
+        ({"dims": "all"}, TypeError, "dims is 'all': expected a whole number"),
+        ({"next_sample": np.zeros((2, 3))}, TypeError, "the next sample is a ndarray, but the sample is a Tensor"),
         ({"next_sample": torch.zeros(1, 3)}, ValueError, "the next sample has shape"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import hypot, log, pi
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 from diffusolve.arrays import Array, cast_like, detached, is_torch, namespace, widen
@@ -67,6 +68,11 @@ class Asked(NamedTuple):
         """Raise unless this can be asked of a step from `x`."""
         if self.reduction not in REDUCTIONS:
             raise unknown_name("reduction", self.reduction, REDUCTIONS)
+        if self.next_sample is not None and is_torch(self.next_sample) is not is_torch(x):
+            raise TypeError(
+                f"the next sample is a {type(self.next_sample).__name__}, but the sample is a {type(x).__name__}: they "
+                "must be arrays of one library."
+            )
         if self.next_sample is not None and self.next_sample.shape != x.shape:
             raise ValueError(
                 f"the next sample has shape {tuple(self.next_sample.shape)}, but the sample has shape "
@@ -246,12 +252,17 @@ def axes(dims: int | Sequence[int] | None, x: Array) -> tuple[int, ...]:
     """The dimensions of `x` to reduce over.
 
     Raises:
-        ValueError: `x` has no such dimension.
+        ValueError: `x` has no such dimension, or one is there twice.
+        TypeError: something else than whole numbers.
     """
     if dims is None:
         return tuple(range(1, x.ndim))
-    given = (dims,) if isinstance(dims, int) else tuple(dims)
+    given: tuple[Any, ...] = tuple(dims) if isinstance(dims, Iterable) else (dims,)
     for dim in given:
+        if not isinstance(dim, Integral):
+            raise TypeError(f"dims is {dims!r}: expected a whole number, or several.")
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(f"dims is {dims}, but the sample has {x.ndim} dimensions: expected 0 to {x.ndim - 1}.")
+    if len({dim % x.ndim for dim in given}) < len(given):
+        raise ValueError(f"dims is {dims}: expected each dimension once.")
     return given

@@ -109,6 +109,8 @@ class Folder:
             ValueError: there is one, with other things in it.
             OSError: it cannot be made, or not be written to.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file: give a folder.")
         self.path.mkdir(parents=True, exist_ok=True)
         others = [name for name in os.listdir(self.path) if name != "job" and not PARTIAL.fullmatch(name)]
         if others and not (self.inside / "job.json").is_file():

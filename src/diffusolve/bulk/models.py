@@ -144,10 +144,12 @@ def load_model(model: ModelLike, device: str = "cpu", call_size: int | None = No
 
     Raises:
         UnknownNameError: no model has this name.
+        ValueError: PyTorch has no such device here.
         TypeError: the function makes something else than a :class:`Model`.
     """
     if isinstance(model, str):
         check_model(model)
+        check_device(device)
         made = _named(model, device)
     elif callable(model):
         made = model()
@@ -156,6 +158,16 @@ def load_model(model: ModelLike, device: str = "cpu", call_size: int | None = No
     else:
         raise TypeError(f"model is a {type(model).__name__}: expected a name, or a function that makes a Model.")
     return made if call_size is None else replace(made, call_size=call_size)
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless PyTorch can make tensors on `device`."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch that was built without CUDA
+        raise ValueError(f"device is {shown(device)}, which PyTorch does not have here: {error}") from None
 
 
 def _of_pipeline(name: str, device: str) -> Model:

@@ -11,7 +11,7 @@ from diffusolve.bulk.models import Model
 from diffusolve.bulk.rows import Row
 from diffusolve.catalog import sampler as sampler_called
 from diffusolve.noise import Grid
-from diffusolve.plan import Plan
+from diffusolve.plan import Plan, check_made_for
 from diffusolve.randomness import NoiseLike
 from diffusolve.sampling import Sampler, noise_between_steps
 
@@ -80,7 +80,8 @@ class Recipes:
             plan = Plan.from_json(self.plans[path])
         except ValueError as error:
             raise ValueError(f"{path} is no plan: {error}") from None
-        wanted = self._model.prediction.description
-        if plan.prediction != wanted:
-            raise ValueError(f"the plan {path} is for {plan.prediction} prediction: this model predicts {wanted}.")
+        try:
+            check_made_for(plan, self._model.noise_schedule, self._model.prediction)
+        except ValueError as error:
+            raise ValueError(f"{path} is for another model: {error}") from None
         return Recipe(plan)

@@ -89,7 +89,7 @@ class CsvTable(Source):
                 nonlocal taken
                 for text in file:
                     taken += len(text)
-                    yield text.decode("utf-8-sig" if taken == len(text) and not place else "utf-8", "replace")
+                    yield text.decode("utf-8-sig" if taken == len(text) else "utf-8", "replace")
 
             reader = csv.reader(lines())  # takes no more lines than its next record needs
             names = next(reader, [])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusolve.errors import check_finite
 
-__all__ = ["check_asked"]
+if TYPE_CHECKING:
+    from diffusolve.plan import Plan
+
+__all__ = ["check_asked", "plan_in"]
 
 MOST_SAMPLES = 10_000
 """The most samples of one command: a picture of more shows nobody anything."""
@@ -35,3 +40,20 @@ def check_asked(counts: Mapping[str, int], num: int, seed: int, guidance: float)
     if seed < 0:
         raise ValueError(f"seed is {seed}: expected 0 or more.")
     check_finite("guidance", guidance)
+
+
+def plan_in(path: Path) -> Plan:
+    """The plan in the file at `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    from diffusolve.plan import Plan
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: expected a plan as JSON.")
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # text that is no UTF-8 is a ValueError too
+        raise ValueError(f"{path}: {error}") from None

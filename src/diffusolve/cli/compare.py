@@ -16,7 +16,7 @@ from rich.text import Text
 
 from diffusolve.catalog import CATALOG, WORLDS
 from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.checks import check_asked
+from diffusolve.cli.checks import check_asked, plan_in
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import error_table, report
@@ -188,10 +188,9 @@ def compare_command(
 
 
 def _plans(paths: list[Path]) -> dict[str, Plan]:
-    """The plans in files, by the files' names."""
-    from diffusolve.plan import Plan
-
-    return {path.name: Plan.from_json(path.read_text(encoding="utf-8")) for path in paths}
+    """The plans in files, by the files' names, or by their paths where several have one name."""
+    names = [path.name for path in dict.fromkeys(paths)]
+    return {path.name if names.count(path.name) == 1 else str(path): plan_in(path) for path in paths}
 
 
 def _column_of(plans: dict[str, Plan], steps: list[int] | None, evaluations: list[int] | None) -> list[int]:
@@ -207,15 +206,13 @@ def _column_of(plans: dict[str, Plan], steps: list[int] | None, evaluations: lis
 
 def _check_plans(plans: dict[str, Plan], loaded: PipelineModel) -> None:
     """Raise ValueError for a plan that was made for another kind of network or noise schedule."""
-    from diffusolve.learning.plan_scheduler import check_schedule
+    from diffusolve.plan import check_made_for
 
     for name, plan in plans.items():
-        if plan.prediction != loaded.network.prediction.description:
-            raise ValueError(
-                f"{name} was made for {plan.prediction} prediction, but the network predicts "
-                f"{loaded.network.prediction.description}."
-            )
-        check_schedule(plan, loaded.network.noise_schedule)
+        try:
+            check_made_for(plan, loaded.network.noise_schedule, loaded.network.prediction)
+        except ValueError as error:
+            raise ValueError(f"{name} is for another model: {error}") from None
 
 
 def _made_of(model: str, label: str | None, guidance: float, num: int, seed: int) -> str:

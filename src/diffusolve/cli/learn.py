@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from diffusolve.cli.checks import check_asked
+from diffusolve.cli.checks import check_asked, plan_in
 from diffusolve.cli.classes import MODEL_HELP, MODELS
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.denoisers.named import check_model, classes_of, is_named, label_of
@@ -81,9 +81,8 @@ def learn_command(
     import torch
 
     from diffusolve.learning import learn_with_report
-    from diffusolve.plan import Plan
 
-    begun = None if start is None else Plan.from_json(start.read_text(encoding="utf-8"))
+    begun = None if start is None else plan_in(start)
     known = learnable(model, label, told, guidance)
 
     def write(plan: Plan) -> None:
@@ -119,6 +118,8 @@ def _prompts(path: Path | None) -> list[str] | None:
     """The lines of a file that are not empty. Raises ValueError if there are none."""
     if path is None:
         return None
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: expected a prompt on each line.")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} has no prompts: expected one on each line.")

@@ -14,7 +14,7 @@ from diffusolve.catalog import sampler as sampler_called
 from diffusolve.learning.model import Model
 from diffusolve.learning.teacher import Pairs, follow, start_point
 from diffusolve.noise import NoiseSchedule
-from diffusolve.plan import Plan
+from diffusolve.plan import Plan, check_made_for
 from diffusolve.prediction import Prediction
 from diffusolve.sampling import Sampler
 
@@ -76,7 +76,7 @@ def evaluate(
         noise_schedule, prediction_type: what the network was trained with, where it does not know.
 
     Raises:
-        ValueError: the plan adds noise, or does not begin where the teacher does.
+        ValueError: the plan adds noise, does not begin where the teacher does, or is for another kind of network.
     """
     model = Model(network, like, noise_schedule, prediction_type)
     check_begins(model, plan)
@@ -84,7 +84,7 @@ def evaluate(
 
 
 def check_begins(model: Model, plan: Plan) -> None:
-    """Raise ValueError unless `plan` follows the ODE from the noisiest level of the model's training."""
+    """Raise ValueError unless `plan` is for such a network and follows the ODE from its noisiest level."""
     if plan.is_stochastic or plan.reads_unguided:
         raise ValueError(f"{plan.solver} adds noise or takes an unguided output, so that it follows no ODE.")
     if not begins(model, plan):
@@ -92,6 +92,7 @@ def check_begins(model: Model, plan: Plan) -> None:
             f"the plan begins at log-SNR {plan.start.log_snr:.4g}, but the network's training ends at "
             f"{start_point(model).log_snr:.4g}: it was made for another noise schedule, or begins in the middle."
         )
+    check_made_for(plan, model.noise_schedule, model.prediction)
 
 
 def begins(model: Model, plan: Plan) -> bool:

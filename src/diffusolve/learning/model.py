@@ -33,6 +33,7 @@ class Model:
 
     Raises:
         ValueError: the noise schedule or the prediction type is missing.
+        TypeError: `like` is no array.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Model:
             raise ValueError(
                 f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
             )
+        if not hasattr(like, "shape"):
+            raise TypeError(f"like is {shown(like)}: expected an array of the shape (batch, ...), such as torch.empty.")
         if len(like.shape) < 2:
             raise ValueError(f"like has shape {tuple(like.shape)}: expected a batch of samples, (batch, ...).")
         self.network = network

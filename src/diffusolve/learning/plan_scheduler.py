@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from math import isclose, isfinite
+from math import isclose
 from typing import TYPE_CHECKING, Any
 
 from diffusolve.backends import Run
 from diffusolve.config import register_to_config
-from diffusolve.learning.table import WIDEST_SHIFT
+from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.from_config import noise_schedule_from_config
-from diffusolve.plan import Plan
+from diffusolve.plan import Plan, check_levels
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PlanScheduler", "check_schedule"]
+__all__ = ["PlanScheduler"]
 
 
 class PlanScheduler(SchedulerMixin):
@@ -54,7 +54,12 @@ class PlanScheduler(SchedulerMixin):
     ) -> None:
         self._plans: dict[int, Plan] = {}
         schedule = None if trained_with is None else noise_schedule_from_config(trained_with)
-        for told in plans or []:
+        for told in _listed(plans or []):
+            if isinstance(told, Plan):
+                raise TypeError(
+                    "plans holds a Plan: expected plans as JSON has them. PlanScheduler.for_scheduler(plans, "
+                    "scheduler) takes plans, and checks that they are for the scheduler's network."
+                )
             plan = Plan.from_json(json.dumps(told))
             if plan.is_stochastic or plan.reads_unguided:
                 raise ValueError(
@@ -63,7 +68,8 @@ class PlanScheduler(SchedulerMixin):
             if plan.nfe in self._plans:
                 raise ValueError(f"two plans take {plan.nfe} evaluations: leave one of them out.")
             if schedule is not None:
-                check_schedule(plan, schedule)
+                check_levels(plan, schedule)
+                _check_start(plan, schedule)
                 if plan.prediction.partition("(")[0] != predicts:
                     raise ValueError(
                         f"the plan is for {plan.prediction} prediction, but the pipeline's network predicts {predicts}."
@@ -75,11 +81,16 @@ class PlanScheduler(SchedulerMixin):
 
     @classmethod
     def for_scheduler(cls, plans: Iterable[Plan], scheduler: Any) -> PlanScheduler:
-        """The scheduler of `plans` that takes the place of a pipeline's own `scheduler`.
+        """The scheduler of `plans` that takes the place of a pipeline's own `scheduler`, or of one of other plans.
 
         Raises:
             ValueError: a plan was made for another noise schedule or prediction type.
+            TypeError: something else than plans.
         """
+        told = [_as_json(plan) for plan in _listed(plans)]
+        if isinstance(scheduler, cls):
+            own = scheduler.config
+            return cls(told, own["trained_with"], own["num_train_timesteps"], own["predicts"])
         config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
         config["_class_name"] = type(scheduler).__name__
         predicts = config.get("prediction_type", "epsilon")
@@ -88,7 +99,7 @@ class PlanScheduler(SchedulerMixin):
         elif config["_class_name"].startswith("EDM"):
             predicts = "edm"
         return cls(
-            [json.loads(plan.to_json()) for plan in plans],
+            told,
             {key: value for key, value in config.items() if _is_plain(value)},
             config.get("num_train_timesteps", 1000),
             {"flow_prediction": "flow"}.get(predicts, predicts),
@@ -182,9 +193,16 @@ class PlanScheduler(SchedulerMixin):
         return scaled.to(sample.dtype)
 
     def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True
+        self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample after the next evaluation of the plan.
+
+        Args:
+            model_output: of the network, at `timestep`.
+            timestep: the next of `timesteps`.
+            sample: the sample that the last step led to.
+            generator: nothing is drawn from it; some pipelines hand one to every scheduler.
+            return_dict: whether the result is an object with `prev_sample`, or a tuple.
 
         Raises:
             ValueError: `timestep` is not the next one: plans are walked from their beginning to their end.
@@ -205,30 +223,32 @@ class PlanScheduler(SchedulerMixin):
         return self._run
 
 
-def check_schedule(plan: Plan, schedule: NoiseSchedule) -> None:
-    """Raise ValueError unless the timesteps of `plan` are those of its noise levels on `schedule`.
-
-    They may be off by as much as a learned plan may tell its network.
-    """
-    for stage in plan.stages:
-        timestep = stage.point.timestep
-        try:
-            told = float(schedule.log_snr(timestep))
-        except ValueError:
-            told = float("nan")
-        own = stage.point.log_snr
-        apart = abs(told - own) if isfinite(told) and isfinite(own) else (0.0 if told == own else float("inf"))
-        if not apart <= WIDEST_SHIFT + 0.05:
-            raise ValueError(
-                f"the plan was made for another noise schedule: at timestep {timestep:g} its log-SNR is {own:.3f}, but "
-                f"{told:.3f} on the pipeline's, {schedule}."
-            )
+def _check_start(plan: Plan, schedule: NoiseSchedule) -> None:
+    """Raise ValueError unless `plan` begins at the noisiest level of `schedule`, where pipelines begin."""
     first = float(schedule.scaling.log_snr(schedule.sigma_max))
     if plan.start.log_snr != first and not abs(plan.start.log_snr - first) < 0.02:
         raise ValueError(
-            f"the plan was made for another noise schedule: it begins at log-SNR {plan.start.log_snr:.3f}, but "
-            f"{schedule} at {first:.3f}."
+            f"the plan begins at log-SNR {plan.start.log_snr:.3f}, but {schedule} at {first:.3f}: it was made for "
+            "another noise schedule, or begins in the middle."
         )
+
+
+def _listed(plans: Any) -> Iterable[Any]:
+    """`plans`. Raises TypeError if it is one plan."""
+    if isinstance(plans, Plan):
+        raise TypeError("plans is a Plan: expected a list of them, [plan] for one.")
+    listed: Iterable[Any] = plans
+    return listed
+
+
+def _as_json(plan: Any) -> dict[str, Any]:
+    """`plan` as JSON has it. Raises TypeError if it is none."""
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plans holds {shown(plan)}: expected a Plan; Plan.from_json makes one of the text of a plan file."
+        )
+    told: dict[str, Any] = json.loads(plan.to_json())
+    return told
 
 
 def _is_plain(value: Any) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffusolve.learning.model import Model, Rows
-from diffusolve.learning.table import WIDEST_SHIFT, Table, place
+from diffusolve.learning.table import Table, place
 from diffusolve.learning.teacher import Pairs, start_point
+from diffusolve.plan import WIDEST_SHIFT
 
 __all__ = ["Refining", "check_gradients", "refine_table"]
 

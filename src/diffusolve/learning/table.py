@@ -22,9 +22,6 @@ Numbers = npt.NDArray[np.float64]
 LEARNED = "learned"
 """The name of the solver in plans that are made here."""
 
-WIDEST_SHIFT = 0.5
-"""The farthest that a told log-SNR may be learned to be from the sample's own."""
-
 CONSISTENT = 1e-6
 """A coefficient this far from 1 is no longer 1."""
 

@@ -162,7 +162,7 @@ def steps_needed(
     coarse = follow(model, seeds, rows, steps).final
     while True:
         fine = follow(model, seeds, rows, 2 * steps).final
-        apart = root_mean_square(fine - coarse) / root_mean_square(fine)
-        if apart <= tolerance or 2 * steps > most:
+        apart = root_mean_square(fine - coarse) / (root_mean_square(fine) or 1.0)
+        if apart <= tolerance or 2 * steps > most or not np.isfinite(apart):
             return steps, apart
         steps, coarse = 2 * steps, fine

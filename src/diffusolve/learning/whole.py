@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from math import inf
+from math import inf, isfinite
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from diffusolve.arrays import Array, is_torch
-from diffusolve.errors import unknown_name
+from diffusolve.errors import shown, unknown_name
 from diffusolve.learning.fit import Fit, search
 from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, check_begins, judge
 from diffusolve.learning.model import Model, Rows
@@ -132,10 +133,12 @@ def learn_with_report(
     Raises:
         ValueError: fewer pairs than weights, steps below 1, a start for another noise schedule or another number of
             evaluations; TeacherError if the teacher disagrees with a finer one.
-        TypeError: no gradients flow through the network, and `method` is "refine".
+        TypeError: no gradients flow through the network, and `method` is "refine"; conditions that are no arrays.
         UnknownNameError: another method.
     """
     _check(steps, method, pairs, minutes)
+    for rows in (conditions, held_out or ()):
+        _check_conditions(rows)
     model = Model(network, like, noise_schedule, prediction_type)
     if start is not None:
         check_begins(model, start)
@@ -214,7 +217,17 @@ def with_provenance(plan: Plan, told: Mapping[str, Any], model: Model) -> Plan:
     return replace(plan, extra={**plan.extra, "learned": learned})
 
 
+def _check_conditions(rows: Any) -> None:
+    if not isinstance(rows, tuple | list):
+        raise TypeError(f"conditions are {shown(rows)}: expected a tuple of arrays, (array,) for one.")
+    for row in rows:
+        if not getattr(row, "shape", ()):
+            raise TypeError(f"conditions hold {shown(row)}: expected arrays with a row for each condition.")
+
+
 def _check(steps: int, method: str | None, pairs: int | None, minutes: float) -> None:
+    if not isinstance(steps, Integral):
+        raise TypeError(f"steps is {shown(steps)}: expected a whole number.")
     if steps < 1:
         raise ValueError(f"steps is {steps}: expected at least 1.")
     if method is not None and method not in METHODS:
@@ -308,9 +321,12 @@ class _Task:
         """A teacher's steps, and its distance from one of twice as many."""
         seeds, rows = self.asked_for("probe", min(8, self.model.batch))
         first, most = TEACHER_STEPS
+        wanted = (AGREEMENT, first, most) if asked is None else (inf, asked, asked)
+        steps, apart = steps_needed(self.model, seeds, rows, *wanted)
+        if not isfinite(apart):
+            raise TeacherError("the teacher's samples are not finite: the network returns NaN or infinity.")
         if asked is None:
-            return steps_needed(self.model, seeds, rows, AGREEMENT, first, most)
-        steps, apart = steps_needed(self.model, seeds, rows, inf, asked, asked)
+            return steps, apart
         if apart > DISAGREEMENT:
             needed, then = steps_needed(self.model, seeds, rows, DISAGREEMENT, asked, max(4 * most, 4 * asked))
             hint = f"{needed} steps do" if then <= DISAGREEMENT else f"even {needed} steps do not ({then:.1%})"

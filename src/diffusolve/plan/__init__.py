@@ -1,6 +1,7 @@
 """Plans: solvers compiled to tables of coefficients."""
 
 from diffusolve.plan.combination import Combination
+from diffusolve.plan.made_for import WIDEST_SHIFT, check_levels, check_made_for
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.plan.trace import check_plannable, check_scaling, plan_for, trace
 from diffusolve.plan.transition import WITH_DENSITY, Transition, noise_in, share_of
@@ -8,6 +9,7 @@ from diffusolve.plan.transition import WITH_DENSITY, Transition, noise_in, share
 __all__ = [
     "OUTPUT",
     "UNGUIDED",
+    "WIDEST_SHIFT",
     "WITH_DENSITY",
     "Combination",
     "NoiseTerm",
@@ -17,6 +19,8 @@ __all__ = [
     "Transition",
     "Update",
     "Write",
+    "check_levels",
+    "check_made_for",
     "check_plannable",
     "check_scaling",
     "noise_in",
