@@ -56,6 +56,24 @@ def test_a_plan_is_compared_with_samplers_by_name(written: Path, tmp_path: Path)
     assert {one["name"] for one in json.loads(numbers.read_text())["samplers"]} == {str(written), str(other)}
 
 
+def test_samples_are_made_by_a_plan_in_a_file(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.png"
+    assert run("sample", "--plan", written, "--model", "gaussian", "--num", "4", "--out", out) == 0
+    assert "in 3 steps, 3 function evaluations" in capsys.readouterr().out
+    assert out.is_file()
+    for wrong, words in (
+        (("--plan", written, "--sampler", "Euler", "--steps", "3"), "leave --sampler and --steps out"),
+        (("--plan", written, "--model", "emoji-flow"), "the network predicts flow"),
+        (("--plan", tmp_path / "no.json"), "there is no file"),
+        (("--sampler", "plan.json"), "--plan plan.json"),
+        (("--sampler", "DPM adaptive", "--steps", "3"), "leave steps out"),
+    ):
+        assert run("sample", *wrong, "--num", "4", "--out", out) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_what_cannot_be_written_or_learned_is_said_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
