@@ -196,12 +196,18 @@ def steps_of(entry: Entry, name: str, schedule_type: str) -> int:
     Quantiles of a Beta distribution over sigma itself, and the two tangents, leave little of the steps to the low
     levels, the less the more the range has of high ones.
     """
-    steps = {("sd15", "Beta sigmas"): 200, ("edm", "Beta sigmas"): 400, ("edm", "Bong tangent"): 300}.get(
-        (name, schedule_type), 100
+    steps = {("sd15", "Beta sigmas"): 120, ("edm", "Beta sigmas"): 240, ("edm", "Bong tangent"): 180}.get(
+        (name, schedule_type), 60
     )
+    if entry.name.removesuffix(" CFG++") in SLOWLY:
+        steps = 5 * steps // 3
     if entry.solver.function in (euler.function, gradient_estimation.function):
         return 3 * steps  # of first order
-    return 3 * steps // 2 if entry.name.startswith(("DPM++ 2M SDE Heun", "RES multistep a")) else steps
+    return 5 * steps // 2 if entry.name.startswith(("DPM++ 2M SDE Heun", "RES multistep a")) else steps
+
+
+SLOWLY = ("DPM++ 2M SDE", "DPM++ 3M", "DDPM", "Dance SDE", "Euler a", "Flow SDE", "Heun++ 2", "RES 3M", "TCD")
+"""Samplers that take more steps for the same accuracy, or for an error that does not hide a tenth too much noise."""
 
 
 def predictions_for(made: Sampler, schedule: NoiseSchedule) -> list[str]:
@@ -287,21 +293,24 @@ def test_samples_have_the_distribution_of_the_data(name: str, schedule_type: str
 def test_all_prediction_types_make_the_same_samples(name: str, schedule_type: str) -> None:
     """But epsilon, where nothing of the data is left at the start, is refused.
 
-    With a network whose guided and unguided outputs are the same CFG++ samplers make what others make.
+    Each is compared with that of the data in every other schedule type: what it is at a point does not depend on where
+    the next one is. With a network whose guided and unguided outputs are the same CFG++ samplers make what others make.
     """
     schedule, steps = SCHEDULES[name], 7
     # The table of Align Your Steps begins a little above the noisiest level that the network was trained on.
     within = 1e-5 if (name, schedule_type) == ("sd15", "Align Your Steps") else 1e-9
-    for entry, made in ways(name, schedule_type):
+    turn = EVERYWHERE.index((name, schedule_type))
+    for number, (entry, made) in enumerate(ways(name, schedule_type)):
         key = same_steps(made, name, steps)
         if key in AGREED:
             continue
         results = {}
         possible = predictions_for(made, schedule)
-        for prediction_type in OUTPUTS:
+        for place, prediction_type in enumerate(OUTPUTS):
             if prediction_type not in possible:
                 with pytest.raises(SingularPointError, match=NO_EPSILON):
                     made.plan(schedule, prediction_type, steps)
+            if prediction_type not in possible or (prediction_type != "sample" and (place + number + turn) % 2):
                 continue
             plan = made.plan(schedule, prediction_type, steps)
             results[prediction_type] = run(plan, schedule, prediction_type, best=best_for(entry), count=16)
