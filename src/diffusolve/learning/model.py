@@ -11,10 +11,9 @@ import numpy as np
 from diffusolve.arrays import Array, cast_like, concatenate, is_torch, namespace, timesteps_like, to_numpy, widen
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule, Scaling
-from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, Stage
-from diffusolve.prediction import Prediction, prediction
-from diffusolve.sampling import sample
+from diffusolve.prediction import Prediction
+from diffusolve.sampling import sample, trained_for
 
 __all__ = ["Model", "Rows"]
 
@@ -43,13 +42,7 @@ class Model:
         noise_schedule: str | NoiseSchedule | None = None,
         prediction_type: str | Prediction | None = None,
     ) -> None:
-        known = noise_schedule or getattr(network, "noise_schedule", None)
-        predicts = prediction_type or getattr(network, "prediction", None)
-        if known is None or predicts is None:
-            missing = "noise_schedule" if known is None else "prediction_type"
-            raise ValueError(
-                f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
-            )
+        self.noise_schedule, self.prediction = trained_for(network, noise_schedule, prediction_type)
         if not hasattr(like, "shape"):
             raise TypeError(f"like is {shown(like)}: expected an array of the shape (batch, ...), such as torch.empty.")
         if len(like.shape) < 2:
@@ -57,8 +50,6 @@ class Model:
         self.network = network
         self.like = like
         self.batch = int(like.shape[0])
-        self.noise_schedule = schedule_called(known)
-        self.prediction = prediction(predicts)
         infinite = not np.isfinite(self.noise_schedule.scaling.log_snr(self.noise_schedule.sigma_max))
         own = self.noise_schedule.scaling
         self.scaling = Scaling.FLOW if infinite or own is Scaling.FLOW else Scaling.VARIANCE_EXPLODING

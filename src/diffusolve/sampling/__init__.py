@@ -1,6 +1,6 @@
 """Sampling: the loop, for any model and any array library."""
 
-from diffusolve.sampling.denoiser import GuidedNetwork, Network, ScheduledNetwork
+from diffusolve.sampling.denoiser import GuidedNetwork, Network, ScheduledNetwork, trained_for
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sample import Progress, Report, noise_between_steps, sample, sample_with_report, start
 from diffusolve.sampling.sampler import Sampler
@@ -17,4 +17,5 @@ __all__ = [
     "sample",
     "sample_with_report",
     "start",
+    "trained_for",
 ]

@@ -7,9 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffusolve.arrays import Array
 from diffusolve.noise import NoiseSchedule
+from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.prediction import Prediction
+from diffusolve.prediction import prediction as prediction_called
 
-__all__ = ["GuidedNetwork", "Network", "ScheduledNetwork", "two_outputs"]
+__all__ = ["GuidedNetwork", "Network", "ScheduledNetwork", "trained_for", "two_outputs"]
 
 
 class Network(Protocol):
@@ -37,6 +39,24 @@ class GuidedNetwork(Protocol):
     def guided_and_unguided(self, x: Any, timestep: Any, /) -> tuple[Any, Any]:
         """The output with guidance and the one without, of the samples' shape each; the first is what calls return."""
         ...
+
+
+def trained_for(
+    network: Any, noise_schedule: str | NoiseSchedule | None, prediction_type: str | Prediction | None
+) -> tuple[NoiseSchedule, Prediction]:
+    """The noise schedule and the prediction that are given for `network`, or else those that it knows of itself.
+
+    Raises:
+        ValueError: neither says one of the two.
+    """
+    schedule = noise_schedule or getattr(network, "noise_schedule", None)
+    predicts = prediction_type or getattr(network, "prediction", None)
+    if schedule is None or predicts is None:
+        missing = "noise_schedule" if schedule is None else "prediction_type"
+        raise ValueError(
+            f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
+        )
+    return schedule_called(schedule), prediction_called(predicts)
 
 
 def two_outputs(network: Network, solver: str) -> Callable[[Array, Array], tuple[Array, Array]]:

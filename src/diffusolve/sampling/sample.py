@@ -15,11 +15,10 @@ from tqdm import TqdmWarning
 from diffusolve.arrays import Array, cast_like, is_floating, is_torch, namespace, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
-from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, PlanPoint, Stage
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
-from diffusolve.sampling.denoiser import Network, two_outputs
+from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
@@ -203,20 +202,13 @@ def sample_with_report(
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
-        noise_schedule = noise_schedule or getattr(network, "noise_schedule", None)
-        predicts = prediction_type or getattr(network, "prediction", None)
-        if noise_schedule is None or predicts is None:
-            missing = "noise_schedule" if noise_schedule is None else "prediction_type"
-            raise ValueError(
-                f"{missing} is missing: give it, or wrap the network in diffusolve.denoisers.Denoiser, which knows."
-            )
-        noise_schedule = schedule_called(noise_schedule)
+        noise_schedule, predicts = trained_for(network, noise_schedule, prediction_type)
         if sampler.solver.adaptive:
             if steps is not None:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
             grid = sampler.grid(noise_schedule, 1)  # where to start and where to end
             noise = noise_between_steps(sampler, grid, noise)
-            return _run_adaptive(network, x, sampler, grid, prediction(predicts), noise, callback, progress, clip)
+            return _run_adaptive(network, x, sampler, grid, predicts, noise, callback, progress, clip)
         plan = sampler.plan(noise_schedule, predicts, steps)
         if plan.is_stochastic:
             noise = noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
