@@ -400,11 +400,14 @@ EDM = {
     "sigma_max": (30.0,),
     "sigma_data": (0.7,),
     "sigma_schedule": ("karras", "exponential"),
-    "num_train_timesteps": (300,),
+    "num_train_timesteps": (1000,),
     "prediction_type": ("epsilon", "v_prediction"),
     "rho": (5.0,),
     "final_sigmas_type": ("sigma_min",),
 }
+FEW: dict[str, Any] = {"num_train_timesteps": 60}
+"""For classes that stand on a run over all training timesteps: a plan of as many steps for each case otherwise."""
+
 HELIOS = {
     "shift": (3.0,),
     "stages": ({"stages": 2, "stage_range": [0, 0.5, 1]}, {"stages": 1, "stage_range": [0, 1]}),
@@ -432,6 +435,7 @@ ROWS: dict[str, Row] = {
     "CosineDPMSolverMultistepScheduler": Row(
         {**EDM, "prediction_type": ("epsilon",), "solver_order": (1,), "solver_type": ("heun",)}
         | {"lower_order_final": (False,), "euler_at_final": (True,)},
+        base=FEW,
         steps=(2, 5),
         timestep_range=2.0,
         pairs=8,
@@ -482,10 +486,15 @@ ROWS: dict[str, Row] = {
     "EDMDPMSolverMultistepScheduler": Row(
         {**EDM, **THRESHOLDING, "solver_order": (1, 3), "algorithm_type": ("sde-dpmsolver++",)}
         | {"solver_type": ("heun",), "lower_order_final": (False,), "euler_at_final": (True,)},
+        base=FEW,
         timestep_range=2.0,
     ),
     "EDMEulerScheduler": Row(
-        EDM, step=CHURN, runs=({"num_inference_steps": 4, "sigmas": torch.linspace(0, 1, 4) ** 2},), timestep_range=2.0
+        EDM,
+        FEW,
+        step=CHURN,
+        runs=({"num_inference_steps": 4, "sigmas": torch.linspace(0, 1, 4) ** 2},),
+        timestep_range=2.0,
     ),
     "EulerAncestralDiscreteScheduler": Row({**BETAS, **SPACING, **PREDICTION, **ZERO_SNR}),
     "EulerDiscreteScheduler": Row(
