@@ -984,8 +984,8 @@ async def soak(count: int, at_once: int) -> tuple[Counter[str], dict[str, int], 
     return seen, outcomes(served), blocks, left
 
 
-def test_every_one_of_20000_requests_ends_exactly_once_and_memory_stays_flat() -> None:
-    count = 20_000
+def test_every_one_of_8000_requests_ends_exactly_once_and_memory_stays_flat() -> None:
+    count = 8_000
     seen, counted, blocks, left = asyncio.run(soak(count, at_once=64))
     assert sum(seen.values()) == sum(counted.values()) == count
     names = {"RequestFailed": "failed", "RequestTimeout": "timed_out", "UnknownNameError": "rejected"}
@@ -997,5 +997,5 @@ def test_every_one_of_20000_requests_ends_exactly_once_and_memory_stays_flat() -
     assert {"completed", "failed", "cancelled", "timed_out", "rejected"} == set(counted)
     assert counted["completed"] > 0.7 * count
     assert left == set()
-    # Between the second and the last point 16,000 requests were served; what each left behind would be seen.
-    assert max(blocks[2:]) - min(blocks[1:]) < 8000
+    # Between the second and the last point 6,400 requests were served; what each left behind would be seen.
+    assert max(blocks[2:]) - min(blocks[1:]) < 5000
