@@ -34,7 +34,8 @@ def register_to_config(init: Init) -> Init:
             raise TypeError(f"{type(self).__name__} must derive from ConfigMixin for register_to_config.")
         cls = type(self)
         check_known_options(cls, signature, kwargs)
-        values, defaulted = arguments(signature, self, args, kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        values, defaulted = arguments(bound)
         kept = {key: value for key, value in values.items() if key[0] != "_" and key not in cls.ignore_for_config}
         defaulted = [key for key in defaulted if key in kept]
         if outermost(cls) is registering_init:
@@ -45,7 +46,6 @@ def register_to_config(init: Init) -> Init:
             defaulted = [*self.config.get(DEFAULTED, ()), *(key for key in defaulted if key in kept)]
             kept = {**self.config, **kept}
         self._internal_dict = {**kept, DEFAULTED: defaulted}
-        bound = signature.bind(self, *args, **kwargs)
         for key in kept.keys() & bound.arguments.keys():  # in the words and types that the configuration keeps
             if bound.arguments[key] is kept[key]:
                 bound.arguments[key] = self._internal_dict[key]
@@ -65,12 +65,9 @@ def check_known_options(cls: type, signature: inspect.Signature, kwargs: Mapping
             raise TypeError(str(unknown_name(f"argument of {cls.__name__}", name, list(parameters)[1:])))
 
 
-def arguments(
-    signature: inspect.Signature, self: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """All arguments of a constructor's call by name, and which of them were left at their defaults."""
-    bound = signature.bind(self, *args, **kwargs)
-    given = set(bound.arguments)
+def arguments(bound: inspect.BoundArguments) -> tuple[dict[str, Any], list[str]]:
+    """All arguments of a constructor's call by name, and which of them were left at their defaults, now filled in."""
+    signature, given = bound.signature, set(bound.arguments)
     bound.apply_defaults()
     values: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
