@@ -14,7 +14,7 @@ from diffusolve.errors import UnknownNameError, check_finite, unknown_name
 from diffusolve.plan import Plan
 from diffusolve.sampling import Sampler
 
-__all__ = ["OWN", "Choice", "named", "names_of", "plan_called", "recipes_of", "schedules_of"]
+__all__ = ["OWN", "Choice", "named", "names_of", "parts_of", "plan_called", "recipes_of", "schedules_of"]
 
 OWN = "diffusolve"
 """The world of the library's own names, which are written without a world before them."""
@@ -175,13 +175,20 @@ def plan_called(name: str, plans: Mapping[str, Plan]) -> Plan:
 
 
 def _sampler(name: str) -> Sampler:
-    world, colon, rest = name.partition(":")
+    world, of_world, schedule = parts_of(name)
+    return sampler_called(of_world, schedule, world=world)
+
+
+def parts_of(name: str) -> tuple[str | None, str, str | None]:
+    """The world, the name there and the schedule of a sampler of :attr:`Choice.samplers`.
+
+    There is no world for the library's own names, and the schedule is apart for classes of diffusers only.
+    """
+    world, colon, rest = (part.strip() for part in name.partition(":"))
     if not colon:
-        return sampler_called(name)
-    if world.strip() == "diffusers":
-        of_class, _, kind = rest.strip().partition(" ")
-        return sampler_called(of_class, kind or None, world="diffusers")
-    return sampler_called(rest.strip(), world=world.strip())
+        return None, name, None
+    of_class, _, schedule = rest.partition(" ")
+    return (world, of_class, schedule or None) if world == "diffusers" else (world, rest, None)
 
 
 def _refused(class_name: str) -> bool:

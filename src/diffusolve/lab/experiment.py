@@ -14,7 +14,7 @@ from diffusolve.catalog import SCHEDULE_TYPES, differences_in_world, entry_in_wo
 from diffusolve.comparing.cells import Cell, plan_of
 from diffusolve.comparing.comparison import Place, cells_of
 from diffusolve.comparing.exact import ExactSolution
-from diffusolve.lab.choice import PLAN, Choice, recipes_of
+from diffusolve.lab.choice import PLAN, Choice, parts_of, recipes_of
 from diffusolve.plan import Plan
 from diffusolve.sampling import Progress, Sampler
 
@@ -158,17 +158,16 @@ def configuration_of(name: str) -> tuple[str, tuple[str, ...]]:
     """
     if name.startswith(PLAN):
         raise ValueError("a plan has no configuration: diffusers' classes cannot say it.")
-    world, colon, rest = name.partition(":")
+    world, of_world, kind = parts_of(name)
     if world == "diffusers":
-        of_class, _, kind = rest.strip().partition(" ")
         keys = SCHEDULE_TYPES[kind].config or {} if kind else {}
-        return _as_json({"_class_name": of_class, **keys}), ()
-    if not colon:
+        return _as_json({"_class_name": of_world, **keys}), ()
+    if world is None:
         there = to_diffusers(name)
         return _as_json(there.joined({})), there.differences
-    entry, kind_there = entry_in_world(rest.strip(), world)
+    entry, kind_there = entry_in_world(of_world, world)
     there = to_diffusers(entry if kind_there is None else f"{entry} {kind_there}")
-    return _as_json(there.joined({})), differences_in_world(rest.strip(), world, flow=False)
+    return _as_json(there.joined({})), differences_in_world(of_world, world, flow=False)
 
 
 def _as_json(configuration: Mapping[str, Any]) -> str:
