@@ -16,7 +16,6 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_config import FLOW_STEPS
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
-from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.reaching import ReachesIntoSigmas
 from diffusolve.schedulers.steps import Array, Steps, check_steps, curve_asked_for, curve_named, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
@@ -284,13 +283,9 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
             given = "timesteps" if asked.timesteps is not None else "sigmas"
             raise ValueError(f"{given} are given, but {curve} chooses them: give num_inference_steps instead.")
 
-    def _prepared_over(self, steps: Steps) -> Prepared:
-        if self.config["use_flow_sigmas"] and steps.sigmas.max() > 1.0:
-            raise ValueError(
-                f"use_flow_sigmas is asked for in a run whose sigmas reach {steps.sigmas.max():g}, where those of flow "
-                "matching are at most 1: call set_timesteps after writing to the configuration."
-            )
-        return super()._prepared_over(steps)
+    @property
+    def _walks_flow(self) -> bool:
+        return bool(self.config["use_flow_sigmas"]) or super()._walks_flow
 
     @property
     def _sigma_table(self) -> Array:

@@ -121,15 +121,20 @@ class TableScheduler(Scheduler):
         flow = self._flow
         return self._prepared_over(self._steps(asked) if flow is None else self._steps_of_flow(flow, asked))
 
+    @property
+    def _walks_flow(self) -> bool:
+        """True if the configuration asks for sigmas of flow matching, by its own rule or the class's."""
+        return self._flow is not None
+
     def _prepared_over(self, steps: Steps) -> Prepared:
-        flow = self._flow
-        if flow is None:
-            return super()._prepared_over(steps)
-        if steps.sigmas.max() > 1.0:
+        if self._walks_flow and steps.sigmas.max() > 1.0:
             raise ValueError(
                 f"flow matching is asked for in a run whose sigmas reach {steps.sigmas.max():g}, where its own are at "
                 "most 1: call set_timesteps after writing to the configuration."
             )
+        flow = self._flow
+        if flow is None:
+            return super()._prepared_over(steps)
         return flow.walked(steps, self._solver(len(steps.timesteps)))
 
     def _steps_of_flow(self, flow: FlowSigmas, asked: Asked) -> Steps:
