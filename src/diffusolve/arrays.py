@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ __all__ = [
     "is_torch",
     "moved",
     "namespace",
+    "no_gradients",
+    "not_finite",
     "timesteps_like",
     "to_numpy",
     "widen",
@@ -52,6 +55,19 @@ def namespace(x: Array) -> Any:
     raise TypeError(
         f"expected a torch tensor, a NumPy array or another array with the Python array API, got {type(x).__name__}."
     )
+
+
+def no_gradients(x: Array) -> AbstractContextManager[Any]:
+    """A context in which tensors like `x` keep no history; for other arrays, which have none, any context."""
+    return namespace(x).no_grad() if is_torch(x) else nullcontext()
+
+
+def not_finite(rows: Array) -> list[int]:
+    """The indices of those of `rows`, shape (count, ...), that hold NaN or infinity. One wait for an accelerator."""
+    xp, count = namespace(rows), rows.shape[0]
+    finite = xp.reshape(xp.isfinite(rows), (count, -1))
+    good = finite.all(dim=1) if is_torch(finite) else xp.all(finite, axis=1)
+    return [index for index, is_good in enumerate(good.tolist()) if not is_good]
 
 
 def array_like(values: npt.ArrayLike, x: Array) -> Array:

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from diffusolve.errors import SingularPointError, check_options, unknown_name
 from diffusolve.noise import Point
 
-__all__ = ["EDM", "Conversion", "Epsilon", "Flow", "Prediction", "Sample", "VPrediction", "prediction"]
+__all__ = [
+    "CONFIGURED",
+    "EDM",
+    "Conversion",
+    "Epsilon",
+    "Flow",
+    "Prediction",
+    "Sample",
+    "VPrediction",
+    "prediction",
+    "prediction_from_config",
+]
 
 
 class Conversion(NamedTuple):
@@ -156,3 +168,19 @@ def prediction(name: str | Prediction, **options: float) -> Prediction:
     if options:
         check_options(kind.name, options, inspect.signature(kind).parameters)
     return kind(**options)
+
+
+CONFIGURED = {"flow_prediction": "flow", "original_sample": "sample"}
+"""Names in configurations of diffusers -> ours, where they differ."""
+
+
+def prediction_from_config(config: Mapping[str, Any]) -> Prediction:
+    """The prediction type in `config`, the content of a ``scheduler_config.json``.
+
+    Raises:
+        UnknownNameError: no such type.
+    """
+    name, told = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
+    if name.startswith("EDM"):
+        return EDM(config.get("sigma_data", 0.5))
+    return Flow() if name.startswith("FlowMatch") else prediction(CONFIGURED.get(told, told))

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from diffusolve.arrays import Array, concatenate, copied, is_torch, namespace
+from diffusolve.arrays import Array, concatenate, copied, is_torch, namespace, no_gradients, not_finite
 from diffusolve.batching import BatchRun, Inputs
 from diffusolve.batching import Row as BatchRow
-from diffusolve.bulk.models import Model, without_gradients
+from diffusolve.bulk.models import Model
 from diffusolve.bulk.recipes import Recipe, Recipes
 from diffusolve.bulk.rows import Row
 from diffusolve.sampling import sample_with_report, start
@@ -225,7 +225,7 @@ class Engine:
             some, wanted = list(places[begin : begin + size]), conditions[begin : begin + size]
             padding = size - len(some)
             chosen = some + some[:1] * padding
-            with without_gradients(x):
+            with no_gradients(x):
                 outputs = self.model.network(x[chosen], timesteps[chosen], wanted + wanted[:1] * padding)
             if tuple(getattr(outputs, "shape", ())) != (size, *x.shape[1:]):
                 got = getattr(outputs, "shape", type(outputs).__name__)
@@ -239,7 +239,7 @@ class Engine:
         """Move rows on; those that are over."""
         over = [
             self._given_up(rows[index], f"the network's output holds NaN or infinity at evaluation {at} of {nfe}.")
-            for index in sorted(_not_finite(outputs))
+            for index in not_finite(outputs)
             for at, nfe in [(rows[index].in_batch.position + 1, rows[index].in_batch.plan.nfe)]
         ]
         by_number = {row.in_batch.number: row for row in rows}
@@ -285,14 +285,6 @@ class Engine:
 
 
 def _outcome(tag: Tag, row: Row, sample: Array, evaluations: int) -> Outcome:
-    if _not_finite(sample[None, ...]):
+    if not_finite(sample[None, ...]):
         return Outcome(tag, row, None, "the sample holds NaN or infinity.", evaluations)
     return Outcome(tag, row, sample, None, evaluations)
-
-
-def _not_finite(outputs: Array) -> set[int]:
-    """The indices of the rows of `outputs` that hold NaN or infinity."""
-    xp = namespace(outputs)
-    if bool(xp.all(xp.isfinite(outputs))):
-        return set()
-    return {index for index in range(outputs.shape[0]) if not bool(xp.all(xp.isfinite(outputs[index, ...])))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.arrays import Array, is_torch, namespace, to_numpy
+from diffusolve.arrays import Array, is_torch, no_gradients, to_numpy
 from diffusolve.bulk.rows import Row
 from diffusolve.denoisers.named import (
     check_model,
@@ -107,7 +106,7 @@ class Model:
         """The picture of a sample, shape (height, width) or (height, width, 3); None if it is none."""
         if self.decode is None:
             return None
-        with without_gradients(sample):
+        with no_gradients(sample):
             return as_pixels(to_numpy(self.decode(sample[None, ...]))[0])
 
 
@@ -117,11 +116,6 @@ def as_pixels(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
         return None
     shades = np.rint((np.clip(image.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
     return shades[0] if len(shades) == 1 else np.ascontiguousarray(shades.transpose(1, 2, 0))
-
-
-def without_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
-    """A ``with`` block in which PyTorch, if `x` is its, computes no gradients."""
-    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()
 
 
 ModelLike = str | Callable[[], Model]

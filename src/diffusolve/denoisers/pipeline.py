@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusolve.denoisers.wrap import ClassifierFreeGuidance, Denoiser
 from diffusolve.noise.from_config import noise_schedule_from_config
-from diffusolve.prediction import EDM, prediction
+from diffusolve.prediction import prediction_from_config
 
 __all__ = ["ConditionalPipeline", "PipelineModel", "conditioned", "load_pipeline", "open_pipeline", "parts_of"]
 
@@ -129,11 +129,7 @@ def parts_of(pipeline: Any, path: str) -> ConditionalPipeline:
         ValueError: a kind of pipeline that this function cannot drive.
     """
     config = {"_class_name": type(pipeline.scheduler).__name__, **pipeline.scheduler.config}
-    predicts = config.get("prediction_type", "epsilon")
-    if str(config["_class_name"]).startswith("EDM"):
-        predicts = EDM(config.get("sigma_data", 0.5))
-    elif str(config["_class_name"]).startswith("FlowMatch"):
-        predicts = prediction("flow")
+    predicts = prediction_from_config(config)
     parts = set(pipeline.components)
     schedule = noise_schedule_from_config(config)
     unet: Any = getattr(pipeline, "unet", None)

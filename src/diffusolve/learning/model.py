@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from diffusolve.arrays import Array, cast_like, concatenate, is_torch, namespace, timesteps_like, to_numpy, widen
+from diffusolve.arrays import Array, cast_like, concatenate, no_gradients, timesteps_like, to_numpy, widen
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage
@@ -106,8 +105,3 @@ def root_mean_square(x: Array) -> float:
     """Of all elements, summed in float64."""
     wide = to_numpy(x).astype(np.float64)
     return float(np.sqrt(np.mean(wide * wide)))
-
-
-def no_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
-    """A context in which tensors like `x` keep no history."""
-    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()

@@ -13,6 +13,7 @@ from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.from_config import noise_schedule_from_config
 from diffusolve.plan import Plan, check_levels
+from diffusolve.prediction import prediction_from_config
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
 
@@ -93,16 +94,11 @@ class PlanScheduler(SchedulerMixin):
             return cls(told, own["trained_with"], own["num_train_timesteps"], own["predicts"])
         config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
         config["_class_name"] = type(scheduler).__name__
-        predicts = config.get("prediction_type", "epsilon")
-        if config["_class_name"].startswith("FlowMatch"):
-            predicts = "flow"
-        elif config["_class_name"].startswith("EDM"):
-            predicts = "edm"
         return cls(
             told,
             {key: value for key, value in config.items() if _is_plain(value)},
             config.get("num_train_timesteps", 1000),
-            {"flow_prediction": "flow"}.get(predicts, predicts),
+            prediction_from_config(config).name,
         )
 
     def __len__(self) -> int:

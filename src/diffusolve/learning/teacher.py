@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffusolve.arrays import Array, concatenate, widen
+from diffusolve.arrays import Array, concatenate, no_gradients, widen
 from diffusolve.backends import Run
-from diffusolve.learning.model import Model, Rows, no_gradients, root_mean_square, slope
+from diffusolve.learning.model import Model, Rows, root_mean_square, slope
 from diffusolve.learning.table import place
 from diffusolve.noise import Grid, Point
 from diffusolve.plan import plan_for

@@ -8,7 +8,7 @@ from diffusolve.noise import NoiseSchedule
 from diffusolve.plan.plan import Plan
 from diffusolve.prediction import Prediction
 
-__all__ = ["WIDEST_SHIFT", "check_levels", "check_made_for"]
+__all__ = ["WIDEST_SHIFT", "check_levels", "check_made_for", "check_prediction"]
 
 WIDEST_SHIFT = 0.5
 """The farthest that a told log-SNR may be learned to be from the sample's own."""
@@ -19,11 +19,16 @@ ROUNDING = 0.05
 
 def check_made_for(plan: Plan, noise_schedule: NoiseSchedule, prediction: Prediction) -> None:
     """Raise ValueError if `plan` is for networks of another prediction type or noise schedule."""
+    check_prediction(plan, prediction)
+    check_levels(plan, noise_schedule)
+
+
+def check_prediction(plan: Plan, prediction: Prediction) -> None:
+    """Raise ValueError if `plan` is for networks of another prediction type."""
     if plan.prediction != prediction.description:
         raise ValueError(
             f"the plan was made for {plan.prediction} prediction, but the network predicts {prediction.description}."
         )
-    check_levels(plan, noise_schedule)
 
 
 def check_levels(plan: Plan, noise_schedule: NoiseSchedule) -> None:

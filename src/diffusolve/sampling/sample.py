@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, TypeVar, cast, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 from tqdm import TqdmWarning
 
-from diffusolve.arrays import Array, cast_like, is_floating, is_torch, namespace, timesteps_like, widen
+from diffusolve.arrays import Array, cast_like, is_floating, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
-from diffusolve.plan import Plan, PlanPoint, Stage
+from diffusolve.plan import Plan, PlanPoint, Stage, check_prediction
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
 from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
@@ -337,11 +337,9 @@ def _check_sample(x: Array) -> None:
 def _check_prediction(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
     """Raise if the network is known to predict something else than the plan was made for."""
     known = prediction_type or getattr(network, "prediction", None)
-    if known is not None and (name := prediction(known).description) != plan.prediction:
-        raise ValueError(f"the plan was made for {plan.prediction} prediction, but the network predicts {name}.")
+    if known is not None:
+        check_prediction(plan, prediction(known))
 
 
 def _gradient_mode(x: Array, gradients: bool) -> contextlib.AbstractContextManager[Any]:
-    if gradients or not is_torch(x):
-        return contextlib.nullcontext()
-    return cast("contextlib.AbstractContextManager[Any]", namespace(x).no_grad())
+    return contextlib.nullcontext() if gradients else no_gradients(x)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch import from_numpy as tensor_of
 
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
-from diffusolve.prediction import Prediction, prediction
+from diffusolve.prediction import CONFIGURED, Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared, check_options_of
-from diffusolve.schedulers.scheduler import PREDICTION_NAMES, Scheduler
+from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.spacing.flow import shift_from_mu
 
@@ -99,7 +99,7 @@ class PyramidScheduler(Scheduler):
     @property
     def _prediction(self) -> Prediction:
         name = self.config["prediction_type"]
-        return prediction(PREDICTION_NAMES.get(name, name))
+        return prediction(CONFIGURED.get(name, name))
 
     @property
     def sigmas(self) -> Tensor:

@@ -21,7 +21,7 @@ from diffusolve.config import ConfigMixin, config_keys, registered_keys
 from diffusolve.drawing import html_table, notebook
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage, plan_for
-from diffusolve.prediction import Prediction, prediction
+from diffusolve.prediction import CONFIGURED, Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers import CLASSES
 from diffusolve.schedulers.asked import Asked
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler", "index_of"]
 
-PREDICTION_NAMES = {"flow_prediction": "flow", "original_sample": "sample"}
 """The name in diffusers -> the library's."""
 
 
@@ -219,7 +218,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     @property
     def _prediction(self) -> Prediction:
         name = self.config["prediction_type"]
-        return prediction(PREDICTION_NAMES.get(name, name))
+        return prediction(CONFIGURED.get(name, name))
 
     def __len__(self) -> int:
         return int(self._internal_dict["num_train_timesteps"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
-from diffusolve.arrays import Array, is_torch, namespace
+from diffusolve.arrays import Array, is_torch, namespace, no_gradients, not_finite
 from diffusolve.backends import Clip
 from diffusolve.batching import BatchRun, Inputs, Row
 from diffusolve.sampling import start
@@ -109,7 +108,7 @@ class Stepper:
             return None
         stepped.jobs = {job.row: job for job in jobs if job.row is not None}
         (inputs,) = self.batch.inputs(rows)
-        with _no_gradients(inputs.x):
+        with no_gradients(inputs.x):
             outputs = self.model(inputs.x, inputs.timesteps, [stepped.jobs[row].request for row in rows])
         if not inspect.isawaitable(outputs):
             self._advance(inputs, outputs, stepped)
@@ -235,19 +234,10 @@ def _fits(inputs: Inputs, outputs: Any) -> bool:
 
 def _not_finite(inputs: Inputs, outputs: Any) -> set[int]:
     """The indices of the rows of `outputs` that hold NaN or infinity."""
-    if not _fits(inputs, outputs):
-        return set()
-    xp = namespace(outputs)
-    finite = xp.reshape(xp.isfinite(outputs), (len(inputs), -1))
-    good = finite.all(dim=1) if is_torch(finite) else xp.all(finite, axis=1)
-    return {index for index, is_good in enumerate(good.tolist()) if not is_good}
+    return {*not_finite(outputs)} if _fits(inputs, outputs) else set()
 
 
 def _empty(like: Array, shape: tuple[int, ...]) -> Array:
     if is_torch(like):
         return like.new_empty(shape)
     return namespace(like).empty(shape, dtype=like.dtype)
-
-
-def _no_gradients(x: Array) -> contextlib.AbstractContextManager[Any]:
-    return namespace(x).no_grad() if is_torch(x) else contextlib.nullcontext()
