@@ -32,9 +32,9 @@ from diffusolve.bulk.hands import Died, Failed, with_device
 from diffusolve.bulk.ids import Hashes
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import load_model
-from diffusolve.bulk.png import png
 from diffusolve.bulk.recipes import Recipes
 from diffusolve.bulk.rows import row_of
+from diffusolve.bulk.shards import record_of
 from diffusolve.bulk.sources import source_of
 from diffusolve.cli.main import main
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
@@ -212,7 +212,17 @@ def test_pictures_are_png_that_others_read() -> None:
     rng = np.random.default_rng(0)
     for shape in ((5, 7), (4, 3, 3)):
         pixels = rng.integers(0, 256, shape, np.uint8)
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
+        record = record_of(row_of({"id": "a", "seed": 1}), np.zeros(1), pixels, 1)
+        assert record.image is not None
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(record.image))), pixels)
+
+
+def test_pictures_without_pillow_are_told_before_anything_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match=r"pictures needs Pillow.*pip install 'diffusolve\[bulk\]'"):
+        bulk.generate([{"id": "a", "seed": 1}], "digits", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert bulk.generate([{"id": "a", "seed": 1, "steps": 1}], any_size, tmp_path / "none").made == 1
 
 
 def test_rows_come_from_json_lines_csv_and_parquet(tmp_path: Path) -> None:
@@ -501,11 +511,92 @@ def test_calls_are_full_as_long_as_there_are_rows() -> None:
     while waiting or len(engine):
         while waiting and not engine.is_full:
             assert engine.join(waiting.pop(), (0, len(waiting))) is None
-        if not waiting and engine.calls:
+        if not waiting and engine.computed:
             break
         over += engine.step(drain=False)
-    assert engine.evaluations == engine.calls * model.call_size
+    assert engine.evaluations == engine.computed
     assert over
+
+
+def slow_to_call(network: Any, most: int = 1 << 30) -> Any:
+    """A factory of models whose network takes a while for each call, however large, and memory for `most` rows."""
+
+    def called(x: Any, timesteps: Any, conditions: Any) -> Any:
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        time.sleep(0.002)
+        return network(x)
+
+    def make() -> bulk.Model:
+        import dataclasses
+
+        return dataclasses.replace(any_size(), network=called, call_size=4)
+
+    return make
+
+
+def rows_of_noise(count: int) -> list[dict[str, Any]]:
+    return [{"id": str(seed), "seed": seed, "sampler": "Euler a", "steps": 16, "size": 32} for seed in range(count)]
+
+
+def test_as_many_rows_are_asked_about_at_once_as_are_quicker_and_the_same_bits(tmp_path: Path) -> None:
+    by_size = lambda x: 0.1 * x * (1 + 1e-6 * (len(x) > 8))  # noqa: E731 - the bits of 8 rows and more are others
+    for name, network, rows_at_once, why in (
+        ("same", lambda x: 0.1 * x, 16, ""),
+        ("others", by_size, 8, "the bits are others"),
+        ("company", lambda x: x / (1 + x.std(0, keepdim=True)), 4, "the bits are others"),
+    ):
+        found = bulk.generate(rows_of_noise(64), slow_to_call(network), tmp_path / name)
+        ((size, reason),) = found.calls.values()
+        assert size >= rows_at_once if not why else (size, reason) == (rows_at_once, why)
+        if name != "company":
+            alone = bulk.generate(rows_of_noise(64), slow_to_call(network), tmp_path / f"{name} alone", batch_size=4)
+            assert (alone.call_size, alone.calls) == (4, {(1, 32, 32): (4, "")})
+            assert hashes(tmp_path / name) == hashes(tmp_path / f"{name} alone")
+        told = json.loads((tmp_path / name / "job" / "calls.json").read_text())
+        assert told == {"1x32x32": {"rows": size, "no more": reason}}
+
+
+def test_memory_that_is_short_halves_calls_before_anything_is_made_and_no_bits_after(tmp_path: Path) -> None:
+    network = lambda x: 0.1 * x  # noqa: E731
+    found = bulk.generate(rows_of_noise(60), slow_to_call(network, most=9), tmp_path / "a", workers=1)
+    assert (found.call_size, found.calls) == (4, {(1, 32, 32): (8, "memory is short")})
+    found = bulk.generate(rows_of_noise(9), slow_to_call(network, most=1), tmp_path / "b", shard_size=4)
+    assert (found.made, found.call_size) == (9, 1)
+    (tmp_path / "b" / "shard-000001.parquet").unlink()
+    again = bulk.generate(rows_of_noise(9), slow_to_call(network), tmp_path / "b", shard_size=4)
+    assert (again.made_before, again.made, again.call_size) == (5, 9, 1)  # as the job began
+    with pytest.raises(MemoryError, match=r"a call of the network on 4 rows was out of memory.* smaller call_size"):
+        bulk.generate(rows_of_noise(9), slow_to_call(network, most=1), tmp_path / "c", call_size=4)
+    bulk.generate(rows_of_noise(9), slow_to_call(network), tmp_path / "d", shard_size=4)
+    (tmp_path / "d" / "shard-000001.parquet").unlink()
+    with pytest.raises(MemoryError, match="2 shards were made by such calls, and their bits are those of 4 rows"):
+        bulk.generate(rows_of_noise(9), slow_to_call(network, most=1), tmp_path / "d", shard_size=4)
+
+
+def test_a_size_is_halved_where_memory_gets_short_and_no_row_is_lost(tmp_path: Path) -> None:
+    calls = 0
+
+    def network(x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 60 and len(x) > 4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
+        return 0.1 * x
+
+    found = bulk.generate(rows_of_noise(64), slow_to_call(network), tmp_path / "short")
+    assert (found.made, found.calls) == (64, {(1, 32, 32): (4, "memory is short")})
+    bulk.generate(rows_of_noise(64), slow_to_call(lambda x: 0.1 * x), tmp_path / "usual", batch_size=8)
+    assert hashes(tmp_path / "short") == hashes(tmp_path / "usual")
+
+
+def test_rows_of_many_shapes_fill_their_calls(tmp_path: Path) -> None:
+    rows = [row | {"size": 8 * (1 + row["seed"] % 6), "steps": 5} for row in rows_of_noise(300)]
+    found = bulk.generate(rows, any_size, tmp_path / "found")
+    assert found.occupancy > 0.9
+    assert len(found.calls) == 6
+    bulk.generate(rows, any_size, tmp_path / "few", batch_size=6)
+    assert hashes(tmp_path / "found") == hashes(tmp_path / "few")
 
 
 def test_workers_take_gpus_in_turn(monkeypatch: Any) -> None:

@@ -36,8 +36,10 @@ class Drive:
         self.progress = progress
         self.rows_done = sum(len(job.rows_in(block)) for block in complete)
         self.deaths = 0
-        self.calls = 0
+        self.computed = 0
         self.evaluations = 0
+        self.widths: dict[tuple[int, ...], tuple[int, str]] = {}
+        """As :attr:`Turn.widths <diffusolve.bulk.worker.Turn>` of the worker that called the network on most rows."""
         self._pending = deque(block for block in range(job.blocks) if block not in complete)
         self._given: dict[int, list[int]] = {}
         self._held: dict[int, int] = {}
@@ -46,7 +48,7 @@ class Drive:
     @property
     def occupancy(self) -> float:
         """The share of evaluations in what the network computed."""
-        return self.evaluations / (self.calls * self.job.call_size) if self.calls else 0.0
+        return self.evaluations / self.computed if self.computed else 0.0
 
     def run(self, hands: Hands, workers: int) -> None:
         """Do all that is not done, with so many workers.
@@ -96,8 +98,10 @@ class Drive:
             self.rows_done += done.rows
             self._deaths_in_a_row = 0
         self._held[worker] = turn.held
-        self.calls += turn.calls
+        self.computed += turn.computed
         self.evaluations += turn.evaluations
+        for shape, width in turn.widths.items():
+            self.widths[shape] = max(self.widths.get(shape, width), width)
         self._give(hands, worker, turn.wants)
 
     def _replace(self, hands: Hands, worker: int, died: Died, workers: int) -> None:

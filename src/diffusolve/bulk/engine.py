@@ -1,15 +1,15 @@
 """One continuous batch of mixed rows, in which the network is always asked about the same number of rows at once.
 
-Rows join and leave between evaluations. Of those under way as many take part in a call as fill it: a row with guidance
-is in it twice, with its condition and without. Those that found no room are first in the next call. Whoever is in the
-same call, a row's numbers are the same, since the shapes of all arrays are.
+Rows join and leave between evaluations. Of those under way the oldest take part in a call, as many as fill it: a row
+with guidance is in it twice, with its condition and without. The others wait until one of these is over. Whoever is in
+the same call, a row's numbers are the same, since the shapes of all arrays are, or were seen to make no difference.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array, concatenate, copied, is_torch, namespace, no_gradients, not_finite
@@ -18,6 +18,7 @@ from diffusolve.batching import Row as BatchRow
 from diffusolve.bulk.models import Model
 from diffusolve.bulk.recipes import Recipe, Recipes
 from diffusolve.bulk.rows import Row
+from diffusolve.bulk.width import Width, is_out_of_memory
 from diffusolve.sampling import sample_with_report, start
 
 __all__ = ["Engine", "Outcome"]
@@ -27,6 +28,9 @@ Tag = tuple[int, int]
 
 PATIENCE = 50
 """Calls after which rows of one shape that do not fill a call are let in as they are."""
+
+MOST_CALLS = 16
+"""So many calls full of rows are under way at most, where they are of many shapes."""
 
 MOST_FAILURES = 64
 """Rows that the network may fail on before any has succeeded; then it is the network that is at fault."""
@@ -60,32 +64,35 @@ class UnderWay:
 
 
 class Bucket:
-    """Rows of one shape, in the order of their turns."""
+    """Rows of one shape, in the order in which they joined."""
 
-    def __init__(self) -> None:
-        self.rows: deque[UnderWay] = deque()
+    def __init__(self, width: Width) -> None:
+        self.width = width
+        self.rows: dict[int, UnderWay] = {}
         self.cost = 0
         self.waited = 0
 
     def add(self, row: UnderWay) -> None:
-        self.rows.append(row)
+        self.rows[row.in_batch.number] = row
         self.cost += row.cost
 
-    def take(self, size: int) -> list[UnderWay]:
-        """The first rows that fit in a call of `size` places, one at least. They are no longer here."""
-        taken: list[UnderWay] = []
-        passed: deque[UnderWay] = deque()
-        while self.rows and size:
-            row = self.rows.popleft()
-            if row.cost <= size or (not taken and not passed):
-                taken.append(row)
-                size = max(size - row.cost, 0)
-            else:
-                passed.append(row)
-        self.rows.extendleft(reversed(passed))
-        self.cost -= sum(row.cost for row in taken)
-        self.waited = 0
-        return taken
+    def first(self) -> list[UnderWay]:
+        """The first rows that fit in a call, one at least."""
+        left, found = self.width.wanted, list[UnderWay]()
+        for row in self.rows.values():
+            if row.cost <= left or not found:
+                found.append(row)
+                left -= row.cost
+                if left <= 0:
+                    break
+        return found
+
+    def forget_over(self, rows: Sequence[UnderWay]) -> None:
+        """Take out those of `rows` that have left their batch."""
+        for row in rows:
+            if row.in_batch.has_left:
+                del self.rows[row.in_batch.number]
+                self.cost -= row.cost
 
 
 class Engine:
@@ -94,17 +101,20 @@ class Engine:
     Args:
         model: the network.
         recipes: the plans of rows.
-        batch_size: the most rows that are under way at once.
+        batch_size: the most rows that are under way at once. When missing, as many as keep calls full, and the network
+            is asked about more than `call_size` rows at once where that is quicker and the same bits.
     """
 
-    def __init__(self, model: Model, recipes: Recipes, batch_size: int) -> None:
+    def __init__(self, model: Model, recipes: Recipes, batch_size: int | None = None) -> None:
         self.model = model
         self.recipes = recipes
         self.batch_size = batch_size
-        self.calls = 0
-        """The number of times that the network was called so far."""
+        self.computed = 0
+        """The number of rows that the network was called on so far."""
         self.evaluations = 0
-        """The number of places in these calls that were not padding."""
+        """The number of them that were no padding."""
+        self.widths: dict[tuple[int, ...], Width] = {}
+        """Shape of a sample -> how many the network is asked about at once."""
         self._batch = BatchRun()
         self._buckets: dict[tuple[int, ...], Bucket] = {}
         self._succeeded = False
@@ -112,12 +122,17 @@ class Engine:
 
     def __len__(self) -> int:
         """The number of rows under way."""
-        return sum(len(bucket.rows) for bucket in self._buckets.values())
+        return len(self._batch)
 
     @property
     def is_full(self) -> bool:
         """True if no more rows may join now."""
-        return len(self) >= self.batch_size
+        if self.batch_size is not None:
+            return len(self) >= self.batch_size
+        widest = max((bucket.width.wanted for bucket in self._buckets.values()), default=0)
+        return len(self) >= MOST_CALLS * widest > 0 or any(
+            bucket.cost >= 2 * bucket.width.wanted for bucket in self._buckets.values()
+        )
 
     def join(self, row: Row, tag: Tag) -> Outcome | None:
         """Let `row` join; answered by its outcome if it is over at once, as those of adaptive samplers are."""
@@ -131,9 +146,13 @@ class Engine:
             in_batch = self._batch.join(recipe.plan, x, noise=recipe.noise(row.seed), tag=row.id)
         except (ValueError, TypeError, ArithmeticError) as error:
             return Outcome(tag, row, None, str(error), 0)
-        bucket = self._buckets.setdefault(shape, Bucket())
-        bucket.add(UnderWay(row, tag, in_batch, condition, is_twice))
+        if shape not in self._buckets:
+            self._buckets[shape] = Bucket(self._width(shape))
+        self._buckets[shape].add(UnderWay(row, tag, in_batch, condition, is_twice))
         return None
+
+    def _width(self, shape: tuple[int, ...]) -> Width:
+        return self.widths.setdefault(shape, Width(self.model.call_size, self.batch_size is not None))
 
     def step(self, drain: bool) -> list[Outcome]:
         """One call of the network, and the rows that are over by it.
@@ -144,42 +163,43 @@ class Engine:
         bucket = self._next(drain or self.is_full)
         if bucket is None:
             return []
-        rows = bucket.take(self.model.call_size)
+        rows = bucket.first()
+        bucket.waited = 0
         over: list[Outcome] = []
-        for part in self._answered(rows, over):
+        for part in self._answered(bucket.width, rows, over):
             over += self._advanced(*part)
-        for row in rows:
-            if not row.in_batch.has_left:
-                bucket.add(row)
-        self._buckets = {shape: bucket for shape, bucket in self._buckets.items() if bucket.rows}
+        bucket.forget_over(rows)
+        if not bucket.rows:
+            self._buckets = {shape: bucket for shape, bucket in self._buckets.items() if bucket.rows}
         return over
 
     def _next(self, now: bool) -> Bucket | None:
         """The bucket whose turn it is: one that has waited for long, one that fills a call, or, if `now`, any."""
-        size = self.model.call_size
-        buckets = [bucket for bucket in self._buckets.values() if bucket.rows]
+        buckets = self._buckets.values()
         late = [bucket for bucket in buckets if bucket.waited >= PATIENCE]
-        full = [bucket for bucket in buckets if bucket.cost >= size]
+        full = [bucket for bucket in buckets if bucket.cost >= bucket.width.wanted]
         for bucket in buckets:
             bucket.waited += 1
         if late or full:
             return max(late or full, key=lambda bucket: bucket.waited)
         return max(buckets, key=lambda bucket: bucket.cost, default=None) if now else None
 
-    def _answered(self, rows: list[UnderWay], over: list[Outcome]) -> list[tuple[list[UnderWay], Inputs, Any, Any]]:
+    def _answered(
+        self, width: Width, rows: list[UnderWay], over: list[Outcome]
+    ) -> list[tuple[list[UnderWay], Inputs, Any, Any]]:
         """Rows with what the network said of them: together, or where it raises an exception, each alone.
 
         A row that it raises one for alone is put into `over`.
         """
         try:
-            inputs, outputs, unguided = self._ask(rows)
-        except (MemoryError, OSError):
+            inputs, outputs, unguided = self._ask(width, rows)
+        except OSError:
             raise
         except Exception as error:
-            if "out of memory" in str(error):  # PyTorch's is a RuntimeError
-                raise
+            if is_out_of_memory(error):
+                return self._answered_by_fewer(width, rows, over, error)
             if len(rows) > 1:
-                return [part for row in rows for part in self._answered([row], over)]
+                return [part for row in rows for part in self._answered(width, [row], over)]
             self._failures += 1
             if not self._succeeded and self._failures >= MOST_FAILURES:
                 raise RuntimeError(
@@ -191,49 +211,87 @@ class Engine:
         self._succeeded = True
         return [(rows, inputs, outputs, unguided)]
 
-    def _ask(self, rows: list[UnderWay]) -> tuple[Inputs, Any, Any]:
+    def _answered_by_fewer(
+        self, width: Width, rows: list[UnderWay], over: list[Outcome], error: Exception
+    ) -> list[tuple[list[UnderWay], Inputs, Any, Any]]:
+        """As :meth:`_answered`, by calls of half as many rows.
+
+        Raises:
+            MemoryError: that would be other bits.
+        """
+        empty_cache(self.model.like)
+        if not width.halve():
+            raise MemoryError(f"a call of the network on {width.call_size} rows was out of memory: {error}") from error
+        return self._answered(width, rows, over)
+
+    def _ask(self, width: Width, rows: list[UnderWay]) -> tuple[Inputs, Any, Any]:
         """The inputs of `rows`, the outputs with guidance, and those without."""
         (inputs,) = self._batch.inputs([row.in_batch for row in rows])
-        conditions = [row.condition for row in rows]
         guided, unguided = self._guided(
-            inputs.x, inputs.timesteps, conditions, [row.row.guidance for row in rows], [row.is_twice for row in rows]
+            width,
+            inputs.x,
+            inputs.timesteps,
+            [row.condition for row in rows],
+            [row.row.guidance if row.is_twice else None for row in rows],
         )
         return inputs, guided, unguided
 
     def _guided(
-        self, x: Array, timesteps: Array, conditions: list[Any], scales: list[float], are_twice: list[bool]
+        self, width: Width, x: Array, timesteps: Array, conditions: list[Any], scales: Sequence[float | None]
     ) -> tuple[Array, Array]:
-        """The network's outputs for `x`, with guidance and without."""
+        """The network's outputs for `x`, with guidance and without. A scale of None asks for no other condition."""
         count = len(conditions)
-        twice = [index for index, is_twice in enumerate(are_twice) if is_twice]
-        places = [*range(count), *twice]
+        by_scale: dict[float, list[int]] = {}
+        for index, scale in enumerate(scales):
+            if scale is not None:
+                by_scale.setdefault(scale, []).append(index)
+        twice = [index for some in by_scale.values() for index in some]
         conditions = conditions + [self.model.unconditional] * len(twice)
-        outputs = self._call(x, timesteps, places, conditions)
+        outputs = self._call(width, x, timesteps, [*range(count), *twice], conditions)
         if not twice:
-            return outputs[:count], outputs[:count]
+            return outputs, outputs
         guided, unguided = copied(outputs[:count]), copied(outputs[:count])
-        for place, index in enumerate(twice, count):
-            without = outputs[place]
-            guided[index] = without + scales[index] * (outputs[index] - without)
-            unguided[index] = without
+        place = count
+        for scale, some in by_scale.items():
+            without = outputs[place : place + len(some)]
+            guided[some] = without + scale * (outputs[some] - without)
+            unguided[some] = without
+            place += len(some)
         return guided, unguided
 
-    def _call(self, x: Array, timesteps: Array, places: Sequence[int], conditions: list[Any]) -> Array:
-        """The network's outputs for the rows of `x` at `places`, in calls of the size that the model has."""
-        size, parts = self.model.call_size, []
-        for begin in range(0, len(places), size):
-            some, wanted = list(places[begin : begin + size]), conditions[begin : begin + size]
-            padding = size - len(some)
-            chosen = some + some[:1] * padding
-            with no_gradients(x):
-                outputs = self.model.network(x[chosen], timesteps[chosen], wanted + wanted[:1] * padding)
-            if tuple(getattr(outputs, "shape", ())) != (size, *x.shape[1:]):
-                got = getattr(outputs, "shape", type(outputs).__name__)
-                raise ValueError(f"the network returned {got} for samples {(size, *x.shape[1:])}: expected that shape.")
-            parts.append(outputs[: len(some)])
-            self.calls += 1
-            self.evaluations += len(some)
+    def _call(self, width: Width, x: Array, timesteps: Array, places: list[int], conditions: list[Any]) -> Array:
+        """The network's outputs for the rows of `x` at `places`."""
+        parts, begin = list[Array](), 0
+        while begin < len(places):
+            size, trial = width.holding(len(places) - begin), width.trial
+            ask = partial(self._of_network, x, timesteps, places[begin:], conditions[begin:])
+            if trial is not None and begin + trial <= len(places):
+                outputs = width.tried(ask)
+                size = trial
+            else:
+                outputs = ask(0, size)
+            parts.append(outputs)
+            begin += size
+            self.computed += size
+        self.evaluations += len(places)
         return parts[0] if len(parts) == 1 else concatenate(parts)
+
+    def _of_network(
+        self, x: Array, timesteps: Array, places: list[int], conditions: list[Any], begin: int, size: int
+    ) -> Array:
+        """The network's outputs for the rows of `x` at `places` from `begin` on, as far as `size` of them go.
+
+        It is called on `size` rows whatever there are.
+        """
+        places, conditions = places[begin : begin + size], conditions[begin : begin + size]
+        count = len(places)
+        places, conditions = places + places[:1] * (size - count), conditions + conditions[:1] * (size - count)
+        with no_gradients(x):
+            outputs = self.model.network(x[places], timesteps[places], conditions)
+        if tuple(getattr(outputs, "shape", ())) != (size, *x.shape[1:]):
+            got = getattr(outputs, "shape", type(outputs).__name__)
+            raise ValueError(f"the network returned {got} for samples {(size, *x.shape[1:])}: expected that shape.")
+        return outputs[:count]
 
     def _advanced(self, rows: list[UnderWay], inputs: Inputs, outputs: Any, unguided: Any) -> list[Outcome]:
         """Move rows on; those that are over."""
@@ -262,18 +320,26 @@ class Engine:
         """The outcome of a row of an adaptive sampler, which goes its way alone."""
         assert recipe.sampler is not None
         assert recipe.grid is not None
+        width = Width(self.model.call_size, is_fixed=True)
 
         def network(x: Array, timesteps: Array) -> Array:
-            return self._guided(x, timesteps, [condition], [row.guidance], [is_twice])[0]
+            return self._guided(width, x, timesteps, [condition], [row.guidance if is_twice else None])[0]
 
-        x, report = sample_with_report(
-            network,
-            start(recipe.grid, self._empty(shape), row.seed),
-            recipe.sampler,
-            noise_schedule=self.model.noise_schedule,
-            prediction_type=self.model.prediction,
-            noise=row.seed,
-        )
+        try:
+            x, report = sample_with_report(
+                network,
+                start(recipe.grid, self._empty(shape), row.seed),
+                recipe.sampler,
+                noise_schedule=self.model.noise_schedule,
+                prediction_type=self.model.prediction,
+                noise=row.seed,
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(f"a call of the network on {width.size} rows was out of memory: {error}") from error
+            return Outcome(tag, row, None, f"{type(error).__name__}: {error}", 0)
         return _outcome(tag, row, x[0, ...], report.nfe)
 
     def _empty(self, shape: tuple[int, ...]) -> Array:
@@ -282,6 +348,12 @@ class Engine:
         if is_torch(like):
             return like.new_empty((1, *shape))
         return namespace(like).empty((1, *shape), dtype=like.dtype)
+
+
+def empty_cache(like: Array) -> None:
+    """Give memory back that PyTorch keeps on the device of `like` for later."""
+    if is_torch(like) and like.device.type == "cuda":
+        namespace(like).cuda.empty_cache()
 
 
 def _outcome(tag: Tag, row: Row, sample: Array, evaluations: int) -> Outcome:

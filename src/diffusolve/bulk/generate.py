@@ -18,7 +18,7 @@ from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import Model, ModelLike, load_model, name_of
 from diffusolve.bulk.recipes import Recipes
 from diffusolve.bulk.rows import Row
-from diffusolve.bulk.shards import Record, format_called
+from diffusolve.bulk.shards import Record, check_pictures, format_called
 from diffusolve.bulk.sources import FoundRow, Source, source_of
 from diffusolve.bulk.verify import verify as verify_rows
 from diffusolve.bulk.worker import Order
@@ -48,6 +48,9 @@ class Summary:
         deaths: workers that were killed or crashed and were replaced.
         evaluations: of the network, for rows, in this call.
         occupancy: the share of evaluations in what the network computed; the rest was padding.
+        call_size: the number of rows in a call of the network that bits are those of.
+        calls: shape of a sample -> the number of rows that the network was asked about at once in the end, which makes
+            no difference to bits, and why about no more, for the worker that asked about most.
         verified: rows that were made again, each alone, and compared.
         differing: the ids of those among them that came out otherwise.
         seconds: that this call took, checking included.
@@ -62,6 +65,8 @@ class Summary:
     deaths: int
     evaluations: int
     occupancy: float
+    call_size: int
+    calls: Mapping[tuple[int, ...], tuple[int, str]]
     verified: int
     differing: tuple[str, ...]
     seconds: float
@@ -104,8 +109,11 @@ def generate(
         workers: how many; one works in this process, several in processes of their own.
         format: ``"parquet"`` or ``"webdataset"``.
         shard_size: rows of the input in each shard. A worker holds the samples of two or three in memory.
-        batch_size: the most rows that a worker has under way; twice the model's `call_size` when missing.
-        call_size: the number of rows that the network is called on at once; the model's own when missing.
+        batch_size: the most rows that a worker has under way, of which it asks the network about `call_size` at once.
+            When missing, each worker finds out: it asks about twice as many at once as long as that is quicker and was
+            seen to be the same bits, and has as many under way as keep such calls full.
+        call_size: the number of rows in a call of the network that bits are those of. When missing, the model's own; if
+            the very first call of a job is out of memory, half of it, and so on.
         device: of PyTorch, for models known by name: ``"cpu"`` or ``"cuda"``.
         threads: those of PyTorch in each worker.
         ray: workers are actors of Ray: on the cluster that it is connected to, or one started on this machine.
@@ -118,6 +126,7 @@ def generate(
     Raises:
         ValueError: rows that cannot be made, by their lines; a folder that holds something else.
         OSError: the disk is full, or a file cannot be read or written. Call again when that is over.
+        MemoryError: a call of the network on `call_size` rows is out of memory, and shards were made by such calls.
         ImportError: a package is missing.
         ConnectionError: there is no Ray cluster at the address.
         RuntimeError: workers end again and again, or the network fails on everything.
@@ -131,11 +140,15 @@ def generate(
             raise ValueError(f"{name} is {shown(limit)}: expected a whole number, at least 1.")
     format_called(format).check()
     source = source_of(Path(rows).absolute()) if isinstance(rows, str | Path) else None
-    loaded = load_model(model, device, call_size)
+    loaded = load_model(model, device)
+    if loaded.decode is not None:
+        check_pictures()
     folder = Folder(Path(out).absolute())
     folder.make()
     with folder.locked():
         folder.clean()
+        job = folder.job()
+        loaded = replace(loaded, call_size=call_size or (loaded.call_size if job is None else job.call_size))
         wanted = {
             "format": format,
             "shard_size": shard_size,
@@ -146,18 +159,24 @@ def generate(
             "call_size": loaded.call_size,
             "version": __version__,
         }
-        job = folder.job()
         if job is None:
             source = source or folder.spool(rows)  # type: ignore[arg-type]
             job = _begun(folder, source, loaded, wanted, skip_bad)
         else:
             job = _gone_on_with(folder, job, source, rows, wanted)
         complete, damaged = folder.complete(job)
-        order = Order(folder.path, model, batch_size or 2 * loaded.call_size, device, max(SHORTEST, workers / TURNS))
+        order = Order(folder.path, model, batch_size, device, max(SHORTEST, workers / TURNS))
         drive = Drive(folder, job, complete, progress)
         before = drive.rows_done
-        if len(complete) < job.blocks:
-            drive.run(_hands(order, loaded, workers, threads, ray, ray_address), workers)
+        while len(complete) < job.blocks:
+            try:
+                drive.run(_hands(order, loaded, workers, threads, ray, ray_address), workers)
+            except MemoryError as error:
+                job = _with_half_the_calls(folder, job, complete, call_size, error)
+                loaded = replace(loaded, call_size=job.call_size)
+                drive = Drive(folder, job, complete, progress)
+        if drive.widths:
+            folder.put_calls(drive.widths)
         failed = sum(complete.values())
         folder.join_failures(sorted(block for block, count in complete.items() if count))
         verified = verify_rows(folder, job, loaded, verify)
@@ -171,10 +190,32 @@ def generate(
         deaths=drive.deaths,
         evaluations=drive.evaluations,
         occupancy=drive.occupancy,
+        call_size=job.call_size,
+        calls=drive.widths,
         verified=verified.compared,
         differing=verified.differing,
         seconds=time.monotonic() - begun,
     )
+
+
+def _with_half_the_calls(
+    folder: Folder, job: Job, complete: dict[int, int], asked: int | None, error: MemoryError
+) -> Job:
+    """The job, for the network called on half as many rows, if nothing was made of it yet and nobody asked otherwise.
+
+    Raises:
+        MemoryError: that cannot be.
+    """
+    smaller = f"{folder.path} holds nothing else: call again with a smaller call_size"
+    if complete:
+        smaller = f"{len(complete)} shards were made by such calls, and their bits are those of {job.call_size} rows"
+    elif asked is None and job.call_size > 1:
+        for path in folder.path.glob("shard-*"):  # of workers that were ended before they could say so
+            path.unlink()
+        job = replace(job, call_size=job.call_size // 2)
+        folder.put(job)
+        return job
+    raise MemoryError(f"{error}. {smaller}.") from error
 
 
 def _hands(order: Order, model: Model, workers: int, threads: int, ray: bool, ray_address: str | None) -> Hands:

@@ -7,6 +7,7 @@
     DIR/job/bad.npy            the numbers of the rows that are passed over, and in bad.jsonl why
     DIR/job/failed-000000.jsonl  rows of a block that could not be made, written before its shard
     DIR/job/shards.jsonl       a line for each shard that was completed, for restarts to know it by
+    DIR/job/calls.json         how many rows the network was asked about at once, for each shape of samples
 
 A block is done when its shard is there, whatever else was interrupted. The rest is there to be quick.
 """
@@ -17,7 +18,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,11 @@ class Folder:
     def put(self, job: Job) -> None:
         """Write down the job."""
         write_atomically(self.inside / "job.json", json.dumps(asdict(job), indent=1).encode())
+
+    def put_calls(self, widths: Mapping[tuple[int, ...], tuple[int, str]]) -> None:
+        """Write down how many samples of each shape the network was asked about at once, for whoever wants to know."""
+        told = {"x".join(map(str, shape)): {"rows": rows, "no more": why} for shape, (rows, why) in widths.items()}
+        write_atomically(self.inside / "calls.json", json.dumps(told, indent=1).encode())
 
     def places(self) -> npt.NDArray[np.int64]:
         """The place of each block in the input; not read before it is looked at."""

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusolve import __version__
-from diffusolve.bulk.png import png
 from diffusolve.bulk.rows import Row
 from diffusolve.bulk.sources import parquet
 from diffusolve.errors import unknown_name
 from diffusolve.files import replacing
 
-__all__ = ["FORMATS", "Format", "Made", "Record", "format_called", "record_of"]
+__all__ = ["FORMATS", "Format", "Made", "Record", "check_pictures", "format_called", "record_of"]
 
 ROWS_TOGETHER = 128
 """Rows that a reader of Parquet holds at once."""
@@ -49,7 +48,26 @@ def record_of(row: Row, sample: npt.NDArray[Any], pixels: npt.NDArray[np.uint8] 
     """The record of a row that was made."""
     fields = row.fields() | {"evaluations": evaluations, "version": __version__}
     fields |= {"shape": list(sample.shape), "dtype": str(sample.dtype)}
-    return Record(fields, np.ascontiguousarray(sample), None if pixels is None else png(pixels))
+    return Record(fields, np.ascontiguousarray(sample), None if pixels is None else _png(pixels))
+
+
+def check_pictures() -> None:
+    """Raise ImportError if the package that writes pictures is missing."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "writing pictures needs Pillow, which is not installed: pip install 'diffusolve[bulk]'."
+        ) from error
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """`pixels`, shape (height, width) or (height, width, 3), as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 class Format(ABC):

@@ -31,7 +31,7 @@ class Order(NamedTuple):
 
     out: Path
     model: ModelLike
-    batch_size: int
+    batch_size: int | None
     device: str
     """A device of PyTorch, as jobs have it or with a number, ``cuda:1``."""
     seconds: float = 0.5
@@ -56,10 +56,12 @@ class Turn:
     """Rows that are finished, in blocks that are not."""
     wants: int = 0
     """The number of blocks that it could take."""
-    calls: int = 0
-    """Calls of the network in this turn."""
+    computed: int = 0
+    """Rows that the network was called on in this turn."""
     evaluations: int = 0
-    """Places in these calls that were not padding."""
+    """The number of them that were no padding."""
+    widths: dict[tuple[int, ...], tuple[int, str]] = field(default_factory=dict)
+    """Shape of a sample -> how many the network is asked about at once so far, and why not about more."""
 
 
 class OpenBlock:
@@ -114,7 +116,7 @@ class Worker:
             OSError: a shard cannot be written.
         """
         self._given.extend(blocks)
-        engine, turn = self.engine, Turn(calls=-self.engine.calls, evaluations=-self.engine.evaluations)
+        engine, turn = self.engine, Turn(computed=-self.engine.computed, evaluations=-self.engine.evaluations)
         ends = time.monotonic() + self.seconds
         with threads(self.job.threads):
             while time.monotonic() < ends:
@@ -132,8 +134,9 @@ class Worker:
         self._finish(turn)
         turn.held = sum(map(len, self._open.values()))
         turn.wants = AHEAD - len(self._given) - (self._joining is not None)
-        turn.calls += engine.calls
+        turn.computed += engine.computed
         turn.evaluations += engine.evaluations
+        turn.widths = {shape: (width.size, width.why) for shape, width in engine.widths.items()}
         return turn
 
     def _next_row(self) -> tuple[OpenBlock, int, Row] | None:

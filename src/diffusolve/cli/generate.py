@@ -23,7 +23,9 @@ def generate_command(
     workers: Annotated[int, typer.Option(help="How many processes; one works in this one.")] = 1,
     format: Annotated[str, typer.Option(help="parquet or webdataset.")] = "parquet",
     shard_size: Annotated[int, typer.Option(help="Rows in each shard.")] = 1000,
-    batch_size: Annotated[int | None, typer.Option(help="Rows under way in each worker.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows under way in each worker; found out by each when missing.")
+    ] = None,
     call_size: Annotated[
         int | None, typer.Option(help="Rows that the network is called on at once; other bits than the default's.")
     ] = None,
@@ -68,6 +70,13 @@ def generate_command(
         highlight=False,
         soft_wrap=True,
     )
+    for shape, (rows_at_once, why) in sorted(summary.calls.items())[:SHOWN]:
+        console.print(
+            f"samples of {'x'.join(map(str, shape))}: calls of {rows_at_once} rows, the same bits as of "
+            f"{summary.call_size}" + (f"; {2 * rows_at_once} were tried: {why}" if why else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
     if summary.verified:
         same = summary.verified - len(summary.differing)
         console.print(f"{same} of {summary.verified} rows are the same bits when each is made alone", highlight=False)
