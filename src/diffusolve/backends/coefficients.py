@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage
 from diffusolve.backends.lowering import lower
-from diffusolve.plan import Plan
+from diffusolve.plan import Plan, put_in
 
 __all__ = ["Coefficients", "coefficients", "slots_of"]
 
@@ -95,11 +95,7 @@ def _sums(stage: LoweredStage) -> dict[int, dict[int, float]]:
     """The values that the stage leaves, as sums over those before it: ``{target: {source: coefficient}}``."""
     values: dict[int, dict[int, float]] = {} if stage.keeps is None else {stage.keeps: {SAMPLE: 1.0}}
     for total in stage.sums:
-        terms: dict[int, float] = {}
-        for source, coefficient in zip(total.sources, total.coefficients, strict=True):
-            for place, factor in values.get(source, {source: 1.0}).items():
-                terms[place] = terms.get(place, 0.0) + coefficient * factor
-        values[total.target] = terms
+        values[total.target] = put_in(total.terms.items(), values)
     following = values.pop(NEXT)
     held = {slot for _, slot in stage.holds}
     return {**{place: terms for place, terms in values.items() if place in held}, SAMPLE: following}

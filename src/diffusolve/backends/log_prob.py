@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import hypot, log, pi
+from math import hypot, inf, log, pi
 from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,7 +13,16 @@ from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum
 from diffusolve.errors import NoDensityError, unknown_name
 from diffusolve.plan import WITH_DENSITY, Plan, Transition, Update, noise_in, share_of
 
-__all__ = ["REDUCTIONS", "Asked", "LogProbStep", "NoisyStage", "Told", "log_density", "moved_on", "transition_for"]
+__all__ = [
+    "REDUCTIONS",
+    "LogProbArguments",
+    "LogProbStep",
+    "NoisyStage",
+    "Told",
+    "log_density",
+    "moved_on",
+    "transition_for",
+]
 
 REDUCTIONS = ("mean", "sum")
 
@@ -49,8 +58,8 @@ class LogProbStep(NamedTuple):
         return self.next_sample
 
 
-class Asked(NamedTuple):
-    """The log-probability that is asked for.
+class LogProbArguments(NamedTuple):
+    """The arguments of a step with its log-probability, as one value.
 
     Attributes:
         next_sample: the sample to take for the next one; one is drawn when missing.
@@ -139,16 +148,13 @@ class NoisyStage(NamedTuple):
     @classmethod
     def of_plan(cls, update: Update, following: str, live: Collection[str]) -> NoisyStage:
         """The stage that does `update`, by names: to the sample `following`, where later stages read those `live`."""
-        sums = []
-        for register, terms in update.writes:
-            target: Any = register
-            sources: Any = tuple([source for source, _ in terms])
-            sums.append(Sum(target, sources, tuple([c for _, c in terms])))
+        writes: Sequence[Any] = update.writes  # whose places are names
+        sums = [Sum.of(register, dict(terms)) for register, terms in writes]
         return cls(sums, following, update.noises, live)
 
 
 def moved_on(
-    asked: Asked, told: Told, stage: NoisyStage, places: Places, backend: Backend, draw: DrawBetween
+    asked: LogProbArguments, told: Told, stage: NoisyStage, places: Places, backend: Backend, draw: DrawBetween
 ) -> LogProbStep:
     """Make the step of `stage`: fill its places as if noise had been drawn that leads to the next sample.
 
@@ -206,10 +212,9 @@ def _means(sums: Iterable[Sum], last: Place, drawn: Collection[Place], places: P
     """Fill the places of `sums` without the noise `drawn` into some, and return the last one's."""
     silent, mean = {*drawn}, None
     for total in sums:
-        terms = [term for term in zip(total.sources, total.coefficients, strict=True) if term[0] not in silent]
-        heard = Sum(total.target, tuple(source for source, _ in terms), tuple(c for _, c in terms))
+        heard = Sum.of(total.target, {source: c for source, c in total.terms.items() if source not in silent})
         value = widen(backend.bind(heard)(places))
-        if total.limit != float("inf"):
+        if total.limit < inf:
             value = backend.clip(value, total.limit)
         if total.target == last:
             mean = value

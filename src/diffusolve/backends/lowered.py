@@ -13,7 +13,22 @@ from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
-__all__ = ["NEXT", "OUTPUT", "SAMPLE", "UNGUIDED", "BoundStage", "Lowered", "LoweredStage", "Sum", "Trait", "numbered"]
+__all__ = [
+    "ENDS",
+    "NEXT",
+    "OUTPUT",
+    "PREPARES",
+    "READS_UNGUIDED",
+    "SAMPLE",
+    "SCALES",
+    "UNGUIDED",
+    "BoundStage",
+    "Lowered",
+    "LoweredStage",
+    "Sum",
+    "Trait",
+    "numbered",
+]
 
 SAMPLE, OUTPUT, UNGUIDED, NEXT = -1, -2, -3, -4
 """The places that are no slots: the current sample, the network's outputs, and the sample that the stage leads to. The
@@ -35,6 +50,20 @@ class Sum(NamedTuple):
     reusable: tuple[int, ...] = ()
     scratch: bool = False
 
+    @classmethod
+    def of(cls, target: int, terms: Mapping[int, float]) -> Sum:
+        """The sum of `terms`, coefficients by their sources."""
+        return cls(target, tuple(terms), tuple(terms.values()))
+
+    @property
+    def terms(self) -> dict[int, float]:
+        """The coefficients by their sources, in their order."""
+        return dict(zip(self.sources, self.coefficients, strict=True))
+
+    def with_terms(self, terms: Mapping[int, float]) -> Sum:
+        """The same sum of other terms."""
+        return self._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
+
 
 class Trait(Flag):
     """A difference between stages that executors heed."""
@@ -47,6 +76,10 @@ class Trait(Flag):
     """The stage is the last of its plan."""
     SCALES = auto()
     """The network sees its sample scaled."""
+
+
+PREPARES, READS_UNGUIDED, ENDS, SCALES = (trait.value for trait in Trait)
+"""The same as numbers, for what is looked at in each step: flags are slow."""
 
 
 class LoweredStage(NamedTuple):
@@ -72,11 +105,6 @@ class LoweredStage(NamedTuple):
     holds: tuple[tuple[str, int], ...]
     callers: frozenset[int]
     samples: frozenset[int]
-
-    @property
-    def reads_unguided(self) -> bool:
-        """True if the sums read the network's output without guidance."""
-        return Trait.READS_UNGUIDED in self.traits
 
     @property
     def remembers(self) -> frozenset[int]:
@@ -116,20 +144,22 @@ class BoundStage(NamedTuple):
 
     In a run these are functions: `show` of the sample (None where the network sees it as it is), `convert` of the
     places, which answers with the data prediction to transform, and `update` of the places, which computes the sums.
-    Rows of the compiled module have programs for `show` and `update`. What a run looks at in each step is here as well:
-    the slot that `keeps` the sample, and whether data are transformed or noise drawn (`prepares`). Rows look at the
-    `traits` as a number, since flags are slow.
+    Rows of the compiled module have programs for `show` and `update`. What is looked at in each step is here as well:
+    the slots that the stage `keeps` and `frees`, and its `traits` as a number.
     """
 
     lowered: LoweredStage
-    show: Any = None
-    convert: Callable[[list[Any]], Any] | None = None
-    update: Any = None
-    keeps: int | None = None
-    prepares: bool = False
-    frees: tuple[int, ...] = ()
-    reads_unguided: bool = False
-    traits: int = 0
+    show: Any
+    convert: Callable[[list[Any]], Any] | None
+    update: Any
+    keeps: int | None
+    frees: tuple[int, ...]
+    traits: int
+
+    @classmethod
+    def of(cls, stage: LoweredStage, show: Any = None, update: Any = None, convert: Any = None) -> BoundStage:
+        """`stage` with what runs it."""
+        return cls(stage, show, convert, update, stage.keeps, stage.frees, stage.traits.value)
 
 
 def numbered(sums: Sequence[Sum], last: frozenset[int] = frozenset()) -> tuple[list[int], list[tuple[int, ...]]]:

@@ -146,8 +146,7 @@ def _sum(write: Write, sample: str, number: Mapping[str, int], factors: Mapping[
 
 def _data(stage: Stage, target: int) -> Sum:
     """The data prediction of `stage`."""
-    terms = {place: c for place, c in ((SAMPLE, stage.a), (OUTPUT, stage.b)) if c}
-    return Sum(target, tuple(terms), tuple(terms.values()))
+    return Sum.of(target, {place: c for place, c in ((SAMPLE, stage.a), (OUTPUT, stage.b)) if c})
 
 
 def _up_to_factor(total: Sum, factors: MutableMapping[int, float]) -> Sum:
@@ -160,7 +159,7 @@ def _up_to_factor(total: Sum, factors: MutableMapping[int, float]) -> Sum:
 
 def _folded(total: Sum, stage: Stage, data: int) -> Sum:
     """`total` with ``data = a * sample + b * output`` put in."""
-    terms = dict(zip(total.sources, total.coefficients, strict=True))
+    terms = total.terms
     factor = terms.pop(data, 0.0)
     if factor:
         direct, through_data = terms.pop(SAMPLE, 0.0), factor * stage.a
@@ -169,19 +168,15 @@ def _folded(total: Sum, stage: Stage, data: int) -> Sum:
             terms = {SAMPLE: coefficient, **terms}
         if stage.b:
             terms[OUTPUT] = terms.get(OUTPUT, 0.0) + factor * stage.b
-    return _of_terms(total, terms)
+    return total.with_terms(terms)
 
 
 def _with_copies(total: Sum, copies: Mapping[int, float]) -> Sum:
     """`total` with the output read from one of its `copies` (register -> multiple) that it reads anyway."""
-    terms = dict(zip(total.sources, total.coefficients, strict=True))
+    terms = total.terms
     for register in terms.keys() & copies.keys():
         terms[register] += terms.pop(OUTPUT, 0.0) / copies[register]
-    return _of_terms(total, terms)
-
-
-def _of_terms(total: Sum, terms: Mapping[int, float]) -> Sum:
-    return total._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
+    return total.with_terms(terms)
 
 
 def _without_rounding(value: float, part: float) -> float:
@@ -226,9 +221,9 @@ def add_up_early(stages: Sequence[Sequence[Sum]], given: Sequence[Set[int]], new
             target = changed[then][index]
             if len(parts) < 2 or not written & {*parts} or target.limit < inf:
                 continue
-            terms = dict(zip(target.sources, target.coefficients, strict=True))
-            sums.insert(-1, Sum(new, tuple(parts), tuple(terms.pop(part) for part in parts)))
-            changed[then][index] = _of_terms(target, {new: 1.0, **terms})
+            terms = target.terms
+            sums.insert(-1, Sum.of(new, {part: terms.pop(part) for part in parts}))
+            changed[then][index] = target.with_terms({new: 1.0, **terms})
             uses[new] = [(then, index)]
             there = (there | {new}) - {*parts}
             new += 1
@@ -268,7 +263,7 @@ def put_in_short_sums(sums: Sequence[Sum], after: Collection[int]) -> list[Sum]:
     kept = []
     for total in sums:
         terms: dict[int, float] = {}
-        for source, c in zip(total.sources, total.coefficients, strict=True):
+        for source, c in total.terms.items():
             for original, factor in short.get(source, {source: 1.0}).items():
                 before = terms.get(original, 0.0)
                 terms[original] = _without_rounding(before + c * factor, before)
@@ -277,7 +272,7 @@ def put_in_short_sums(sums: Sequence[Sum], after: Collection[int]) -> list[Sum]:
         if scratch and len(terms) <= 2 and total.limit == inf:
             short[total.target] = terms
         else:
-            kept.append(_of_terms(total, terms)._replace(scratch=scratch))
+            kept.append(total.with_terms(terms)._replace(scratch=scratch))
     return kept
 
 
@@ -357,11 +352,14 @@ class _Places:
         for slot in frees:
             self.slots.give_back(slot)
         holds = sorted((self.names.get(register, f"sum{register}"), slot) for register, slot in held.items())
-        scale, timestep, traits = 1.0, plan.start.timestep, Trait(0)
-        if stage is not None:
-            scale, timestep, traits = stage.scale, stage.point.timestep, _traits(stage, index == plan.nfe - 1)
-        if data is not None or noises:
-            traits |= Trait.PREPARES
+        scale, timestep = (1.0, plan.start.timestep) if stage is None else (stage.scale, stage.point.timestep)
+        traits = Trait.PREPARES if data is not None or noises else Trait(0)
+        if stage is not None and stage.reads_unguided:
+            traits |= Trait.READS_UNGUIDED
+        if index == plan.nfe - 1:
+            traits |= Trait.ENDS
+        if scale != 1.0:
+            traits |= Trait.SCALES
         return LoweredStage(
             scale, timestep, traits, keeps, data, noises, placed, tuple(frees), tuple(holds), callers, samples
         )
@@ -369,14 +367,3 @@ class _Places:
     def _take(self, register: str) -> int:
         slot = self.held[self.number[register]] = self.slots.take()
         return slot
-
-
-def _traits(stage: Stage, ends: bool) -> Trait:
-    traits = Trait(0)
-    if stage.reads_unguided:
-        traits |= Trait.READS_UNGUIDED
-    if ends:
-        traits |= Trait.ENDS
-    if stage.scale != 1.0:
-        traits |= Trait.SCALES
-    return traits

@@ -18,13 +18,7 @@ from diffusolve.backends import _combine
 from diffusolve.backends.backend import Update
 from diffusolve.backends.buffers import buffers_in
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
-from diffusolve.backends.programs import (
-    LARGE,
-    increment_versions,
-    is_plain,
-    program,
-    threads_for,
-)
+from diffusolve.backends.programs import LARGE, increment_versions, is_plain, program, threads_for
 from diffusolve.backends.torch_eager import HALF, TorchBackend, check_memory
 from diffusolve.backends.watched import is_dynamo_compiling, is_tracing, is_transformed, is_watched, modes
 

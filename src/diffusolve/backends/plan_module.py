@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -128,7 +130,7 @@ class PlanModule(torch.nn.Module):
         values |= self._remembered(state, values["sample"], index, noise)
         row = _at(self.table, index)
         following = {
-            target: _sum([row[column] * values[source] for source, column in terms]) if terms else values[target]
+            target: reduce(add, [row[column] * values[source] for source, column in terms]) if terms else values[target]
             for target, terms in self.sums.items()
         }
         return following.pop("sample").to(sample.dtype), tuple(following.values())
@@ -149,13 +151,6 @@ class PlanModule(torch.nn.Module):
                     held = torch.where(placed[slot, number], drawn.to(held.dtype), held)
             values[f"slot{slot}"] = held
         return values
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
 
 
 def _at(table: Tensor, index: Tensor) -> Tensor:

@@ -16,14 +16,7 @@ from diffusolve.backends import _combine
 from diffusolve.backends.lowered import Sum
 from diffusolve.backends.torch_eager import HALF
 
-__all__ = [
-    "LARGE",
-    "MOST_ARRAYS",
-    "increment_versions",
-    "is_plain",
-    "program",
-    "threads_for",
-]
+__all__ = ["LARGE", "MOST_ARRAYS", "increment_versions", "is_plain", "program", "threads_for"]
 
 LARGE = 1 << 16
 """Arrays with this many elements are shared out to threads."""

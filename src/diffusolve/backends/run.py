@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
-from diffusolve.backends.log_prob import Asked, LogProbStep, NoisyStage, Told, moved_on, transition_for
-from diffusolve.backends.lowered import SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
+from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, NoisyStage, Told, moved_on, transition_for
+from diffusolve.backends.lowered import PREPARES, READS_UNGUIDED, SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
 from diffusolve.errors import unknown_name
@@ -187,13 +187,13 @@ class Run:
                 raise self._is_over() from None
             if self.donate and (x is output or self._backend.sees_gradients):
                 _check_donated(x, output)
-            lowered, _, convert, update, keeps, prepares, frees, reads_unguided, _ = stage
-            if unguided is not None or reads_unguided:
+            lowered, _, convert, update, keeps, frees, traits = stage
+            if unguided is not None or traits & READS_UNGUIDED:
                 update = self._with_unguided(stage, x, unguided, slots is not None).update
             places = [*(self._empty if slots is None else slots), unguided, output, x]
             if keeps is not None:
                 places[keeps] = x
-            if prepares:
+            if traits & PREPARES:
                 self._prepare(lowered, convert, places)
             following = update(places)
             self.position = position = position + 1
@@ -240,9 +240,11 @@ class Run:
             ValueError, IndexError, RuntimeError: as of :meth:`step`; a `next_sample` of another shape, `dims` that
                 `x` does not have.
         """
-        return self._step_asked(output, x, Asked(next_sample, dims, reduction), unguided)
+        return self._step_asked(output, x, LogProbArguments(next_sample, dims, reduction), unguided)
 
-    def _step_asked(self, output: Array, x: Array, asked: Asked, unguided: Array | None = None) -> LogProbStep:
+    def _step_asked(
+        self, output: Array, x: Array, asked: LogProbArguments, unguided: Array | None = None
+    ) -> LogProbStep:
         """The same, for what is `asked`."""
         held = self._slots
         try:
@@ -260,7 +262,7 @@ class Run:
             bound = stages[position]
             stage, backend = bound.lowered, backend_of(x)
             transition_for(self.plan, position, told)
-            if unguided is not None or stage.reads_unguided:
+            if unguided is not None or bound.traits & READS_UNGUIDED:
                 self._with_unguided(bound, x, unguided, slots is not None)
             places = [*(self._empty if slots is None else slots), unguided, output, x]
             if stage.keeps is not None:
@@ -404,15 +406,11 @@ def _check_donated(x: Array, output: Array) -> None:
 @lru_cache(maxsize=1024)
 def _bound_stages(lowered: Lowered, backend: Any) -> tuple[BoundStage, ...]:
     return tuple(
-        BoundStage(
+        BoundStage.of(
             stage,
-            None if stage.scale == 1.0 else backend.scaled(stage.scale),
-            None if stage.data is None else backend.bind(stage.data),
-            backend.update(stage),
-            stage.keeps,
-            stage.data is not None or bool(stage.noises),
-            stage.frees,
-            stage.reads_unguided,
+            show=None if stage.scale == 1.0 else backend.scaled(stage.scale),
+            update=backend.update(stage),
+            convert=None if stage.data is None else backend.bind(stage.data),
         )
         for stage in lowered.stages
     )

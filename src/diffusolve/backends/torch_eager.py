@@ -61,7 +61,7 @@ class TorchBackend:
         the sample, and large against the rest, whose rounding errors then do not count.
         """
         reusable = total.reusable
-        terms = [*zip(total.sources, total.coefficients, strict=True)]
+        terms = [*total.terms.items()]
         terms.sort(key=lambda term: (term[0] not in reusable, abs(term[1])))
         if not terms:
             return lambda places: torch.zeros_like(places[SAMPLE])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusolve.backends import _combine, backend_of, programs
 from diffusolve.backends.lowered import (
+    ENDS,
     NEXT,
     OUTPUT,
     SAMPLE,
@@ -27,7 +28,7 @@ from diffusolve.backends.lowered import (
 )
 from diffusolve.backends.programs import threads_for
 from diffusolve.backends.watched import is_transformed, is_watched
-from diffusolve.batching.row_group import ENDS, RowGroup, bound_for_rows, sums_of
+from diffusolve.batching.row_group import RowGroup, sums_of
 from diffusolve.batching.rows import Row
 
 __all__ = ["CompiledRows"]
@@ -143,7 +144,7 @@ def _bound_stages(lowered: Lowered, wide: torch.dtype) -> tuple[BoundStage, ...]
     for index, stage in enumerate(lowered.stages):
         shows = _program([_shows(SAMPLE, stage, wide)], wide)
         moves = _program(_sums(lowered.stages[index : index + 2], wide), wide)
-        bound.append(bound_for_rows(stage, shows, moves))
+        bound.append(BoundStage.of(stage, shows, moves))
     return tuple(bound)
 
 

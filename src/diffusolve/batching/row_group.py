@@ -10,22 +10,13 @@ import numpy as np
 
 from diffusolve.arrays import Array, cast_like, copied, detached, is_floating, is_torch, moved, namespace, widen
 from diffusolve.backends import Run, Transform, data_prediction
-from diffusolve.backends.lowered import SAMPLE, BoundStage, Lowered, LoweredStage, Sum, Trait
+from diffusolve.backends.lowered import ENDS, PREPARES, READS_UNGUIDED, SAMPLE, BoundStage, Lowered, LoweredStage, Sum
 from diffusolve.backends.lowering import lower
 from diffusolve.batching.rows import GONE, USED, Inputs, Row, names_of
 from diffusolve.plan import Plan
 from diffusolve.randomness import NoiseLike, noise_source
 
-__all__ = ["ENDS", "SCALES", "RowGroup", "bound_for_rows", "sums_of"]
-
-PREPARES, READS_UNGUIDED, ENDS, SCALES = (
-    trait.value for trait in (Trait.PREPARES, Trait.READS_UNGUIDED, Trait.ENDS, Trait.SCALES)
-)
-
-
-def bound_for_rows(stage: LoweredStage, show: object = None, update: object = None) -> BoundStage:
-    """`stage` with the programs of a row group that has any."""
-    return BoundStage(stage, show, update=update, reads_unguided=stage.reads_unguided, traits=stage.traits.value)
+__all__ = ["RowGroup", "sums_of"]
 
 
 def sums_of(stage: LoweredStage) -> tuple[Sum, ...]:
@@ -223,9 +214,7 @@ class RowGroup(ABC):
 
     def _same_shape(self, row: Row, value: Array, by: str) -> Array:
         if tuple(getattr(value, "shape", ())) != (1, *self.shape):
-            got = getattr(value, "shape", None)
-            shape = f"shape {tuple(got)}" if got is not None else f"a {type(value).__name__}"
-            raise ValueError(f"the {by} of {row} returned {shape}: expected shape {(1, *self.shape)}.")
+            raise ValueError(f"the {by} of {row} returned {_described(value)}: expected shape {(1, *self.shape)}.")
         return value
 
     # What the network said
@@ -257,9 +246,7 @@ class RowGroup(ABC):
             if output is None:
                 raise ValueError(f"{what}: that of {row} is missing, expected an array of shape {self.shape}.")
             if tuple(getattr(output, "shape", ())) != self.shape:
-                got = getattr(output, "shape", None)
-                given = f"shape {tuple(got)}" if got is not None else f"a {type(output).__name__}"
-                raise ValueError(f"{what}: that of {row} is {given}, expected shape {self.shape}.")
+                raise ValueError(f"{what}: that of {row} is {_described(output)}, expected shape {self.shape}.")
         if len(outputs) > len(rows):
             raise ValueError(f"{what} holds {len(outputs)} arrays: expected one for each of {names_of(rows)}.")
         return namespace(outputs[0]).stack(list(outputs))
@@ -267,11 +254,16 @@ class RowGroup(ABC):
 
 def _check_nobody_reads_unguided(rows: Sequence[Row | None], stages: Sequence[BoundStage]) -> None:
     for row, stage in zip(rows, stages, strict=True):
-        if row is not None and stage.reads_unguided:
+        if row is not None and stage.traits & READS_UNGUIDED:
             raise ValueError(
                 f"{row}: {row.plan.solver} needs the network's output without guidance as well: "
                 "advance(inputs, outputs, unguided)."
             )
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" if shape is None else f"shape {tuple(shape)}"
 
 
 def _those(rows: list[Row]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusolve.arrays import Array
 from diffusolve.backends import DrawNoise, Transform
+from diffusolve.backends.lowered import READS_UNGUIDED
 from diffusolve.plan import Plan, Stage
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Inputs:
     @property
     def reads_unguided(self) -> bool:
         """True if any of the rows takes the network's output without guidance as well."""
-        return any(stage.reads_unguided for stage in self._stages)
+        return bool(self._traits & READS_UNGUIDED)
 
     def __len__(self) -> int:
         return len(self.rows)

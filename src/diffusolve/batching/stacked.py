@@ -12,8 +12,8 @@ from math import inf
 from typing import NamedTuple
 
 from diffusolve.arrays import Array, cast_like, copied, detached, namespace, widen
-from diffusolve.backends.lowered import OUTPUT, SAMPLE, UNGUIDED, BoundStage, Lowered, Sum
-from diffusolve.batching.row_group import SCALES, RowGroup, bound_for_rows, sums_of
+from diffusolve.backends.lowered import OUTPUT, SAMPLE, SCALES, UNGUIDED, BoundStage, Lowered, Sum
+from diffusolve.batching.row_group import RowGroup, sums_of
 from diffusolve.batching.rows import Row
 
 __all__ = ["StackedRows"]
@@ -51,7 +51,7 @@ class StackedRows(RowGroup):
         self.zeros = self.xp.zeros_like(widen(detached(x)))
 
     def stages(self, lowered: Lowered) -> Sequence[BoundStage]:
-        return [bound_for_rows(stage) for stage in lowered.stages]
+        return [BoundStage.of(stage) for stage in lowered.stages]
 
     def hold(self, row: Row, x: Array, slots: Sequence[Array | None]) -> None:
         copies = [None if array is None else copied(array)[0, ...] for array in slots]

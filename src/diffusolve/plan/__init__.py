@@ -4,7 +4,7 @@ from diffusolve.plan.combination import Combination
 from diffusolve.plan.made_for import WIDEST_SHIFT, check_levels, check_made_for, check_prediction
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.plan.trace import check_plannable, check_scaling, plan_for, trace
-from diffusolve.plan.transition import WITH_DENSITY, Transition, noise_in, share_of
+from diffusolve.plan.transition import WITH_DENSITY, Transition, noise_in, put_in, share_of
 
 __all__ = [
     "OUTPUT",
@@ -26,6 +26,7 @@ __all__ = [
     "check_scaling",
     "noise_in",
     "plan_for",
+    "put_in",
     "share_of",
     "trace",
 ]

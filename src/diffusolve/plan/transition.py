@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import hypot
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from diffusolve.errors import NoDensityError
 
 if TYPE_CHECKING:
     from diffusolve.plan.plan import Plan
 
-__all__ = ["WITH_DENSITY", "Transition", "noise_in", "share_of", "transition"]
+__all__ = ["WITH_DENSITY", "Transition", "noise_in", "put_in", "share_of", "transition"]
+
+K = TypeVar("K", bound=Hashable)
 
 WITH_DENSITY = "'Euler a', 'DPM++ 2M SDE', 'SA-Solver' and, on flow matching, 'Flow SDE'"
 """Samplers whose steps have a density, for errors to name."""
@@ -57,7 +59,7 @@ def transition(plan: Plan, index: int, handed: frozenset[tuple[float, float]]) -
     inside = {write.register for write in stage.update.writes}
     values: dict[str, dict[str, float]] = {}
     for write in stage.update.writes:
-        values[write.register] = _put_in(write.terms, values, inside)
+        values[write.register] = put_in(write.terms, values)
     sample = values.get(following, {following: 1.0})
     shared = {name: c for name, c in sample.items() if name in drawn and c}
     where = f"{plan.solver} in evaluation {index} (step {stage.step}, from sigma {stage.point.sigma:g})"
@@ -110,14 +112,11 @@ def share_of(part: Mapping[Any, float], whole: Mapping[Any, float]) -> float | N
     return factor if away <= ROUNDING * hypot(*part.values()) else None
 
 
-def _put_in(
-    terms: Sequence[tuple[str, float]], values: Mapping[str, Mapping[str, float]], inside: Collection[str]
-) -> dict[str, float]:
-    """`terms` with the values put in for the registers that were written `inside` the stage before."""
-    total: dict[str, float] = {}
+def put_in(terms: Iterable[tuple[K, float]], values: Mapping[K, Mapping[K, float]]) -> dict[K, float]:
+    """`terms`, (source, coefficient), with the sums `values` put in for the sources that have one."""
+    total: dict[K, float] = {}
     for source, coefficient in terms:
-        of_source = values[source] if source in inside else {source: 1.0}
-        for name, c in of_source.items():
+        for name, c in values.get(source, {source: 1.0}).items():
             total[name] = total.get(name, 0.0) + coefficient * c
     return total
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from diffusolve.backends import Run
-from diffusolve.backends.log_prob import Asked, LogProbStep
+from diffusolve.backends.log_prob import LogProbArguments, LogProbStep
 from diffusolve.errors import NoDensityError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class HasLogProbs:
         if self.changes_samples:
             raise NoDensityError(f"a step of {name} has no density: {self.changes_samples}. Take another class.")
         rounds = sample.dtype is not model_output.dtype and self.precision == "output"
-        asked = Asked(prev_sample, dims, reduction, model_output if rounds else None)
+        asked = LogProbArguments(prev_sample, dims, reduction, model_output if rounds else None)
         walker = object.__new__(_walker_of(kind))
         object.__setattr__(walker, "__dict__", vars(self))
         recorded: list[LogProbStep] = []

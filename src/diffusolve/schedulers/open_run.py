@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusolve.arrays import cast_like
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
-from diffusolve.backends.log_prob import Asked, LogProbStep, NoisyStage, Told, moved_on, transition_for
+from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, NoisyStage, Told, moved_on, transition_for
 from diffusolve.backends.lowered import SAMPLE
 from diffusolve.plan import OUTPUT, Plan
 
@@ -115,7 +115,9 @@ class OpenRun(Run):
             if register in live or self._needed[register] > position - WINDOW
         }
 
-    def _step_asked(self, output: Tensor, x: Tensor, asked: Asked, unguided: Tensor | None = None) -> LogProbStep:
+    def _step_asked(
+        self, output: Tensor, x: Tensor, asked: LogProbArguments, unguided: Tensor | None = None
+    ) -> LogProbStep:
         """The next sample with its log-probability; as that of a plain run."""
         asked.check(x)
         update, told = self.stage.update, Told.by(self.draw_noise)
