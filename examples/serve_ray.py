@@ -11,8 +11,10 @@ Ray's own batches (``@serve.batch``) hold requests that begin together and end t
 have the same sampler and steps. Here a replica takes many requests at once, and its batcher lets them join and leave
 between steps: Ray routes and scales, the batch is mixed. `max_ongoing_requests` should be what the batcher can have
 under way and waiting; more requests wait with Ray. ``POST /stream`` answers a line of JSON after each step, any other
-path a PNG, ``GET /metrics`` the figures of the replica that happens to answer. A rolling update is Ray's: `serve run`
-again, and replicas end when their requests are done.
+path a PNG, ``GET /metrics`` the figures of the replica that happens to answer; each says in ``x-version`` who did.
+
+**A rolling update** is Ray's. With another VERSION (of the weights, say) `serve run` again: new replicas start and take
+what comes, old ones end when their requests are done, for which they have PATIENCE; previews stream on.
 """
 
 import os
@@ -24,13 +26,19 @@ from examples.serve_fastapi import lines
 
 MAX_BATCH_SIZE, MAX_QUEUE = 16, 64
 
+PATIENCE = 120.0
+"""Seconds that a replica has to end what it has begun when another version takes over; a request may take 60."""
+
 MODEL = os.environ.get("MODEL", "digits")
+
+VERSION = os.environ.get("VERSION", "1")
+"""What is deployed. Ray replaces replicas if it changes, as it does if this file does."""
 
 TOKEN = os.environ.get("PICTURES_TOKEN")
 """The token that clients have to send, if there is one."""
 
 
-def make_app(replicas: int = 1) -> Any:
+def make_app(replicas: int = 1, version: str = VERSION) -> Any:
     """The Ray Serve application; `replicas` may also be "auto"."""
     from ray import serve
     from starlette.requests import Request
@@ -38,13 +46,23 @@ def make_app(replicas: int = 1) -> Any:
 
     zoom = MODELS[MODEL].zoom
 
-    @serve.deployment(num_replicas=replicas, max_ongoing_requests=MAX_BATCH_SIZE + MAX_QUEUE)
+    @serve.deployment(
+        num_replicas=replicas,
+        max_ongoing_requests=MAX_BATCH_SIZE + MAX_QUEUE,
+        graceful_shutdown_timeout_s=PATIENCE,
+    )
     class Pictures:
-        async def __init__(self) -> None:
+        async def __init__(self, version: str) -> None:
+            self.version = version
             # In the event loop that the replica's requests run in, to which the batcher then belongs.
             self.batcher = await batcher_of(MODEL, MAX_BATCH_SIZE, MAX_QUEUE).__aenter__()
 
         async def __call__(self, request: Request) -> Response:
+            answer = await self.answer(request)
+            answer.headers["x-version"] = self.version
+            return answer
+
+        async def answer(self, request: Request) -> Response:
             try:
                 if request.url.path.endswith("/metrics"):
                     check_token(request.headers, TOKEN)
@@ -60,7 +78,7 @@ def make_app(replicas: int = 1) -> Any:
                 return JSONResponse({"error": str(error)}, status, headers_of(status))
             return Response(png(sample, zoom), media_type="image/png")
 
-    return Pictures.bind()
+    return Pictures.bind(version)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,41 +204,85 @@ def test_the_load_program_counts_the_answers() -> None:
     assert 0 < figures["p50"] <= figures["p95"]
 
 
-def test_ray_serves_pictures_previews_and_refusals_from_two_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    """The address of Ray Serve, which has one application of two replicas."""
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None:
         pytest.skip("Ray Serve is not installed: pip install 'ray[serve]'")
-    import httpx
     import ray
     from ray import serve
 
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     here = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), *sys.path]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
-    try:
-        serve.start(http_options={"port": port})
-        serve.run(serve_ray.make_app(replicas=2))
-        asked = {"digit": 3, "sampler": "Heun", "steps": 4, "seed": 1}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        environment = {"env_vars": {"PYTHONPATH": here}}
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+        try:
+            serve.start(http_options={"port": port})
+            serve.run(serve_ray.make_app(replicas=2))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            serve.shutdown()
+            ray.shutdown()
 
-        async def work() -> tuple[Any, ...]:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as asking:
-                picture = await asking.post("/", json=asked)
-                lines = (await asking.post("/stream", json=asked)).text.splitlines()
-                refused = await asking.post("/", json=asked | {"sampler": "Hoin"})
-                figures = await serve_fastapi.load(asking, count=20, rate=100)
-                return picture, [json.loads(line) for line in lines], refused, figures
 
-        picture, lines, refused, figures = asyncio.run(work())
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+def test_ray_serves_pictures_previews_and_refusals_from_two_replicas(served: str) -> None:
+    import httpx
+
+    asked = {"digit": 3, "sampler": "Heun", "steps": 4, "seed": 1}
+
+    async def work() -> tuple[Any, ...]:
+        async with httpx.AsyncClient(base_url=served, timeout=60) as asking:
+            picture = await asking.post("/", json=asked)
+            lines = (await asking.post("/stream", json=asked)).text.splitlines()
+            refused = await asking.post("/", json=asked | {"sampler": "Hoin"})
+            figures = await serve_fastapi.load(asking, count=20, rate=100)
+            return picture, [json.loads(line) for line in lines], refused, figures
+
+    picture, lines, refused, figures = asyncio.run(work())
     assert picture.headers["content-type"] == "image/png"
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert len(base64.b64decode(lines[-1]["png"])) > 50
     assert (refused.status_code, "unknown sampler 'Hoin'" in refused.text) == (422, True)
     assert figures["answers"] == {200: 20}
+
+
+def test_another_version_takes_over_while_requests_run_and_streams_go_on(served: str) -> None:
+    import httpx
+    from ray import serve
+
+    asked = {"digit": 3, "sampler": "Euler", "steps": 12, "seed": 1, "guidance": 1}
+    pictures: list[Any] = []
+    streams: list[tuple[str, list[int]]] = []
+
+    async def ask(asking: Any, update: asyncio.Task[Any]) -> None:
+        while not update.done():
+            pictures.append(await asking.post("/", json=asked))
+        pictures.append(await asking.post("/", json=asked))
+
+    async def watch(asking: Any, update: asyncio.Task[Any]) -> None:
+        """Streams, one after the other, as long as the update takes."""
+        while not update.done():
+            async with asking.stream("POST", "/stream", json=asked | {"steps": 100}) as answer:
+                steps = [json.loads(line)["step"] async for line in answer.aiter_lines()]
+            streams.append((answer.headers["x-version"], steps))
+
+    async def work() -> None:
+        async with httpx.AsyncClient(base_url=served, timeout=60) as asking:
+            await asking.post("/", json=asked)
+            update = asyncio.create_task(asyncio.to_thread(serve.run, serve_ray.make_app(version="2")))
+            await asyncio.gather(*(asked_for(asking, update) for asked_for in (ask, ask, watch, watch)))
+
+    asyncio.run(work())
+    assert {picture.status_code for picture in pictures} == {200}
+    assert len({picture.content for picture in pictures}) == 1
+    versions = [picture.headers["x-version"] for picture in pictures]
+    assert (versions[0], versions[-1]) == ("1", "2")
+    assert [steps for _, steps in streams] == [list(range(101))] * len(streams)
+    assert streams[0][0] == "1"
 
 
 def test_what_is_not_in_the_ray_example_is_an_attribute_error() -> None:
