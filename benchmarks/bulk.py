@@ -34,11 +34,11 @@ import typer
 from diffusolve import SD15, sample, sampler, start
 from diffusolve.bulk import generate, load_model, read
 from diffusolve.bulk.driver import Drive
-from diffusolve.bulk.hands import Died, Hands, Said
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.shards import Made
 from diffusolve.bulk.worker import AHEAD, Done, Turn
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
+from diffusolve.workers import Died, Hands
 
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "Heun", "DPM++ 2M SDE Karras", "DDIM")
 
@@ -308,15 +308,16 @@ class Simulated(Hands):
         self.blocks[number] = []
         return number
 
-    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
+    def give(self, worker: int, *given: Any) -> None:
+        blocks, _ = given
         for block in blocks:
             rows = len(self.job.rows_in(block))
             self.blocks[worker].append([block, rows / self.rate * max(self.rng.gauss(1, 0.1), 0.5)])
         heapq.heappush(self.queue, (min(self.now + self.turn, self.ends[worker]), worker))
 
-    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
         until = self.queue[0][0] + 0.01
-        said = list[tuple[int, Said]]()
+        said = list[tuple[int, Any]]()
         while self.queue and self.queue[0][0] <= until:
             self.now, worker = heapq.heappop(self.queue)
             self.events += 1

@@ -109,10 +109,15 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
                 },
             ),
             (
+                "workers",
+                "processes of this machine or actors of Ray: they answer once, or are known to be gone",
+                set(),
+            ),
+            (
                 "learning",
                 "plans fitted to a network: an exact teacher, least squares on its path, gradients, the judgement of "
                 "plans; a scheduler that walks plans",
-                LEAVES | SAMPLING | {"sampling", "denoisers", "config", "schedulers", "catalog"},
+                LEAVES | SAMPLING | {"sampling", "denoisers", "config", "schedulers", "catalog", "workers"},
             ),
             (
                 "serving",
@@ -122,7 +127,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
             (
                 "bulk",
                 "files of rows made on one machine or many: one mixed batch per worker, shards, going on after a stop",
-                LEAVES | SAMPLING | {"sampling", "batching", "denoisers", "catalog"},
+                LEAVES | SAMPLING | {"sampling", "batching", "denoisers", "catalog", "workers"},
             ),
             (
                 "comparing",

@@ -28,7 +28,6 @@ from benchmarks.bulk import Simulated
 from diffusolve import bulk
 from diffusolve.bulk.driver import Drive
 from diffusolve.bulk.engine import Engine
-from diffusolve.bulk.hands import Died, Failed, with_device
 from diffusolve.bulk.ids import Hashes
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import load_model
@@ -39,6 +38,7 @@ from diffusolve.bulk.sources import source_of
 from diffusolve.cli.main import main
 from diffusolve.denoisers import ClassifierFreeGuidance, Denoiser
 from diffusolve.denoisers.digits_network import NO_CLASS, load_digits_network
+from diffusolve.workers import Died, Failed, with_device
 from tests.tables import for_each
 
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "Heun", "DPM++ 2M SDE Karras", "DDIM", "Euler a CFG++")

@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from diffusolve.bulk.hands import Died, Failed, Hands
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.worker import AHEAD, Turn
+from diffusolve.workers import Died, Failed, Hands
 
 __all__ = ["Drive"]
 
@@ -64,12 +64,12 @@ class Drive:
                 self._start(hands)
             while len(self.complete) < self.job.blocks:
                 for worker, said in hands.wait(1.0):
-                    if isinstance(said, Turn):
-                        self._take(hands, worker, said)
-                    elif isinstance(said, Died):
-                        self._replace(hands, worker, said, workers)
-                    elif isinstance(said, Failed):
+                    if isinstance(said, Failed):
                         raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
+                    if isinstance(said, Died):
+                        self._replace(hands, worker, said, workers)
+                    else:
+                        self._take(hands, worker, said)
                 if self.progress:
                     self._show(bar, time.monotonic() - begun)
 
@@ -88,7 +88,7 @@ class Drive:
         blocks = [self._pending.popleft() for _ in range(min(wants, len(self._pending)))]
         self._given[worker] += blocks
         if self._given[worker]:
-            hands.give(worker, blocks, drain=not self._pending)
+            hands.give(worker, blocks, not self._pending)
 
     def _take(self, hands: Hands, worker: int, turn: Turn) -> None:
         for done in turn.done:

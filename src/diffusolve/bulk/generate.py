@@ -12,7 +12,6 @@ from typing import Any
 
 from diffusolve import __version__
 from diffusolve.bulk.driver import Drive
-from diffusolve.bulk.hands import Hands, OneHand, Processes
 from diffusolve.bulk.ids import Hashes, hash_of
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.models import Model, ModelLike, load_model, name_of
@@ -21,9 +20,10 @@ from diffusolve.bulk.rows import Row
 from diffusolve.bulk.shards import Record, check_pictures, format_called
 from diffusolve.bulk.sources import FoundRow, Source, source_of
 from diffusolve.bulk.verify import verify as verify_rows
-from diffusolve.bulk.worker import Order
+from diffusolve.bulk.worker import Order, Worker
 from diffusolve.errors import shown
 from diffusolve.files import replacing
+from diffusolve.workers import OneHand, workers_for
 
 __all__ = ["Summary", "generate", "read"]
 
@@ -170,7 +170,11 @@ def generate(
         before = drive.rows_done
         while len(complete) < job.blocks:
             try:
-                drive.run(_hands(order, loaded, workers, threads, ray, ray_address), workers)
+                alone = workers == 1 and not ray and ray_address is None
+                hands = (
+                    OneHand(Worker(order, loaded)) if alone else workers_for(order, workers, threads, ray, ray_address)
+                )
+                drive.run(hands, workers)
             except MemoryError as error:
                 job = _with_half_the_calls(folder, job, complete, call_size, error)
                 loaded = replace(loaded, call_size=job.call_size)
@@ -216,14 +220,6 @@ def _with_half_the_calls(
         folder.put(job)
         return job
     raise MemoryError(f"{error}. {smaller}.") from error
-
-
-def _hands(order: Order, model: Model, workers: int, threads: int, ray: bool, ray_address: str | None) -> Hands:
-    if ray or ray_address is not None:
-        from diffusolve.bulk.on_ray import RayActors
-
-        return RayActors(order, workers, threads, ray_address)
-    return OneHand(order, model) if workers == 1 else Processes(order)
 
 
 def read(out: str | Path) -> Iterator[Record]:

@@ -37,6 +37,14 @@ class Order(NamedTuple):
     seconds: float = 0.5
     """The length of a turn, after which a worker says how far it is."""
 
+    def on(self, device: str) -> Order:
+        """The same on another device."""
+        return self._replace(device=device)
+
+    def begin(self) -> Worker:
+        """A worker of it."""
+        return Worker(self)
+
 
 class Done(NamedTuple):
     """A block whose shard is complete."""

@@ -65,13 +65,16 @@ def learn_command(
     seed: Annotated[int, typer.Option(help="Other seeds learn from other noises.")] = 0,
     minutes: Annotated[float, typer.Option(help="The time that all of it may take, about.")] = 5.0,
     batch: Annotated[int, typer.Option(help="The most samples that the network is asked about at once.")] = 64,
+    workers: Annotated[int, typer.Option(help="Processes that make the pairs; 1 makes them in this one.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Workers are Ray actors, on this machine or RAY_ADDRESS.")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Workers are Ray actors of the cluster there.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw errors and levels into this file.")] = None,
 ) -> None:
     """Learn a plan: the same images in fewer evaluations of the network.
 
     Ctrl-C ends it; the best plan until then is written.
     """
-    check_asked({"steps": steps, "batch": batch}, batch, seed, guidance)
+    check_asked({"steps": steps, "batch": batch, "workers": workers}, batch, seed, guidance)
     check_writable(out)
     if plot is not None:
         check_plot_path(plot)
@@ -104,6 +107,9 @@ def learn_command(
         about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},
         on_best=write,
         progress=True,
+        workers=workers,
+        ray=ray,
+        ray_address=ray_address,
     )
     write(plan)
     console = Console()

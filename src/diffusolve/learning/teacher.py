@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,10 @@ from diffusolve.plan import plan_for
 from diffusolve.randomness import draw_normal
 from diffusolve.solvers import dpmpp_multistep
 
-__all__ = ["Pairs", "TeacherError", "follow", "start_point", "steps_needed", "teacher_grid"]
+if TYPE_CHECKING:
+    from diffusolve.learning.teachers import Teachers
+
+__all__ = ["Pairs", "TeacherError", "follow", "start_point", "steps_needed", "teacher_grid", "walk"]
 
 NOISIEST = -6.0
 """The log-SNR from which a teacher's steps are equal, where sampling starts at pure noise: the first leads there."""
@@ -117,36 +121,47 @@ def begun(model: Model, seeds: Sequence[int]) -> Array:
     return concatenate([sigma * draw_normal([seed], like) for seed in seeds])
 
 
-def follow(model: Model, seeds: Sequence[int], rows: Rows, steps: int, progress: bool = False) -> Pairs:
-    """The pairs of `seeds` with conditions `rows`, by DPM-Solver++ of third order in `steps` equal steps of log-SNR."""
-    from tqdm.auto import tqdm
+def walk(
+    model: Model, steps: int, x: Array, rows: Rows, seen: Callable[[], object] = lambda: None
+) -> tuple[list[Array], list[Array]]:
+    """The states and slopes of one batch at all levels, by DPM-Solver++ of third order in equal steps of log-SNR.
 
+    `seen` is called after each evaluation.
+    """
     grid = teacher_grid(model, steps)
     plan = plan_for(dpmpp_multistep.with_options(order=3), grid, model.prediction)
     data = place(model.noise_schedule, model.scaling, 0.0)
     # One stage more than the plan has: the data prediction at the last level.
     end = plan_for(dpmpp_multistep, Grid((grid[-1], data), model.noise_schedule, model.scaling), model.prediction)
-    stages = [*plan.stages, end.stages[0]]
+    states, slopes = list[Array](), list[Array]()
+    with no_gradients(x):
+        run = Run(plan)
+        for stage in (*plan.stages, end.stages[0]):
+            output = model.output(x, stage.scale, stage.point.timestep, rows)
+            states.append(x)
+            slopes.append(slope(x, output, stage))
+            if not run.is_done:
+                x = run.step(output, x)
+            seen()
+    return states, slopes
+
+
+def follow(
+    model: Model, seeds: Sequence[int], rows: Rows, steps: int, progress: bool = False, teachers: Teachers | None = None
+) -> Pairs:
+    """The pairs of `seeds` with conditions `rows`, by :func:`walk` or by `teachers`, who do the same elsewhere."""
+    from tqdm.auto import tqdm
+
     x = begun(model, seeds)
-    states: list[list[Array]] = [[] for _ in stages]
-    slopes: list[list[Array]] = [[] for _ in stages]
-    with (
-        no_gradients(x),
-        tqdm(total=len(stages) * len(model.batches(x, rows)), disable=not progress, desc="teacher", leave=False) as bar,
-    ):
-        for part, of_part in model.batches(x, rows):
-            run, sample = Run(plan), part
-            for i, stage in enumerate(stages):
-                output = model.output(sample, stage.scale, stage.point.timestep, of_part)
-                states[i].append(sample)
-                slopes[i].append(slope(sample, output, stage))
-                if not run.is_done:
-                    sample = run.step(output, sample)
-                bar.update()
-    joined = [concatenate(parts) for parts in states]
-    moving = [concatenate(parts) for parts in slopes]
-    sigmas = np.array([point.sigma for point in grid])
-    return Pairs(x, rows, sigmas, joined, moving, joined[-1] - float(sigmas[-1]) * moving[-1])
+    sigmas = np.array([point.sigma for point in teacher_grid(model, steps)])
+    batches = model.batches(x, rows)
+    with tqdm(total=len(sigmas) * len(batches), disable=not progress, desc="teacher", leave=False) as bar:
+        if teachers is None:
+            walked = [walk(model, steps, *batch, bar.update) for batch in batches]
+        else:
+            walked = list(teachers.walk(steps, batches, lambda: bar.update(len(sigmas))))
+    states, slopes = ([concatenate(parts) for parts in zip(*each, strict=True)] for each in zip(*walked, strict=True))
+    return Pairs(x, rows, sigmas, states, slopes, states[-1] - float(sigmas[-1]) * slopes[-1])
 
 
 def steps_needed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from math import inf, isfinite
@@ -27,6 +28,7 @@ from diffusolve.prediction import Prediction
 
 if TYPE_CHECKING:
     from diffusolve.learning.refine import Refining
+    from diffusolve.learning.teachers import Teachers
 
 __all__ = ["METHODS", "learn", "learn_with_report", "with_provenance"]
 
@@ -100,6 +102,9 @@ def learn_with_report(
     about: Mapping[str, Any] | None = None,
     on_best: Callable[[Plan], object] | None = None,
     progress: bool = False,
+    workers: int = 1,
+    ray: bool = False,
+    ray_address: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Plan, LearningReport]:
     """A plan learned for `network`, and how good it is on noises that were used for nothing else.
@@ -128,15 +133,22 @@ def learn_with_report(
         about: what else the plan says of itself: model, guidance.
         on_best: called with each plan that is better than those before it.
         progress: show a progress bar.
+        workers: processes that make the pairs, each with a copy of the network.
+        ray: these are actors of Ray: on the cluster that it is connected to, or one started on this machine.
+        ray_address: of the cluster; implies `ray`.
         clock: seconds.
 
     Raises:
         ValueError: fewer pairs than weights, steps below 1, a start for another noise schedule or another number of
             evaluations; TeacherError if the teacher disagrees with a finer one.
+            Or a network that cannot be sent to other processes, or `workers` that are no number.
         TypeError: no gradients flow through the network, and `method` is "refine"; conditions that are no arrays.
+        ImportError, ConnectionError: Ray is not installed, or there is no cluster at the address.
         UnknownNameError: another method.
     """
     _check(steps, method, pairs, minutes)
+    if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
+        raise ValueError(f"workers is {shown(workers)}: expected a whole number, at least 1.")
     for rows in (conditions, held_out or ()):
         _check_conditions(rows)
     model = Model(network, like, noise_schedule, prediction_type)
@@ -154,10 +166,11 @@ def learn_with_report(
 
     task = _Task(model, conditions, conditions if held_out is None else held_out, seed, progress)
     teacher, apart = task.teacher(teacher_steps)
-    counts = task.counts(pairs, PAIRS["refine" if refines else "fit"], teacher, 0.25 * budget, clock)
-    train, validation, test = (
-        task.pairs(kind, count, teacher) for kind, count in zip(SEEDS_APART, counts, strict=False)
-    )
+    counts = task.counts(pairs, PAIRS["refine" if refines else "fit"], teacher, 0.25 * budget * workers, clock)
+    with _teachers(model, workers, ray, ray_address) as teachers:
+        train, validation, test = (
+            task.pairs(kind, count, teacher, teachers) for kind, count in zip(SEEDS_APART, counts, strict=False)
+        )
     ranked = task.ranked(steps, validation, left(0.45))
     if start is not None:
         ranked.insert(0, Ranked("the given start", start, judge(model, start, validation).error))
@@ -242,6 +255,18 @@ def _check(steps: int, method: str | None, pairs: int | None, minutes: float) ->
         )
 
 
+@contextmanager
+def _teachers(model: Model, workers: int, ray: bool, ray_address: str | None) -> Iterator[Teachers | None]:
+    """Workers that make pairs in the ``with`` block; None if this process makes them."""
+    if workers == 1 and not ray and ray_address is None:
+        yield None
+        return
+    from diffusolve.learning.teachers import Teachers
+
+    with closing(Teachers(model, workers, ray, ray_address)) as teachers:
+        yield teachers
+
+
 def _refines(model: Model, method: str | None, conditions: Rows) -> bool:
     """True if gradients are to be used. Raises TypeError if they must and cannot."""
     if method == "fit" or (method is None and not is_torch(model.like)):
@@ -314,8 +339,8 @@ class _Task:
         rows = tuple(row[np.arange(count) % len(row)] for row in self.conditions[kind])
         return range(first, first + count), rows
 
-    def pairs(self, kind: str, count: int, teacher: int) -> Pairs:
-        return follow(self.model, *self.asked_for(kind, count), teacher, progress=self.progress)
+    def pairs(self, kind: str, count: int, teacher: int, teachers: Teachers | None = None) -> Pairs:
+        return follow(self.model, *self.asked_for(kind, count), teacher, self.progress, teachers)
 
     def teacher(self, asked: int | None) -> tuple[int, float]:
         """A teacher's steps, and its distance from one of twice as many."""

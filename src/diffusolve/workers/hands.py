@@ -1,4 +1,4 @@
-"""Workers in this process or in others of this machine, behind one face: give blocks, wait for what they say."""
+"""Workers in this process or in others of this machine, behind one face: give them work, wait for what they say."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ import signal
 import traceback
 from abc import ABC, abstractmethod
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from diffusolve.bulk.models import Model
-from diffusolve.bulk.worker import Order, Turn, Worker
+__all__ = ["Died", "Failed", "Hands", "OneHand", "Order", "Processes", "Servant", "with_device", "workers_for"]
 
-__all__ = ["Died", "Failed", "Hands", "OneHand", "Processes", "Said", "Servant", "with_device"]
+
+class Worker(Protocol):
+    """Whoever does the work."""
+
+    def turn(self, *given: Any) -> Any:
+        """Work on what is `given`; answered by whatever there is to say."""
+
+
+class Order(Protocol):
+    """A description of the work, which can be sent to other processes and machines."""
+
+    @property
+    def device(self) -> str:
+        """The device of PyTorch that it needs."""
+
+    def on(self, device: str) -> Order:
+        """The same work on another device."""
+
+    def begin(self) -> Worker:
+        """A worker that is ready for it."""
 
 
 class Died(NamedTuple):
@@ -29,22 +47,19 @@ class Failed(NamedTuple):
     trace: str = ""
 
 
-Said = Turn | Died | Failed
-
-
 class Hands(ABC):
-    """Workers by numbers. What one is given, it answers once."""
+    """Workers by numbers. What one is given, it answers once: by what its turn says, by :class:`Died`, or `Failed`."""
 
     @abstractmethod
     def start(self) -> int:
         """The number of a new worker, which is to be given something."""
 
     @abstractmethod
-    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
-        """Let a worker work for a turn."""
+    def give(self, worker: int, *given: Any) -> None:
+        """Let a worker work for a turn on what is `given`."""
 
     @abstractmethod
-    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
         """The answers of workers, as far as there are any; none after so many seconds without a word."""
 
     @abstractmethod
@@ -53,25 +68,23 @@ class Hands(ABC):
 
 
 class OneHand(Hands):
-    """One worker, in this process.
+    """One worker, in this process, whose errors come as they are.
 
     Args:
-        order: what to work on.
-        model: that of the order.
+        worker: it.
     """
 
-    def __init__(self, order: Order, model: Model) -> None:
-        self._worker = Worker(order, model)
-        self._given: tuple[list[int], bool] | None = None
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._given: tuple[Any, ...] = ()
 
     def start(self) -> int:
         return 0
 
-    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
-        self._given = blocks, drain
+    def give(self, worker: int, *given: Any) -> None:
+        self._given = given
 
-    def wait(self, seconds: float) -> list[tuple[int, Said]]:
-        assert self._given is not None
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
         return [(0, self._worker.turn(*self._given))]
 
     def close(self) -> None:
@@ -95,26 +108,25 @@ class Processes(Hands):
         number = self._started
         self._started += 1
         mine, its = self._spawn.Pipe()
-        order = self._order._replace(device=with_device(self._order.device, number))
+        order = self._order.on(with_device(self._order.device, number))
         process = self._spawn.Process(target=serve, args=(its, order), name=f"diffusolve-{number}", daemon=True)
         process.start()
         its.close()
         self._workers[number] = process, mine
         return number
 
-    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
+    def give(self, worker: int, *given: Any) -> None:
         with contextlib.suppress(OSError):  # of one that is gone, which is said when it is waited for
-            self._workers[worker][1].send((blocks, drain))
+            self._workers[worker][1].send(given)
 
-    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
         by_pipe: dict[Any, int] = {pipe: number for number, (_, pipe) in self._workers.items()}
         return [(by_pipe[pipe], self._said(by_pipe[pipe])) for pipe in wait(list(by_pipe), seconds)]
 
-    def _said(self, number: int) -> Said:
+    def _said(self, number: int) -> Any:
         process, pipe = self._workers[number]
         try:
-            said: Said = pipe.recv()
-            return said
+            return pipe.recv()
         except (EOFError, OSError):
             process.join()
             del self._workers[number]
@@ -140,12 +152,12 @@ class Servant:
         self._order = order
         self._worker: Worker | None = None
 
-    def turn(self, blocks: list[int], drain: bool) -> Said:
+    def turn(self, *given: Any) -> Any:
         """A turn of the worker, or the error that ended it."""
         try:
             if self._worker is None:
-                self._worker = Worker(self._order)
-            return self._worker.turn(blocks, drain)
+                self._worker = self._order.begin()
+            return self._worker.turn(*given)
         except Exception as error:
             return failed(error)
 
@@ -172,6 +184,15 @@ def _how(status: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
+
+
+def workers_for(order: Order, workers: int, threads: int, ray: bool = False, ray_address: str | None = None) -> Hands:
+    """Workers in processes of this machine; or if `ray`, or there is an address, actors of Ray."""
+    if not ray and ray_address is None:
+        return Processes(order)
+    from diffusolve.workers.on_ray import RayActors
+
+    return RayActors(order, workers, threads, ray_address)
 
 
 def with_device(device: str, worker: int) -> str:

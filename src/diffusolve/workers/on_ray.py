@@ -8,8 +8,7 @@ import socket
 import sys
 from typing import Any
 
-from diffusolve.bulk.hands import Died, Hands, Said, Servant
-from diffusolve.bulk.worker import Order
+from diffusolve.workers.hands import Died, Hands, Order, Servant
 
 __all__ = ["RayActors"]
 
@@ -24,7 +23,7 @@ class RayActors(Hands):
     was killed or its node was lost, is replaced by another wherever there is room.
 
     Args:
-        order: what to work on. Its folder is to be there, under the same path, on all nodes, and the input too.
+        order: what to work on. Files that it names are to be there, under the same path, on all nodes.
         workers: how many there will be.
         threads: of each.
         address: of the cluster; when missing, the one that this process is connected to or the environment names, or a
@@ -65,21 +64,20 @@ class RayActors(Hands):
         self._actors[number] = self._actor.remote(self._order)
         return number
 
-    def give(self, worker: int, blocks: list[int], drain: bool) -> None:
-        self._turns[self._actors[worker].turn.remote(blocks, drain)] = worker
+    def give(self, worker: int, *given: Any) -> None:
+        self._turns[self._actors[worker].turn.remote(*given)] = worker
 
-    def wait(self, seconds: float) -> list[tuple[int, Said]]:
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
         turns = list(self._turns)
         ready, _ = self._ray.wait(turns, num_returns=len(turns), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(turns, num_returns=1, timeout=seconds)
         return [(self._turns[turn], self._said(turn)) for turn in ready]
 
-    def _said(self, turn: Any) -> Said:
+    def _said(self, turn: Any) -> Any:
         worker = self._turns.pop(turn)
         try:
-            said: Said = self._ray.get(turn)
-            return said
+            return self._ray.get(turn)
         except self._ray.exceptions.RayActorError as error:
             actor = self._actors.pop(worker)
             with contextlib.suppress(Exception):  # it may have lost its connection only
