@@ -17,8 +17,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.which_sampler import replace_between
-from diffusolve.cli.learn import learnable
+from diffusolve.cli.learn import Learnable, learnable
+from diffusolve.denoisers import GaussianMixtureDenoiser, load_digits_data
+from diffusolve.denoisers.named import shape_of
 from diffusolve.learning import learn_with_report
+from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 
 FOLDER = Path(__file__).parent / "results" / "learned"
@@ -27,9 +30,25 @@ DOCS = Path(__file__).parent.parent / "docs"
 BATCH = 64
 
 
-def learned(model: str, steps: int, method: str | None, guidance: float, seed: int, minutes: float) -> Plan:
+def mixture_of_digits() -> GaussianMixtureDenoiser:
+    """The exact denoiser of ten normal distributions with the means and mean variances of the ten digits."""
+    images, labels = load_digits_data()
+    classes = [images[labels == label] for label in range(10)]
+    return GaussianMixtureDenoiser(SD15, [one.mean(0) for one in classes], [one.std(0).mean() for one in classes])
+
+
+def taken(model: str, guidance: float) -> Learnable:
+    """The model by its name, the mixture among them."""
+    if model == "mixture":
+        return Learnable(mixture_of_digits(), shape_of("digits"))
+    return learnable(model, None, None, guidance)
+
+
+def learned(
+    model: str, steps: int, method: str | None, guidance: float, seed: int, minutes: float, keep: Path | None
+) -> Plan:
     """A plan, learned on one core; what it says of itself are seconds of the processor's time."""
-    known = learnable(model, None, None, guidance)
+    known = taken(model, guidance)
     plan, report = learn_with_report(
         known.network,
         torch.empty(BATCH, *known.shape),
@@ -38,6 +57,7 @@ def learned(model: str, steps: int, method: str | None, guidance: float, seed: i
         conditions=known.conditions,
         seed=seed,
         minutes=minutes,
+        keep=keep,
         checkpointing=False,
         about={"model": model, "guidance": guidance, "method": method or "fit and refine"},
         clock=time.process_time,
@@ -98,19 +118,22 @@ def picture() -> Figure:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="One of those of diffusolve sample.")] = "digits",
+    model: Annotated[str, typer.Option(help="One of those of diffusolve sample, or mixture.")] = "digits",
     steps: Annotated[list[int] | None, typer.Option(help="Evaluations; without it 5, 6, 8 and 10.")] = None,
     method: Annotated[str | None, typer.Option(help="fit or refine; both without it.")] = None,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the noises.")] = 0,
     minutes: Annotated[float, typer.Option(help="Of one core's time, for each plan.")] = 5.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder for the work in progress, one for each model, guidance and seed.")
+    ] = None,
     page: Annotated[bool, typer.Option("--page", help="Learn nothing, write the page from what is kept.")] = False,
 ) -> None:
     """Learn, keep, and write the page."""
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for count in [] if page else steps or [5, 6, 8, 10]:
-        plan = learned(model, count, method, guidance, seed, minutes)
+        plan = learned(model, count, method, guidance, seed, minutes, keep)
         parts = [
             model,
             f"g{guidance:g}" if guidance != 1.0 else "",

@@ -62,6 +62,14 @@ def learn_command(
     teacher_steps: Annotated[
         int | None, typer.Option(help="Steps of the exact solution; else as many as it takes.")
     ] = None,
+    levels: Annotated[
+        str,
+        typer.Option(help="Of a fit: search (over curves), or path (by the teacher's path alone; for dear networks)."),
+    ] = "search",
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A folder for the work in progress: learning that was stopped goes on from there."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Other seeds learn from other noises.")] = 0,
     minutes: Annotated[float, typer.Option(help="The time that all of it may take, about.")] = 5.0,
     batch: Annotated[int, typer.Option(help="The most samples that the network is asked about at once.")] = 64,
@@ -72,7 +80,8 @@ def learn_command(
 ) -> None:
     """Learn a plan: the same images in fewer evaluations of the network.
 
-    Ctrl-C ends it; the best plan until then is written.
+    Ctrl-C ends it; the best plan until then is written. With --keep the same command goes on from there, and commands
+    for other numbers of steps take the exact samples from there.
     """
     check_asked({"steps": steps, "batch": batch, "workers": workers}, batch, seed, guidance)
     check_writable(out)
@@ -103,6 +112,8 @@ def learn_command(
         teacher_steps=teacher_steps,
         seed=seed,
         minutes=minutes,
+        levels=levels,
+        keep=keep,
         checkpointing=model not in MODELS,
         about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},
         on_best=write,

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from diffusolve.arrays import Array, to_numpy
 from diffusolve.learning.curves import curves
+from diffusolve.learning.kept import Fits
 from diffusolve.learning.model import Model, root_mean_square
+from diffusolve.learning.path import levels_of_path
 from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
 from diffusolve.learning.teacher import Pairs
 from diffusolve.sampling import Sampler
@@ -44,32 +46,44 @@ def search(
     validation: Pairs,
     steps: int,
     *,
+    few: tuple[int, int] | None = None,
     starts: Sequence[tuple[str, Table]] = (),
+    from_curves: bool = True,
     seed: int = 0,
     tries: int = MOST_TRIES,
     time_left: Callable[[], float] = lambda: inf,
     on_fit: Callable[[Fit], object] | None = None,
+    known: Fits | None = None,
 ) -> Fit:
-    """The best of curves of several kinds, with weights fitted on each, its levels then moved one by one.
+    """The best of curves of several kinds, with weights fitted on each, its levels then moved.
 
     Args:
         model: the network.
         pairs: what the weights are fitted on.
         validation: what levels and the strength of the ridge are chosen by.
         steps: of the table.
-        starts: names and tables to try besides the curves.
+        few: so many of both do until the best levels are found; all when missing.
+        starts: names and tables to try besides the curves and the levels of the teacher's path.
+        from_curves: False for the levels of the path and of `starts` alone, which are not moved.
         seed: of the changes that are tried.
         tries: how many changes.
         time_left: seconds that are left for it.
         on_fit: called after each fit with the best so far.
+        known: fits that were made before, and where they are kept.
     """
-    both, count = pairs.and_(validation), pairs.count
+    known = known or Fits(None)
     best: Fit | None = None
+    count, others = few or (pairs.count, validation.count)
+    judges = pairs.first(count), validation.first(others)
+
+    def fitted(start: Table, ridge: float) -> tuple[Table, float]:
+        some, held_out = judges
+        table, made = fit_weights(model, some.and_(held_out), start, ridge, some.count)
+        return table, root_mean_square(made[some.count :] - held_out.final)
 
     def tried(start: Table, ridge: float, name: str) -> bool:
         nonlocal best
-        table, made = fit_weights(model, both, start, ridge, count)
-        error = root_mean_square(made[count:] - validation.final)
+        table, error = known.next(lambda: fitted(start, ridge), start)
         is_better = bool(np.isfinite(error)) and (best is None or error < best.error)
         if is_better:
             best = Fit(table, error, name)
@@ -79,7 +93,8 @@ def search(
         return is_better
 
     towards: list[Table] = []
-    for name, start in [*starts, *_on_curves(model, steps, ipndm)]:
+    of_curves = _on_curves(model, steps, ipndm) if from_curves else ()
+    for name, start in [*starts, *_on_path(pairs, steps), *of_curves]:
         if not towards:
             towards.append(start)
         if time_left() <= 0 and best is not None:
@@ -88,7 +103,7 @@ def search(
     if best is None:
         raise ValueError("no curve of levels gives finite samples: does the network return finite numbers?")
     random, size = np.random.default_rng(seed), 0.25
-    for _ in range(tries if steps > 1 else 0):
+    for _ in range(tries if steps > 1 and from_curves else 0):
         if time_left() <= 0:
             break
         moved = _moved(towards[0], size * random.standard_normal(steps - 1))
@@ -98,10 +113,11 @@ def search(
             else size * 0.93
         )
         size = 0.25 if size < 0.03 else size
-    for ridge in RIDGES:
-        if ridge != USUAL_RIDGE and time_left() > 0:
-            tried(towards[0], ridge, best.name)
-    return best
+    found, judges, best = best, (pairs, validation), None
+    for ridge in (USUAL_RIDGE, *(ridge for ridge in RIDGES if ridge != USUAL_RIDGE)):
+        if best is None or time_left() > 0:
+            tried(towards[0], ridge, found.name)
+    return best or found
 
 
 def _on_curves(model: Model, steps: int, solver: Solver) -> Iterator[tuple[str, Table]]:
@@ -112,6 +128,12 @@ def _on_curves(model: Model, steps: int, solver: Solver) -> Iterator[tuple[str, 
             yield name, table_of(plan, model.noise_schedule, model.scaling)
         except (NotALearnersPlanError, ValueError, ImportError):  # not on this kind of schedule
             continue
+
+
+def _on_path(pairs: Pairs, steps: int) -> Iterator[tuple[str, Table]]:
+    """Euler's method on the levels of the teacher's path, if it has as many."""
+    if steps <= len(pairs.sigmas):
+        yield "teacher's path", Table(levels_of_path(pairs, steps), np.zeros(steps), np.eye(steps))
 
 
 def _moved(table: Table, by: Numbers) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ __all__ = ["Evaluation", "Ranked", "best_of_catalog", "catalog_plans", "evaluate
 
 TEACHER_STEPS = 64
 
-FINALISTS = 8
-"""The number of plans of the catalog that are judged by all pairs, after the first round by some."""
+AFTER_FIRST = 64
+"""So many plans of the catalog are left after being judged by a quarter of the screened pairs."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Evaluation:
         return f"{self.error:.4f} ± {self.spread:.4f}"
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A plan of the catalog by its name, and what it was judged to be."""
 
     name: str
@@ -155,6 +154,7 @@ def best_of_catalog(
     *,
     names: Sequence[str] | None = None,
     screened: int = 16,
+    last: int = 8,
     on_plan: Callable[[], object] | None = None,
 ) -> list[Ranked]:
     """The best plans of the catalog in at most so many `evaluations`, the best first.
@@ -162,23 +162,26 @@ def best_of_catalog(
     Args:
         model: the network.
         evaluations: the most.
-        pairs: what to judge by; the first `screened` of them judge all plans, all of them the best eight.
+        pairs: what to judge by, in rounds: all plans by the first quarter of the `screened`, the best 64 by all of
+            these, the `last` of them by all pairs.
         names: only these samplers.
-        screened: how many pairs the first round takes.
+        screened: how many pairs the second round takes.
+        last: how many plans the third round takes.
         on_plan: called after each plan of the first round.
     """
-    few = pairs.first(min(screened, pairs.count))
-    first = []
+    screened = min(screened, pairs.count)
+    few = pairs.first(max(screened // 4, min(4, screened)))
+    ranked = []
     for name, plan in catalog_plans(model, evaluations, names):
-        error = judge(model, plan, few).error
-        if np.isfinite(error):
-            first.append(Ranked(name, plan, error))
+        ranked.append(Ranked(name, plan, judge(model, plan, few).error))
         if on_plan is not None:
             on_plan()
-    first.sort(key=lambda ranked: ranked.error)
-    last = [Ranked(name, plan, judge(model, plan, pairs).error) for name, plan in map(_parts, first[:FINALISTS])]
-    return sorted(last, key=lambda ranked: ranked.error)
+    for most, judges in zip((AFTER_FIRST, last), (pairs.first(screened), pairs), strict=True):
+        best = _in_order(ranked)[:most]
+        ranked = [one._replace(error=judge(model, one.plan, judges).error) for one in best]
+    return _in_order(ranked)
 
 
-def _parts(ranked: Ranked) -> tuple[str, Plan]:
-    return ranked.name, ranked.plan
+def _in_order(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Those whose samples are finite, the best first."""
+    return sorted((one for one in ranked if np.isfinite(one.error)), key=lambda one: one.error)

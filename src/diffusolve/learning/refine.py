@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import cos, exp, inf, pi
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffusolve.files import replacing
 from diffusolve.learning.model import Model, Rows
 from diffusolve.learning.table import Table, place
 from diffusolve.learning.teacher import Pairs, start_point
@@ -88,6 +90,7 @@ def refine_table(
     ask_every: int = 25,
     time_left: Callable[[], float] | None = None,
     on_iteration: Callable[[Refining], object] | None = None,
+    keep: Path | None = None,
 ) -> Refining:
     """The table that Adam makes of `start` for the mean square distance of the last sample.
 
@@ -109,17 +112,24 @@ def refine_table(
         ask_every: iterations between two questions to the validation pairs.
         time_left: seconds that are left; refining ends before there are none, and the step size falls with them.
         on_iteration: called after each step.
+        keep: a file that the course is written to whenever validation was asked, and gone on from if it is there.
     """
     learner = Learner(model, start, checkpointing)
     best = Refining(start)
     groups = [{"params": [getattr(learner, name)], "lr": rate * usual} for name, usual in RATES.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     order = np.random.default_rng(seed)
+    size = min(batch, pairs.count)
     whole = None if time_left is None else time_left()
     moved = torch.zeros_like(pairs.begun) if relaxed else None
     length = 0.0
+    if keep is not None and keep.is_file():
+        length = _read(keep, best, learner, optimizer, moved)
+        for _ in range(best.iterations):
+            order.choice(pairs.count, size, replace=False)
     try:
-        _ask(best, learner, validation)
+        if not best.course:
+            _ask(best, learner, validation)
         while best.iterations < iterations:
             done = best.iterations / iterations
             if time_left is not None and whole is not None:
@@ -129,7 +139,7 @@ def refine_table(
                 done = max(done, 1.0 - left / whole)
             for group, usual in zip(optimizer.param_groups, RATES.values(), strict=True):
                 group["lr"] = rate * usual * 0.5 * (1.0 + cos(pi * done))
-            index = torch.from_numpy(order.choice(pairs.count, min(batch, pairs.count), replace=False))
+            index = torch.from_numpy(order.choice(pairs.count, size, replace=False))
             gradient = _gradient(learner, pairs, index.to(pairs.begun.device), moved, relaxed)
             norm = float(torch.cat([g.flatten() for g in gradient]).norm())
             if not np.isfinite(norm):
@@ -143,6 +153,8 @@ def refine_table(
             best.iterations += 1
             if best.iterations % ask_every == 0:
                 _ask(best, learner, validation)
+                if keep is not None:
+                    _write(keep, best, learner, optimizer, moved, length)
             if on_iteration is not None:
                 on_iteration(best)
         if not best.stopped and best.iterations % ask_every:
@@ -150,6 +162,37 @@ def refine_table(
     except KeyboardInterrupt:
         best.stopped = "interrupted"
     return best
+
+
+def _write(
+    keep: Path, best: Refining, learner: Learner, optimizer: torch.optim.Adam, moved: Tensor | None, length: float
+) -> None:
+    """Write to `keep` all that the next iteration follows from."""
+    state = {
+        "table": {name: torch.from_numpy(value) for name, value in vars(best.table).items()},
+        "error": best.error,
+        "course": best.course,
+        "iterations": best.iterations,
+        "learner": learner.numbers(),
+        "optimizer": optimizer.state_dict(),
+        "moved": moved,
+        "length": length,
+    }
+    with replacing(keep) as partial:
+        torch.save(state, partial)
+
+
+def _read(keep: Path, best: Refining, learner: Learner, optimizer: torch.optim.Adam, moved: Tensor | None) -> float:
+    """Take up what :func:`_write` wrote; returns the length."""
+    state = torch.load(keep, weights_only=True)
+    best.table = Table(**{name: value.numpy() for name, value in state["table"].items()})
+    best.error, best.course, best.iterations = state["error"], state["course"], state["iterations"]
+    for name, value in state["learner"].items():
+        getattr(learner, name).data.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    if moved is not None:
+        moved.copy_(state["moved"])
+    return float(state["length"])
 
 
 def _gradient(learner: Learner, pairs: Pairs, index: Tensor, moved: Tensor | None, relaxed: float) -> Sequence[Tensor]:
@@ -212,6 +255,10 @@ class Learner(torch.nn.Module):
     def learned(self, shifts: bool) -> list[Tensor]:
         """The parameters, those for `shifts` last or not at all."""
         return [self.weights, self.ratios, *([self.shifts] if shifts else [])]
+
+    def numbers(self) -> dict[str, Tensor]:
+        """The parameters by their names, without those of the network."""
+        return {name: getattr(self, name).detach().clone() for name in RATES}
 
     def _levels(self) -> tuple[Tensor, Tensor]:
         first = torch.tensor([self.first], dtype=torch.float64)

@@ -32,6 +32,7 @@ class LearningReport:
         way: "fit" or "refined"; "kept start" where nothing learned was better by the validation pairs.
         error, spread: of the plan, and the standard error of that, from how samples differ.
         validation: errors of the candidates on the validation pairs.
+        judged: plans of the catalog that were judged in as many evaluations.
         catalog: number of evaluations -> name and error of the best of the catalog, until one is as good.
         pairs, test_pairs: how many learned and tested.
         teacher_steps: of the exact solution.
@@ -55,6 +56,7 @@ class LearningReport:
     teacher_steps: int
     teacher_apart: float
     seed: int
+    judged: int = 0
     start_levels: tuple[float, ...] = ()
     stopped: str = ""
     seconds: float = 0.0

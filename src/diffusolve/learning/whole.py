@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from math import inf, isfinite
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from diffusolve.arrays import Array, is_torch
 from diffusolve.errors import shown, unknown_name
 from diffusolve.learning.fit import Fit, search
 from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, check_begins, judge
+from diffusolve.learning.kept import Kept
 from diffusolve.learning.model import Model, Rows
 from diffusolve.learning.report import Candidate, LearningReport
 from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
@@ -34,6 +36,9 @@ __all__ = ["METHODS", "learn", "learn_with_report", "with_provenance"]
 
 METHODS = ("fit", "refine")
 """Ways of learning, besides the two one after the other."""
+
+LEVELS = ("search", "path")
+"""Ways to the levels of a fit."""
 
 FIRST_SEED, SEEDS_APART = 10_000_000, {"train": 0, "validation": 3_000_000, "test": 6_000_000, "probe": 9_000_000}
 """Seed n learns from noises of seeds from (n + 1) times the first on; validation, test and probing of the teacher have
@@ -68,6 +73,12 @@ GRADIENT = 3.0
 ENOUGH_ITERATIONS = 120
 """Iterations of a start that are worth while: where time is short, fewer starts are refined."""
 
+WHOLE_CATALOG = 140
+"""Evaluations of plans that judging the whole catalog takes for each pair that is screened, about."""
+
+ENOUGH_NUMBERS = 8192
+"""Elements of so many samples tell weights and levels apart: a search takes no more of large samples."""
+
 FITS = 50
 """Fits that a search takes at least: where time is short, on fewer pairs."""
 
@@ -99,6 +110,8 @@ def learn_with_report(
     checkpointing: bool = True,
     relaxed: float = 0.0,
     shifts: bool = True,
+    levels: str = "search",
+    keep: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     on_best: Callable[[Plan], object] | None = None,
     progress: bool = False,
@@ -130,6 +143,10 @@ def learn_with_report(
         checkpointing: refining computes each evaluation again on the way back, so that memory grows with one.
         relaxed: refine for starts anywhere in a ball around the given noise, of this radius in units of the noise.
         shifts: learn the timestep that the network is told, too; not for networks that know whole timesteps only.
+        levels: of fit: "search" over curves of several kinds and moves of single levels; "path": those that dynamic
+            programming over the teacher's path finds, which asks the network about one fit only.
+        keep: a folder where the work is kept, made if need be: the same learning goes on there where it was stopped,
+            and other numbers of steps take teacher's pairs from it.
         about: what else the plan says of itself: model, guidance.
         on_best: called with each plan that is better than those before it.
         progress: show a progress bar.
@@ -140,13 +157,14 @@ def learn_with_report(
 
     Raises:
         ValueError: fewer pairs than weights, steps below 1, a start for another noise schedule or another number of
-            evaluations; TeacherError if the teacher disagrees with a finer one.
-            Or a network that cannot be sent to other processes, or `workers` that are no number.
+            evaluations, `keep` of another network, or one that cannot be sent to other processes, `workers` that are no
+            number; TeacherError if the teacher disagrees with a finer one.
         TypeError: no gradients flow through the network, and `method` is "refine"; conditions that are no arrays.
         ImportError, ConnectionError: Ray is not installed, or there is no cluster at the address.
-        UnknownNameError: another method.
+        UnknownNameError: another method or other levels.
+        OSError: `keep` cannot be written to.
     """
-    _check(steps, method, pairs, minutes)
+    _check(steps, method, levels, pairs, minutes)
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
         raise ValueError(f"workers is {shown(workers)}: expected a whole number, at least 1.")
     for rows in (conditions, held_out or ()):
@@ -164,7 +182,8 @@ def learn_with_report(
         """Seconds until `part` of the time is over."""
         return lambda: part * budget - (clock() - began)
 
-    task = _Task(model, conditions, conditions if held_out is None else held_out, seed, progress)
+    kept = Kept(None if keep is None else Path(keep), model, conditions)
+    task = _Task(model, conditions, conditions if held_out is None else held_out, seed, progress, kept)
     teacher, apart = task.teacher(teacher_steps)
     counts = task.counts(pairs, PAIRS["refine" if refines else "fit"], teacher, 0.25 * budget * workers, clock)
     with _teachers(model, workers, ray, ray_address) as teachers:
@@ -180,7 +199,8 @@ def learn_with_report(
     stopped = ""
     try:
         if method != "refine":
-            fitted = task.fit(steps, train, validation, _tables(model, ranked, steps), left(0.6 if refines else 0.85))
+            begins = _tables(model, ranked, steps)
+            fitted = task.fit(steps, train, validation, begins, left(0.6 if refines else 0.85), levels)
             chosen.offer("fit", fitted.table, fitted.error)
         if refines:
             stopped = task.refine(
@@ -238,13 +258,15 @@ def _check_conditions(rows: Any) -> None:
             raise TypeError(f"conditions hold {shown(row)}: expected arrays with a row for each condition.")
 
 
-def _check(steps: int, method: str | None, pairs: int | None, minutes: float) -> None:
+def _check(steps: int, method: str | None, levels: str, pairs: int | None, minutes: float) -> None:
     if not isinstance(steps, Integral):
         raise TypeError(f"steps is {shown(steps)}: expected a whole number.")
     if steps < 1:
         raise ValueError(f"steps is {steps}: expected at least 1.")
     if method is not None and method not in METHODS:
         raise unknown_name("method of learning", method, METHODS)
+    if levels not in LEVELS:
+        raise unknown_name("way to levels", levels, LEVELS)
     if not minutes > 0.0:
         raise ValueError(f"minutes is {minutes:g}: expected more than 0.")
     weights = steps * (steps + 1) // 2
@@ -322,8 +344,9 @@ class _Chosen:
 class _Task:
     """The steps of learning, with their pairs and progress bars."""
 
-    def __init__(self, model: Model, conditions: Rows, held_out: Rows, seed: int, progress: bool) -> None:
-        self.model, self.seed, self.progress = model, seed, progress
+    def __init__(self, model: Model, conditions: Rows, held_out: Rows, seed: int, progress: bool, kept: Kept) -> None:
+        self.model, self.seed, self.progress, self.kept = model, seed, progress, kept
+        self.judged = 0  # plans of the catalog
         self.seconds_each = 0.0  # of an evaluation of the network for one sample
         self.conditions = dict.fromkeys(SEEDS_APART, held_out) | {"train": conditions}
         for rows in (conditions, held_out):
@@ -340,10 +363,24 @@ class _Task:
         return range(first, first + count), rows
 
     def pairs(self, kind: str, count: int, teacher: int, teachers: Teachers | None = None) -> Pairs:
-        return follow(self.model, *self.asked_for(kind, count), teacher, self.progress, teachers)
+        """`count` pairs, as they were made before where they are kept."""
+        seeds, rows = self.asked_for(kind, count)
+
+        def make() -> Pairs:
+            return follow(self.model, seeds, rows, teacher, self.progress, teachers)
+
+        return self.kept.pairs(make, rows, [seeds.start, count], teacher)
+
+    def key(self, *more: Any) -> list[Any]:
+        """Values that say all that follows from pairs: seed, conditions, and `more`."""
+        return [self.seed, *self.conditions.values(), *more]
 
     def teacher(self, asked: int | None) -> tuple[int, float]:
         """A teacher's steps, and its distance from one of twice as many."""
+        steps, apart = self.kept.said("teacher", lambda: self._teacher(asked), self.key(asked))
+        return steps, apart
+
+    def _teacher(self, asked: int | None) -> tuple[int, float]:
         seeds, rows = self.asked_for("probe", min(8, self.model.batch))
         first, most = TEACHER_STEPS
         wanted = (AGREEMENT, first, most) if asked is None else (inf, asked, asked)
@@ -373,19 +410,30 @@ class _Task:
             return asked, max(asked // 4, 8), max(asked // 3, 16)
         each = self.seconds_each * (teacher + 1)
         part = min(1.0, seconds / max(each * sum(usual), 1e-9))
-        train, validation, test = (max(FEWEST_PAIRS, int(part * count)) for count in usual)
+        counts = [max(FEWEST_PAIRS, int(part * count)) for count in usual]
+        train, validation, test = self.kept.said("counts", lambda: counts, self.key(usual))
         return train, validation, test
 
     def ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> list[Ranked]:
         """The best of the catalog in `steps` evaluations, by validation."""
+        key = self.key(steps, validation.count, len(validation.sigmas))
+        named = self.kept.said("catalog", lambda: self._ranked(steps, validation, time_left), key)
+        self.judged = named["judged"]
+        errors = dict(named["errors"])
+        plans = catalog_plans(self.model, steps, list(errors))
+        return [Ranked(name, plan, errors[name]) for name, plan in plans]
+
+    def _ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> dict[str, Any]:
+        """The number of plans judged, and name and error of the best of them, the best first."""
         begun = time_left()
         with self.bar(None, "catalog") as bar:
-            few = best_of_catalog(self.model, steps, validation.first(8), names=LIKELY, screened=8, on_plan=bar.update)
-            each = (begun - time_left()) / max(len(LIKELY) * 8, 1)
-            screened = int(0.5 * time_left() / max(each * 300, 1e-9))
-            if screened < 4:  # no time for the whole catalog
-                return few
-            return best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=bar.update)
+            best = best_of_catalog(self.model, steps, validation.first(8), names=LIKELY, screened=8, on_plan=bar.update)
+            each = (begun - time_left()) / max(len(LIKELY) * 18, 1)
+            screened = int(0.5 * time_left() / max(each * WHOLE_CATALOG, 1e-9))
+            if screened >= 4:  # time for the whole catalog
+                bar.reset()
+                best = best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=bar.update)
+            return {"judged": int(bar.n), "errors": [[one.name, one.error] for one in best]}
 
     def fit(
         self,
@@ -394,22 +442,35 @@ class _Task:
         validation: Pairs,
         starts: Sequence[tuple[str, Table]],
         time_left: Callable[[], float],
+        levels: str,
     ) -> Fit:
+        """The best fit of a search, or of the levels of the teacher's path, and its error on all of `validation`."""
         with self.bar(None, "fit") as bar:
 
             def on_fit(best: Fit) -> None:
                 bar.update()
                 bar.set_postfix_str(f"{best.error:.4f} {best.name}", refresh=False)
 
-            # So many pairs that there is time for fifty fits at least.
+            # So many pairs that there is time for fifty fits at least, and no more than tell levels apart.
             most = int(time_left() / (FITS * steps * self.seconds_each)) if self.seconds_each else train.count
-            few = train.first(max(min(train.count, PAIRS["fit"][0], most // 2), FEWEST_PAIRS))
-            others = validation.first(max(min(validation.count, most // 2), FEWEST_PAIRS))
-            best = search(
-                self.model, few, others, steps, starts=starts, seed=self.seed, time_left=time_left, on_fit=on_fit
+            enough = -(-ENOUGH_NUMBERS // int(np.prod(train.begun.shape[1:])))
+            wanted = max(min(most // 2, enough), FEWEST_PAIRS)
+            key = self.key(steps, levels, train.count, validation.count, len(train.sigmas))
+            wanted = self.kept.said("fit", lambda: wanted, key)
+            train = train.first(PAIRS["fit"][0])
+            return search(
+                self.model,
+                train,
+                validation,
+                steps,
+                few=(min(wanted, train.count), min(wanted, validation.count)),
+                starts=starts if levels == "search" else (),
+                from_curves=levels == "search",
+                seed=self.seed,
+                time_left=time_left,
+                on_fit=on_fit,
+                known=self.kept.fits(key),
             )
-        plan = plan_of(best.table, self.model.noise_schedule, self.model.scaling, self.model.prediction)
-        return best._replace(error=judge(self.model, plan, validation).error)
 
     def refine(
         self,
@@ -455,6 +516,7 @@ class _Task:
                     rate=RATE_OF_FIT if name == "fit" else 1.0,
                     time_left=lambda until=until: time_left() - until,  # type: ignore[misc]
                     on_iteration=on_iteration,
+                    keep=self.kept.file("refining", "pt", self.key(train.count, len(train.sigmas)), _told(table), name),
                     **options,
                 )
                 chosen.offer("refined", course.table, course.error)
@@ -462,6 +524,11 @@ class _Task:
                 if stopped == "interrupted":
                     break
         return stopped
+
+
+def _told(table: Table) -> list[Any]:
+    """A table as JSON has it."""
+    return [table.sigmas.tolist(), table.shifts.tolist(), table.weights.tolist()]
 
 
 def _usual_start(model: Model, steps: int) -> list[Ranked]:
@@ -512,7 +579,9 @@ def _report(
             if stopped == "interrupted" or (catalog and time_left() <= 0):
                 break
             among = names if evaluations == steps else list(dict.fromkeys([*names, *LIKELY]))
-            best = best_of_catalog(model, evaluations, test, names=among, screened=32, on_plan=bar.update)
+            best = best_of_catalog(
+                model, evaluations, test, names=among, last=8 if evaluations == steps else 3, on_plan=bar.update
+            )
             if best:
                 catalog[evaluations] = best[0].name, best[0].error
             if best and best[0].error <= learned.error:
@@ -525,6 +594,7 @@ def _report(
         error=learned.error,
         spread=learned.spread,
         validation={one.name: one.validation for one in chosen.candidates},
+        judged=task.judged,
         catalog=catalog,
         test_pairs=test.count,
         start_levels=tuple(stage.point.log_snr for stage in chosen.start.plan.stages),

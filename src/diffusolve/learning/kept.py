@@ -1,0 +1,166 @@
+"""Work in progress of learning, kept in a folder: what was stopped goes on, and other numbers of steps share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusolve.arrays import array_like, is_floating, no_gradients, to_numpy, widen
+from diffusolve.files import replacing, write_atomically
+from diffusolve.learning.model import Model, Rows, root_mean_square
+from diffusolve.learning.table import Table, place
+from diffusolve.learning.teacher import Pairs
+from diffusolve.randomness import draw_normal
+
+__all__ = ["Fits", "Kept"]
+
+SAME = 1e-2
+"""A network whose outputs are no farther from those of the one before, as a part of their size, is the same: enough for
+other machines and precisions."""
+
+Said = TypeVar("Said")
+
+
+class Kept:
+    """A folder in which everything dear is kept once it is made; without one, everything is made.
+
+    What is kept has a digest of all that it follows from in its file's name: seeds, conditions, teacher, numbers of
+    pairs, shapes. The network itself has no digest: its outputs for one noise are compared.
+
+    Args:
+        folder: made if need be; None keeps nothing.
+        model: the network.
+        conditions: what it learns for.
+
+    Raises:
+        ValueError: the folder is of another network.
+        OSError: nothing can be written there.
+    """
+
+    def __init__(self, folder: Path | None, model: Model, conditions: Rows) -> None:
+        self.folder, self.model = folder, model
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "network.npy"
+        probe = self._probe(conditions)
+        if file.is_file():
+            known = np.load(file)
+            fits = known.shape == probe.shape
+            apart = root_mean_square(known - probe) / (root_mean_square(known) or 1.0) if fits else 1.0
+            if not apart <= SAME:
+                raise ValueError(
+                    f"{folder} holds the work on another network, or other guidance: its outputs are {apart:.1%} away "
+                    "from this one's. Give another folder."
+                )
+        else:
+            with replacing(file) as partial, partial.open("wb") as opened:
+                np.save(opened, probe)
+
+    def _probe(self, conditions: Rows) -> npt.NDArray[Any]:
+        """The network's output for a noise of its own, in the middle of the levels."""
+        model = self.model
+        point = place(model.noise_schedule, model.scaling, float(model.scaling.sigma_from_log_snr(0.0)))
+        x = draw_normal([1], widen(model.like[:1]))
+        scale = model.prediction.conversion(point).scale
+        with no_gradients(x):
+            return to_numpy(model.output(x, scale, point.timestep, tuple(row[:1] for row in conditions)))
+
+    def file(self, kind: str, ending: str, *key: Any) -> Path | None:
+        """The path of what follows from `key`, values that JSON can hold or arrays; None if nothing is kept."""
+        if self.folder is None:
+            return None
+        return self.folder / f"{kind}-{self.digest(*key)}.{ending}"
+
+    def digest(self, *key: Any) -> str:
+        """Sixteen letters that stand for `key` and what the network was trained with."""
+        like, model = self.model.like, self.model
+        whole = [str(model.noise_schedule), model.prediction.description, list(like.shape[1:]), str(like.dtype), *key]
+        text = json.dumps(whole, default=_digest_of, sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:16]
+
+    def said(self, kind: str, make: Callable[[], Said], *key: Any) -> Said:
+        """What `make` returns, of values that JSON can hold, or what it returned before."""
+        file = self.file(kind, "json", *key)
+        if file is None:
+            return make()
+        if file.is_file():
+            known: Said = json.loads(file.read_text(encoding="utf-8"))
+            return known
+        made = make()
+        write_atomically(file, json.dumps(made).encode())
+        return made
+
+    def pairs(self, make: Callable[[], Pairs], rows: Rows, *key: Any) -> Pairs:
+        """The pairs that `make` returns, or returned before; their conditions are `rows`."""
+        file = self.file("pairs", "npz", rows, *key)
+        if file is None:
+            return make()
+        if file.is_file():
+            like = widen(self.model.like)
+            with np.load(file) as known:
+                begun, final = (array_like(known[name], like) for name in ("begun", "final"))
+                states, slopes = ([array_like(one, like) for one in known[name]] for name in ("states", "slopes"))
+                return Pairs(begun, rows, known["sigmas"], states, slopes, final)
+        made = make()
+        arrays: dict[str, Any] = {
+            "begun": to_numpy(made.begun),
+            "sigmas": made.sigmas,
+            "states": np.stack([to_numpy(state) for state in made.states]),
+            "slopes": np.stack([to_numpy(state) for state in made.slopes]),
+            "final": to_numpy(made.final),
+        }
+        with replacing(file) as partial, partial.open("wb") as opened:
+            np.savez(opened, **arrays)
+        return made
+
+    def fits(self, *key: Any) -> Fits:
+        """The fits of a search that follows from `key`, in their order."""
+        return Fits(self.file("fits", "jsonl", *key))
+
+
+class Fits:
+    """The weights and the errors of a search's fits: it goes over those that are known again without the network.
+
+    Args:
+        file: a line of JSON for each; None for none.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.known: list[tuple[list[list[float]], float]] = []
+        self.position = 0
+        if file is None or not file.is_file():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # cut off
+            write_atomically(file, "".join(lines[:-1]).encode())
+        self.known = [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def next(self, make: Callable[[], tuple[Table, float]], start: Table) -> tuple[Table, float]:
+        """The table and error of the next fit: as they were, on the levels of `start`, or what `make` returns."""
+        if self.position < len(self.known):
+            weights, error = self.known[self.position]
+            self.position += 1
+            return replace(start, weights=np.array(weights)), error
+        table, error = make()
+        self.position += 1
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as opened:
+                opened.write(json.dumps([table.weights.tolist(), error]) + "\n")
+        return table, error
+
+
+def _digest_of(value: Any) -> Any:
+    """What stands for an array in the text of a key."""
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{value!r} is no part of a key")
+    array = to_numpy(widen(value) if is_floating(value) else value)
+    return [list(array.shape), sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
