@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("diffusers")
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 
+import diffusolve
 from diffusolve import bulk, start
 from diffusolve.catalog import sampler
 from diffusolve.cli.main import main
@@ -94,6 +95,18 @@ def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.Mo
         ({"trained_betas": [0.1, 0.2], "beta_schedule": "linear"}, VariancePreserving(trained_betas=(0.1, 0.2))),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000},
+            FlowMatching(shift=3.0),
+        ),
+        (
+            diffusolve.UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=500
+            ).config,
+            FlowMatching(shift=5.0, num_train_timesteps=500),
+        ),
+        (
+            diffusolve.EulerDiscreteScheduler.from_config(
+                {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+            ).config,
             FlowMatching(shift=3.0),
         ),
         (

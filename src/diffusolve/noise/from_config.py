@@ -23,6 +23,10 @@ def noise_schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
     name = str(config.get("_class_name", ""))
     if name.startswith("FlowMatch"):
         return FlowMatching(shift=config.get("shift") or 1.0, num_train_timesteps=count)
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        # Of the DPM-Solver family, or of a class to which one of flow matching was carried: betas mean nothing there.
+        shift = config.get("flow_shift") if config.get("use_flow_sigmas") else config.get("shift")
+        return FlowMatching(shift=shift or 1.0, num_train_timesteps=count)
     if name.startswith("EDM"):
         return VarianceExploding(config.get("sigma_min", 0.002), config.get("sigma_max", 80.0), "edm", count)
     if "beta_schedule" not in config and config.get("trained_betas") is None:

@@ -15,7 +15,7 @@ from tqdm import TqdmWarning
 from diffusolve.arrays import Array, cast_like, is_floating, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
-from diffusolve.plan import Plan, PlanPoint, Stage, check_prediction
+from diffusolve.plan import Plan, PlanPoint, Stage, check_levels, check_prediction
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
 from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
@@ -197,7 +197,7 @@ def sample_with_report(
         if isinstance(sampler, Plan):
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
-            _check_prediction(network, sampler, prediction_type)
+            _check_plan(network, sampler, prediction_type)
             return _run_plan(network, x, sampler, noise, callback, progress and sampler.solver, clip, donate, backend)
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
@@ -334,11 +334,14 @@ def _check_sample(x: Array) -> None:
         raise ValueError("x has no dimensions: expected a batch of samples, shape (batch, ...).")
 
 
-def _check_prediction(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
-    """Raise if the network is known to predict something else than the plan was made for."""
+def _check_plan(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
+    """Raise if the network is known to have been trained for something else than the plan was made for."""
     known = prediction_type or getattr(network, "prediction", None)
     if known is not None:
         check_prediction(plan, prediction(known))
+    schedule = getattr(network, "noise_schedule", None)
+    if isinstance(schedule, NoiseSchedule):
+        check_levels(plan, schedule)
 
 
 def _gradient_mode(x: Array, gradients: bool) -> contextlib.AbstractContextManager[Any]:

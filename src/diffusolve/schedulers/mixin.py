@@ -19,7 +19,7 @@ from diffusolve.schedulers.keys import kept_values
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SchedulerMixin", "keys_of"]
+__all__ = ["SchedulerMixin", "check_no_plans", "keys_of"]
 
 
 class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
@@ -47,6 +47,7 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     def _carried(
         cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_no_plans(cls, whole)
         if cls.refuses_flow:
             check_no_flow(cls.__name__, whole)
         return super()._carried(config, given, whole)
@@ -163,6 +164,18 @@ class SchedulerMixin(ConfigMixin, PushToHubMixin, metaclass=ABCMeta):
     @classmethod
     def _names_of_compatibles(cls) -> set[str]:
         return set(cls._compatibles)
+
+
+def check_no_plans(cls: type[ConfigMixin], config: Mapping[str, Any]) -> None:
+    """Raise ValueError if `config` is that of a PlanScheduler, whose plans the class would not walk."""
+    if config.get("plans") and "plans" not in config_keys(cls):
+        own = config.get("trained_with") or {}
+        there = f"{own['_class_name']}.from_config(config['trained_with'])" if "_class_name" in own else ""
+        raise ValueError(
+            f"{cls.__name__} walks no plans, and this is the configuration of a PlanScheduler: load it with "
+            "diffusolve.PlanScheduler.from_pretrained or from_config"
+            + (f"; the pipeline's own scheduler is {there}." if there else ".")
+        )
 
 
 def keys_of(names: Iterable[str]) -> set[str]:

@@ -31,7 +31,7 @@ from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
 from diffusolve.schedulers.log_prob import HasLogProbs
-from diffusolve.schedulers.mixin import SchedulerMixin
+from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResultWithData
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
@@ -182,6 +182,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     def _carried(
         cls, config: dict[str, Any], given: dict[str, Any], whole: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_no_plans(cls, whole)
         if not is_flow(whole) or (not cls.samples_flow and "shift" in config_keys(cls)):
             return config, {}  # of no flow, or of a class that is for one family of flow models and knows its own keys
         if not cls.samples_flow:
