@@ -183,5 +183,5 @@ def best_of_catalog(
 
 
 def _in_order(ranked: Sequence[Ranked]) -> list[Ranked]:
-    """Those whose samples are finite, the best first."""
+    """The plans whose samples are finite, the best first."""
     return sorted((one for one in ranked if np.isfinite(one.error)), key=lambda one: one.error)

@@ -87,7 +87,7 @@ class Kept:
         return sha256(text.encode()).hexdigest()[:16]
 
     def said(self, kind: str, make: Callable[[], Said], *key: Any) -> Said:
-        """What `make` returns, of values that JSON can hold, or what it returned before."""
+        """The values, such as JSON can hold, that `make` returns, or returned before."""
         file = self.file(kind, "json", *key)
         if file is None:
             return make()
@@ -159,7 +159,7 @@ class Fits:
 
 
 def _digest_of(value: Any) -> Any:
-    """What stands for an array in the text of a key."""
+    """The shape and digest of an array, for the text of a key."""
     if not hasattr(value, "shape"):
         raise TypeError(f"{value!r} is no part of a key")
     array = to_numpy(widen(value) if is_floating(value) else value)
