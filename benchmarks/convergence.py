@@ -1,7 +1,11 @@
-"""Order of convergence of every solver, as a table and a plot: ``python -m benchmarks.convergence``."""
+"""Order of convergence of every solver, as a table and a plot: ``python -m benchmarks.convergence``.
+
+With words, only of the solvers whose names have one of them in it, and no plot: ``... convergence Heun "DPM++ 2M"``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +18,7 @@ from benchmarks.orders import (
     CASES,
     MARGINAL_CASES,
     SDE_CASES,
+    Case,
     error,
     marginals,
     moments,
@@ -39,28 +44,41 @@ PLOTTED = (
 )
 
 
+def named(cases: Sequence[Case], words: Sequence[str]) -> list[Case]:
+    """Those of `cases` whose names have one of the `words` in it, in any case; all without words."""
+    return [case for case in cases if not words or any(word.casefold() in case.name.casefold() for word in words)]
+
+
 def main(
+    words: Annotated[list[str] | None, typer.Argument(help="Words of names, to measure only these solvers.")] = None,
     plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/images/convergence.png"),
 ) -> None:
     """Print the table and draw the plot."""
     console = Console()
+
+    def show(table: Table) -> None:
+        if table.row_count:
+            console.print(table)
+
     table = Table("solver", "order", "exact start", "usual start", "error, 80 steps", title="Deterministic")
-    for case in CASES:
+    for case in named(CASES, words or ()):
         measured = order(started_exactly(case.solver, case.history), case.steps)
-        usual = order(case.solver, case.steps)
-        table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{usual:.2f}", f"{error(case.solver, 80)[0]:.1e}")
-    console.print(table)
+        start = order(case.solver, case.steps)
+        table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{start:.2f}", f"{error(case.solver, 80)[0]:.1e}")
+    show(table)
     table = Table("solver", "order", "measured (std)", "std, 80 steps", "mean, 80 steps", title="Stochastic")
-    for case in SDE_CASES:
+    for case in named(SDE_CASES, words or ()):
         mean, std = moments(case.solver, 80)
         measured = std_order(case.solver, case.steps)
         table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{std:.1e}", f"{mean:.1e}")
-    console.print(table)
+    show(table)
     table = Table("solver", "order", "measured (std)", "std, 80 steps", title="Stochastic, any amount of noise")
-    for case in MARGINAL_CASES:
+    for case in named(MARGINAL_CASES, words or ()):
         measured, std = std_order(case.solver, case.steps, marginals), marginals(case.solver, 80)[1]
         table.add_row(case.name, str(case.order), f"{measured:.2f}", f"{std:.1e}")
-    console.print(table)
+    show(table)
+    if words:
+        return
     plot.parent.mkdir(parents=True, exist_ok=True)
     draw(plot)
     console.print(f"plot in {plot}")

@@ -1,4 +1,7 @@
-"""Every sampler with its samples, ``docs/gallery.md``: ``python -m benchmarks.gallery``."""
+"""Every sampler with its samples, ``docs/gallery.md``: ``python -m benchmarks.gallery``.
+
+With names, only the pictures of these samplers are made, and the page is written: ``... gallery "DPM++ 2M"``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from diffusolve.catalog import CATALOG, Entry
+from diffusolve.catalog import CATALOG, Entry, find
 from diffusolve.cli.main import main as diffusolve
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
@@ -168,8 +171,21 @@ def overview() -> str:
     return "\n".join([*lines, "", "\\* stochastic."])
 
 
-def main(out: Annotated[Path, typer.Option(help="The folder of the page.", file_okay=False)] = DOCS) -> None:
+def make(entry: Entry, path: Path) -> None:
+    """Make an entry's picture."""
+    try:
+        diffusolve(command(entry, str(path)))
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Samplers whose pictures to make; all if left out.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the page.", file_okay=False)] = DOCS,
+) -> None:
     """Write the gallery page and its pictures."""
+    drawn = {find(name)[0].name for name in names} if names else CATALOG.keys()
     torch.set_num_threads(1)  # the network is small: more threads would only wait for each other
     pictures = out / "images" / "gallery"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -177,11 +193,8 @@ def main(out: Annotated[Path, typer.Option(help="The folder of the page.", file_
     rows = []
     for entry in track(CATALOG.values(), "sampling", console=console):
         path = pictures / f"{slug(entry.name)}.png"
-        try:
-            diffusolve(command(entry, str(path)))
-        except SystemExit as stop:
-            if stop.code:
-                raise
+        if entry.name in drawn:
+            make(entry, path)
         rows.append(row(entry, path.relative_to(out).as_posix()))
     kept = {f"{slug(name)}.png" for name in CATALOG}
     for path in pictures.glob("*.png"):

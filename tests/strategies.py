@@ -211,7 +211,7 @@ predictions: st.SearchStrategy[Prediction] = st.one_of(
 
 def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spacing]:
     """Spacings that can divide `noise_schedule` into `steps` steps."""
-    by_level: list[Spacing] = [
+    by_index: list[Spacing] = [
         Linspace(),
         Linspace(to_first=False),
         Linspace(to_first=False, final_sigma="sigma_min"),
@@ -250,7 +250,7 @@ def spacings(noise_schedule: NoiseSchedule, steps: int) -> st.SearchStrategy[Spa
     custom_timesteps = st.lists(
         st.floats(first, last), min_size=steps, max_size=steps, unique_by=lambda t: round(100 * t / (last - first))
     ).map(lambda times: Timesteps(tuple(sorted(times, reverse=True))))
-    return st.one_of(st.sampled_from(by_level), st.sampled_from(by_sigma), custom_sigmas, custom_timesteps)
+    return st.one_of(st.sampled_from(by_index), st.sampled_from(by_sigma), custom_sigmas, custom_timesteps)
 
 
 @st.composite

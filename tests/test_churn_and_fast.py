@@ -86,13 +86,13 @@ def test_heun_with_churn_is_algorithm_2_of_karras_et_al(final_sigma: str, churn:
     s_churn, s_tmin, s_tmax, s_noise = churn
     grid = Karras(sigma_max=30.0, final_sigma=final_sigma).grid(VE, 8)
     noises = np.random.default_rng(0).standard_normal(len(grid)).tolist()
-    x, drawn, levels = 30.0, iter(noises), []
+    x, drawn, reached = 30.0, iter(noises), []
     for t, t_next in pairwise(grid.sigmas.tolist()):
         gamma = min(s_churn / grid.steps, math.sqrt(2) - 1) if s_tmin <= t <= s_tmax else 0
         t_hat = t + gamma * t
         if gamma > 0:
             x = x + math.sqrt(t_hat**2 - t**2) * s_noise * next(drawn)
-        levels.append(t_hat)
+        reached.append(t_hat)
         d = (x - varying(x, Point(0, 1.0, t_hat))) / t_hat
         x_next = x + (t_next - t_hat) * d
         if t_next != 0:
@@ -102,8 +102,8 @@ def test_heun_with_churn_is_algorithm_2_of_karras_et_al(final_sigma: str, churn:
     solver = heun.with_options(s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
     assert drive(solver, grid, 30.0, varying, iter(noises))[-1] == pytest.approx(x, rel=1e-9)
     plan = plan_for(solver, grid, EDM())
-    assert plan.sigmas[:-1] == pytest.approx(levels)
-    assert [stage.point.timestep for stage in plan.stages if stage.stage == 0] == pytest.approx(levels)
+    assert plan.sigmas[:-1] == pytest.approx(reached)
+    assert [stage.point.timestep for stage in plan.stages if stage.stage == 0] == pytest.approx(reached)
 
 
 @every_churning_solver

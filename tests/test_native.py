@@ -384,15 +384,15 @@ def test_a_network_may_change_its_kind_of_output_in_the_middle(solver: Solver, a
     def network(x: Tensor) -> Tensor:
         return change(torch.tanh(x)) if next(calls) >= at else torch.tanh(x)
 
-    made, usual = walk(Run(plan_of(solver), noise), start(), network), walk(Run(plan_of(solver), noise), start())
-    assert difference(made, usual) < (0.01 if change is torch.Tensor.half else 1e-5)
+    made, expected = walk(Run(plan_of(solver), noise), start(), network), walk(Run(plan_of(solver), noise), start())
+    assert difference(made, expected) < (0.01 if change is torch.Tensor.half else 1e-5)
 
 
 def test_the_noise_may_come_in_another_layout_and_precision() -> None:
     plan = plan_of(dpmpp_multistep.with_options(eta=1.0))
-    usual = walk(Run(plan, noise), start())
+    expected = walk(Run(plan, noise), start())
     for change in (channels_last, torch.Tensor.double):
-        assert difference(walk(Run(plan, lambda x, s, t, c=change: c(noise(x, s, t))), start()), usual) < 1e-5
+        assert difference(walk(Run(plan, lambda x, s, t, c=change: c(noise(x, s, t))), start()), expected) < 1e-5
 
 
 @pytest.mark.parametrize("solver", [unipc, SOLVERS["heun"], SOLVERS["lms"]], ids=str)

@@ -41,7 +41,7 @@ SCHEDULES = {
 every_schedule = for_each("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def levels(schedule: NoiseSchedule) -> np.ndarray:
+def indices_of(schedule: NoiseSchedule) -> np.ndarray:
     return np.linspace(0, schedule.num_train_timesteps - 1, 257)
 
 
@@ -123,7 +123,7 @@ def test_zero_terminal_snr_is_lin_et_als_algorithm_1() -> None:
 
 @every_schedule
 def test_alpha_and_sigma_obey_the_law_of_their_space(schedule: NoiseSchedule) -> None:
-    sigmas = schedule.sigma_at_index(levels(schedule))
+    sigmas = schedule.sigma_at_index(indices_of(schedule))
     alpha, sigma = schedule.alpha_sigma(schedule.timestep(sigmas))
     if schedule.scaling is Scaling.VARIANCE_PRESERVING:
         np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-14)
@@ -136,7 +136,7 @@ def test_alpha_and_sigma_obey_the_law_of_their_space(schedule: NoiseSchedule) ->
 
 @every_schedule
 def test_noise_grows_with_the_level_and_with_the_timestep(schedule: NoiseSchedule) -> None:
-    sigmas = schedule.sigma_at_index(levels(schedule))
+    sigmas = schedule.sigma_at_index(indices_of(schedule))
     assert np.all(np.diff(sigmas[:-1]) > 0)
     assert sigmas[-1] > sigmas[-2]
     assert np.all(np.diff(schedule.timestep(sigmas)) > 0)
@@ -184,9 +184,9 @@ def test_the_last_flow_matching_level_is_exactly_pure_noise(shift: float, count:
 
 
 @given(st.floats(0.2, 12.0), st.floats(0.0, 999.0))
-def test_the_flow_matching_shift_divides_the_signal_to_noise_ratio(shift: float, level: float) -> None:
+def test_the_flow_matching_shift_divides_the_signal_to_noise_ratio(shift: float, index: float) -> None:
     """Esser et al. 2024, section 5.3.2: the shift is a constant added to the log-SNR."""
-    plain, shifted = (float(FlowMatching(s).sigma_at_index(level)) for s in (1.0, shift))
+    plain, shifted = (float(FlowMatching(s).sigma_at_index(index)) for s in (1.0, shift))
     assert (1 - shifted) / shifted == pytest.approx((1 - plain) / plain / shift, rel=1e-9, abs=1e-12)
 
 

@@ -108,7 +108,7 @@ def test_a_schedule_has_as_many_training_timesteps_as_memory_holds(count: Any) -
 
 def test_restarts_are_as_many_as_memory_holds() -> None:
     solver = SOLVERS["restart"].with_options(restart_list={0.1: (10, 10**12, 2.0)})
-    with pytest.raises(ValueError, match=r"restart_list has 10 levels 1e\+12 times: expected at most 100,000 steps"):
+    with pytest.raises(ValueError, match=r"restart_list has 10 sigmas 1e\+12 times: expected at most 100,000 steps"):
         Sampler(solver, spacing("karras")).plan(SD15, "epsilon", 5)
 
 

@@ -36,7 +36,7 @@ def output_by_definition(kind: Prediction, x0: float, noise: float, alpha: float
 @given(
     noise_schedules, st.floats(0, 0.98), st.sampled_from(list(Scaling)), predictions, st.floats(-2, 2), st.floats(-3, 3)
 )
-def test_the_data_come_back_from_the_output_in_every_space(
+def test_the_data_come_back_from_the_output_in_every_scaling(
     schedule: NoiseSchedule, position: float, scaling: Scaling, kind: Prediction, x0: float, noise: float
 ) -> None:
     sigma = float(schedule.sigma_at_index(position * (schedule.num_train_timesteps - 1)))

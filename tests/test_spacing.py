@@ -154,9 +154,9 @@ def test_beta_takes_the_quantiles_of_the_distribution(alpha: float, beta: float,
 
 def test_timestep_spacings_choose_shifted_levels_in_flow_matching() -> None:
     """Esser et al. 2024, equation 23, with the shift of Stable Diffusion 3."""
-    levels = np.array([1.0, 0.75, 0.5, 0.25])
+    times = np.array([1.0, 0.75, 0.5, 0.25])
     grid = Trailing().grid(FlowMatching(shift=3.0), 4)
-    np.testing.assert_allclose(grid.sigmas[:-1], 3 * levels / (1 + 2 * levels), rtol=1e-12)
+    np.testing.assert_allclose(grid.sigmas[:-1], 3 * times / (1 + 2 * times), rtol=1e-12)
     np.testing.assert_allclose(grid.timesteps, 1000 * grid.sigmas[:-1], rtol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Names in the worlds of other programs, against noise levels and samples measured there."""
+"""Names in the worlds of other programs, against sigmas and samples measured there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SAME_LEVELS = 2e-5
 """Relative; the programs' tables are in single precision, and EDM's arctangent of 80 loses a digit of it."""
 
 SAME_SAMPLES = 2e-5
-"""Of samples of size 1, from levels that the programs have in single precision."""
+"""Of samples of size 1, from sigmas that the programs have in single precision."""
 
 APART = {
     "deis": (5e-5, "there its integrals are sums over 10,000 points"),
@@ -74,7 +74,7 @@ class Denoiser:
         return unguided + (GUIDANCE if self.guided else 1.0) * (conditional - unguided), unguided
 
 
-def levels(made: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Any:
+def sigmas_of(made: Sampler, noise_schedule: NoiseSchedule, steps: int) -> Any:
     """What programs call sigma, at each point."""
     grid = made.spacing.grid(noise_schedule, steps)
     return noise_schedule.scaling.sigma_from_log_snr([point.log_snr for point in grid])
@@ -94,7 +94,7 @@ def measured_levels() -> Iterator[tuple[str, Sampler, NoiseSchedule, int, list[f
 def test_every_schedule_of_a_world_has_the_levels_measured_there() -> None:
     compared, differ = 0, []
     for what, made, noise_schedule, steps, figure in measured_levels():
-        ours = levels(made, noise_schedule, steps)
+        ours = sigmas_of(made, noise_schedule, steps)
         compared += 1
         if len(ours) != len(figure) or not np.allclose(ours, figure, rtol=SAME_LEVELS, atol=1e-9):
             differ.append((what, ours, figure))
@@ -192,7 +192,7 @@ def test_every_name_that_the_catalog_says_a_world_has_is_there() -> None:
 def test_options_change_the_worlds_solver_and_schedule() -> None:
     made = sampler("euler_ancestral", "karras", world="comfyui", eta=0.5, rho=5.0)
     assert dict(made.solver.options) == {"ancestral": "rectified", "eta": 0.5}
-    assert levels(made, SD15, 4)[1] != levels(sampler("euler_ancestral karras", world="comfyui"), SD15, 4)[1]
+    assert sigmas_of(made, SD15, 4)[1] != sigmas_of(sampler("euler_ancestral karras", world="comfyui"), SD15, 4)[1]
     with pytest.raises(UnknownNameError, match="unknown option of euler 'rhoo': did you mean 'rho'"):
         sampler("euler", "karras", world="comfyui", rhoo=5.0)
 
@@ -291,10 +291,10 @@ def test_in_the_world_of_diffusers_names_are_classes() -> None:
 
 def test_dpm_fast_and_adaptive_end_where_the_schedule_of_comfyui_says() -> None:
     simple, karras = (sampler("dpm_fast", schedule, world="comfyui") for schedule in ("simple", "karras"))
-    assert levels(simple, SD15, 5)[[0, -1]] == pytest.approx(
+    assert sigmas_of(simple, SD15, 5)[[0, -1]] == pytest.approx(
         np.array(COMFYUI["levels"]["sd15"]["simple"]["5"])[[0, -2]]
     )
-    assert levels(karras, SD15, 5)[-1] == pytest.approx(SD15.sigma_min)
+    assert sigmas_of(karras, SD15, 5)[-1] == pytest.approx(SD15.sigma_min)
     adaptive = sampler("dpm_adaptive", "simple", world="comfyui")
     network = Denoiser(SD15, False)
     start = adaptive.grid(SD15, 1)[0].sigma * np.array([COMFYUI["start"]["numbers"]])

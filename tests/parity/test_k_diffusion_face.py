@@ -652,8 +652,8 @@ def test_wrappers_have_the_same_state_and_numbers(make: Callable[[ModuleType, Ne
     for n in (None, 1, 7):
         torch.testing.assert_close(mine.get_sigmas(n), reference.get_sigmas(n))
     assert (mine.sigma_min, mine.sigma_max) == (reference.sigma_min, reference.sigma_max)
-    beyond = torch.tensor([0.0, 0.001, 15.0, 1e4])
-    torch.testing.assert_close(mine.sigma_to_t(beyond), reference.sigma_to_t(beyond))
+    outside = torch.tensor([0.0, 0.001, 15.0, 1e4])
+    torch.testing.assert_close(mine.sigma_to_t(outside), reference.sigma_to_t(outside))
     for quantize in (True, False):
         scalar = torch.tensor(2.0)
         torch.testing.assert_close(

@@ -37,7 +37,7 @@ CONFIGS: list[dict[str, Any]] = [
 CURVES = [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
 
 
-def of_k_diffusion(function: str, scheduler: Any, *levels: Any, first: int = 0, **options: Any) -> tuple[Tensor, Any]:
+def of_k_diffusion(function: str, scheduler: Any, *sigmas: Any, first: int = 0, **options: Any) -> tuple[Tensor, Any]:
     """The sample that k-diffusion's function makes with the schedule of `scheduler`, and the network that it asked.
 
     Noise as :func:`~tests.schedulers.parity.walk` draws it. In double precision: in single precision a step from the
@@ -47,16 +47,16 @@ def of_k_diffusion(function: str, scheduler: Any, *levels: Any, first: int = 0, 
     model = denoiser(network, scheduler.noise_schedule, scheduler.config.prediction_type, torch.float64)
     x = standard_noise(dtype=torch.float64) * float(scheduler.init_noise_sigma)
     if first:
-        x = 0.3 * standard_noise(1, torch.float64) + standard_noise(dtype=torch.float64) * float(levels[0][0])
+        x = 0.3 * standard_noise(1, torch.float64) + standard_noise(dtype=torch.float64) * float(sigmas[0][0])
     options["noise_sampler"] = lambda *_: torch.randn(SHAPE, generator=generator, dtype=torch.float64)
     eta, s_noise = scheduler.config.eta, scheduler.config.s_noise
     with torch.no_grad():
-        made = getattr(sampling, function)(model, x, *levels, disable=True, eta=eta, s_noise=s_noise, **options)
+        made = getattr(sampling, function)(model, x, *sigmas, disable=True, eta=eta, s_noise=s_noise, **options)
     return made, network
 
 
-def levels_of(scheduler: Any) -> Tensor:
-    """The noise levels where the steps of the two-stage class begin, and the end."""
+def sigmas_of(scheduler: Any) -> Tensor:
+    """The sigmas where the steps of the two-stage class begin, and the end."""
     return torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1::2]]).double()
 
 
@@ -66,9 +66,9 @@ def test_dpmpp_2s_a_is_the_function_of_k_diffusion(config: dict[str, Any], steps
     scheduler = ours(TWO_S, {**STABLE_DIFFUSION, **config})
     scheduler.set_timesteps(steps)
     assert len(scheduler.timesteps) == 2 * steps - 1
-    levels = levels_of(scheduler)
-    assert len(levels) == steps + 1
-    reference, network = of_k_diffusion("sample_dpmpp_2s_ancestral", scheduler, levels)
+    sigmas = sigmas_of(scheduler)
+    assert len(sigmas) == steps + 1
+    reference, network = of_k_diffusion("sample_dpmpp_2s_ancestral", scheduler, sigmas)
     assert difference(walk(scheduler, dtype=torch.float64).samples[-1], reference) <= PROMISED
     # Between whole timesteps sigma is linear in the class, as in its siblings, and log sigma in k-diffusion.
     assert float((scheduler.timesteps.double() - torch.tensor(network.timesteps)).abs().max()) <= 1e-2
@@ -111,7 +111,7 @@ def test_a_run_of_2s_a_may_begin_in_the_middle(config: dict[str, Any]) -> None:
     for first in (1, 3):
         scheduler = ours(TWO_S, {**STABLE_DIFFUSION, **config})
         scheduler.set_timesteps(6)
-        reference, _ = of_k_diffusion("sample_dpmpp_2s_ancestral", scheduler, levels_of(scheduler)[first:], first=first)
+        reference, _ = of_k_diffusion("sample_dpmpp_2s_ancestral", scheduler, sigmas_of(scheduler)[first:], first=first)
         made = walk(scheduler, first=first * scheduler.order, dtype=torch.float64)
         assert difference(made.samples[-1], reference) <= PROMISED
 
@@ -245,7 +245,7 @@ def test_stable_diffusion_makes_the_image_of_k_diffusion(name: str) -> None:
             ends = float(scheduler.sigmas[-1]), float(scheduler.sigmas[0])
             x = sampling.sample_dpm_fast(model, x, *ends, 6, **noise)
         else:
-            x = sampling.sample_dpmpp_2s_ancestral(model, x, levels_of(scheduler).float(), **noise)
+            x = sampling.sample_dpmpp_2s_ancestral(model, x, sigmas_of(scheduler).float(), **noise)
         expected = parts["vae"].decode(x / parts["vae"].config.scaling_factor).sample
     assert float((image - (expected / 2 + 0.5).clamp(0, 1)).abs().max()) <= 1 / 255
 

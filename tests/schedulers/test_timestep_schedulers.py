@@ -513,7 +513,7 @@ def test_timesteps_that_are_no_run_are_refused(timesteps: list[float], words: st
 @every_class
 def test_what_another_class_is_configured_with_has_no_effect(name: str) -> None:
     """Keys that a class does not have are kept for the way back, and do nothing."""
-    foreign = {
+    others = {
         "clip_sample": True,
         "clip_sample_range": 0.1,
         "thresholding": True,
@@ -522,9 +522,9 @@ def test_what_another_class_is_configured_with_has_no_effect(name: str) -> None:
         "variance_type": "fixed_large",
         "skip_prk_steps": True,
     }
-    foreign = {key: value for key, value in foreign.items() if not knows(name, {key: value})}
+    others = {key: value for key, value in others.items() if not knows(name, {key: value})}
     walks = []
-    for config in ({}, foreign):
+    for config in ({}, others):
         scheduler = getattr(diffusolve, name).from_config({**SHORT, **config})
         scheduler.set_timesteps(5)
         walks.append(walk(scheduler).samples[-1])

@@ -34,7 +34,7 @@ class Backend(Protocol):
 
 
 def one_by_one(backend: Backend, sums: Sequence[Sum], casts: bool = True) -> Update:
-    """An update that computes one sum after the other; the last one `casts`, unless it has the sample's precision."""
+    """An update that computes one sum after the other; it `casts` the last one to the sample's precision."""
     *others, last = [(total.target, _bind(backend, total, casts)) for total in sums]
     following = last[1]
     if not others:

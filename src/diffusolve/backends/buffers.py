@@ -85,8 +85,8 @@ class Buffers:
                 break
         whole = torch.empty_like(x, dtype=dtype)
         storage = whole.untyped_storage()
-        made = _Buffer(whole, storage, whole.data_ptr(), storage.nbytes(), (0, 0))
+        buffer = _Buffer(whole, storage, whole.data_ptr(), storage.nbytes(), (0, 0))
         del whole, storage
-        made = made._replace(unheld=made.holders())
-        self._buffers.append(made)
-        return made.whole.detach()
+        buffer = buffer._replace(unheld=buffer.holders())
+        self._buffers.append(buffer)
+        return buffer.whole.detach()

@@ -225,7 +225,7 @@ class Run:
         noise had led there: the ratio of PPO, for a step made before, by another network.
 
             old = run.step_log_prob(output, x)
-            new = again.step_log_prob(network(x), x, old.next_sample)
+            new = other.step_log_prob(network(x), x, old.next_sample)
             ratio = (new.log_prob - old.log_prob).exp()
 
         Args:
@@ -340,7 +340,7 @@ class Run:
     def _lowered(self) -> Lowered:
         return lower(self.plan, self.transform, self.donate)
 
-    def again(self, draw_noise: DrawNoise | None) -> Run:
+    def from_start(self, draw_noise: DrawNoise | None) -> Run:
         """Another run of the same plan and transform from its start, with this one's preparations."""
         run = object.__new__(Run)
         run.__dict__.update(self.__dict__, position=0, _slots=[None], draw_noise=draw_noise)
@@ -354,7 +354,7 @@ class Run:
 
     def copied(self) -> Run:
         """Another run where this one stands; what it remembers is its own, since a run may overwrite that."""
-        run, remembered = self.again(self.draw_noise), self._remembered
+        run, remembered = self.from_start(self.draw_noise), self._remembered
         if remembered is not None:
             copies = [None if array is None else copied(array) for array in remembered[: self._lowered().slots]]
             run._slots = [[*copies, None]]  # without buffers

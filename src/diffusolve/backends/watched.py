@@ -1,4 +1,4 @@
-"""Question whether something must see each operation on tensors, so that none may be done out of its sight."""
+"""The question whether something must see each operation on tensors, so that none may be done out of its sight."""
 
 from __future__ import annotations
 

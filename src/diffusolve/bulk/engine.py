@@ -294,7 +294,7 @@ class Engine:
         return outputs[:count]
 
     def _advanced(self, rows: list[UnderWay], inputs: Inputs, outputs: Any, unguided: Any) -> list[Outcome]:
-        """Move rows on; those that are over."""
+        """Move `rows` on by one evaluation; the outcomes of those that are over then."""
         over = [
             self._given_up(rows[index], f"the network's output holds NaN or infinity at evaluation {at} of {nfe}.")
             for index in not_finite(outputs)

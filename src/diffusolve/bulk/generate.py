@@ -205,7 +205,7 @@ def generate(
 def _with_half_the_calls(
     folder: Folder, job: Job, complete: dict[int, int], asked: int | None, error: MemoryError
 ) -> Job:
-    """The job, for the network called on half as many rows, if nothing was made of it yet and nobody asked otherwise.
+    """The job with half as many rows in a call of the network, if it has no shards yet and no `asked` call size.
 
     Raises:
         MemoryError: that cannot be.

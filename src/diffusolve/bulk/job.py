@@ -249,11 +249,11 @@ class Folder:
                 if known is not None and (status.st_size, status.st_mtime_ns) == (known["size"], known["changed"]):
                     found[block] = known["failed"]
                     continue
-                made = made_of(Path(entry.path))
-                wrong, failed = self._what_is_wrong(job, form, block, made, known)
+                written = made_of(Path(entry.path))
+                wrong, failed = self._what_is_wrong(job, form, block, written, known)
                 if wrong is None:
                     found[block] = failed
-                    self.note(block, made, failed)
+                    self.note(block, written, failed)
                 else:
                     damaged.append((block, wrong))
                     os.unlink(entry.path)

@@ -144,14 +144,14 @@ def load_model(model: ModelLike, device: str = "cpu", call_size: int | None = No
     if isinstance(model, str):
         check_model(model)
         check_device(device)
-        made = _named(model, device)
+        found = _named(model, device)
     elif callable(model):
-        made = model()
-        if not isinstance(made, Model):
-            raise TypeError(f"{name_of(model)} made a {type(made).__name__}: expected a diffusolve.bulk.Model.")
+        found = model()
+        if not isinstance(found, Model):
+            raise TypeError(f"{name_of(model)} made a {type(found).__name__}: expected a diffusolve.bulk.Model.")
     else:
         raise TypeError(f"model is a {type(model).__name__}: expected a name, or a function that makes a Model.")
-    return made if call_size is None else replace(made, call_size=call_size)
+    return found if call_size is None else replace(found, call_size=call_size)
 
 
 def check_device(device: str) -> None:

@@ -94,8 +94,8 @@ class Format(ABC):
         """
         with replacing(path) as partial:
             self._write(partial, records)
-            made = made_of(partial)
-        return made._replace(changed=path.stat().st_mtime_ns)
+            written = made_of(partial)
+        return written._replace(changed=path.stat().st_mtime_ns)
 
     @abstractmethod
     def check(self) -> None:

@@ -197,9 +197,9 @@ class Worker:
             else:
                 failures.unlink(missing_ok=True)
             records = [opened.records[number] for number in sorted(opened.records)]
-            made = self.format.write(self.format.path(self.folder.path, block), records)
+            written = self.format.write(self.format.path(self.folder.path, block), records)
             del self._open[block]
-            turn.done.append(Done(block, len(self.job.rows_in(block)), len(opened.failed), made))
+            turn.done.append(Done(block, len(self.job.rows_in(block)), len(opened.failed), written))
 
 
 def _line(row: Row, reason: str) -> bytes:

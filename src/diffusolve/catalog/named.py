@@ -35,7 +35,7 @@ def sampler(name: Any, spacing: str | Spacing | None = None, *, world: str | Non
             where it is not quite that.
         spacing: where the steps fall, in place of a schedule type: a name or a
             :class:`~diffusolve.spacing.Spacing`.
-        world: a program, one of :data:`WORLD_NAMES` in any case, whose levels, end, variant and order of draws are
+        world: a program, one of :data:`WORLD_NAMES` in any case, whose sigmas, end, variant and order of draws are
             wanted, slips included. Names are then the program's, or ours of what it has; of diffusers they are
             classes. Without one this is the library's own reading, in which no program's slips are.
         options: of the solver, for example ``eta=0.5`` or ``s_churn=10``; of the spacing, for example ``rho=5`` or

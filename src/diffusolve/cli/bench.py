@@ -83,12 +83,12 @@ def _medians(plan: Plan, like: torch.Tensor) -> tuple[float, float]:
     noise, output = torch.randn_like(like), torch.randn_like(like)
     buffers = [torch.randn_like(like) for _ in range(RING)]
 
-    def run() -> None:
-        walk = Run(plan, lambda *_: noise)
-        x = walk.begin(like)
+    def walk() -> None:
+        run = Run(plan, lambda *_: noise)
+        x = run.begin(like)
         for stage in plan.stages:
-            walk.model_input(x)
-            x = walk.step(output, x, output if stage.reads_unguided else None)
+            run.model_input(x)
+            x = run.step(output, x, output if stage.reads_unguided else None)
 
     def copy() -> None:
         for index in range(plan.nfe):
@@ -102,10 +102,10 @@ def _medians(plan: Plan, like: torch.Tensor) -> tuple[float, float]:
         return (time.perf_counter() - begun) / plan.nfe
 
     with torch.no_grad():
-        timed(run), timed(copy)  # for the caches
+        timed(walk), timed(copy)  # for the caches
         times: list[tuple[float, float]] = []
         begun = time.perf_counter()
         while len(times) < LEAST_ROUNDS or (len(times) < MOST_ROUNDS and time.perf_counter() - begun < SECONDS):
-            times.append((timed(run), timed(copy)))
+            times.append((timed(walk), timed(copy)))
     runs, copies = zip(*times, strict=True)
     return statistics.median(runs), statistics.median(copies)

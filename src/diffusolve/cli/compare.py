@@ -77,7 +77,7 @@ def _every(world: str | None) -> Iterable[str]:
         return CATALOG
     if world not in WORLDS:
         raise unknown_name("world with a list of samplers", world, WORLDS)
-    return {made.solver: made.name for made in reversed(list(WORLDS[world].samplers.values()))}.values()
+    return {row.solver: row.name for row in reversed(list(WORLDS[world].samplers.values()))}.values()
 
 
 def compare_command(

@@ -63,9 +63,9 @@ def _in_catalog(sampler: str, world: str | None, known: dict[str, Any]) -> tuple
 def _write(name: str, known: dict[str, Any], out: Path) -> tuple[str, Path]:
     """Write the configuration of the sampler called `name` for a model's; the class and the file."""
     if is_flow(known):
-        made = scheduler(name, like=known)
-        made.save_config(out)
-        return type(made).__name__, out / CONFIG_FILE
+        configured = scheduler(name, like=known)
+        configured.save_config(out)
+        return type(configured).__name__, out / CONFIG_FILE
     translated = to_diffusers(name)
     return translated.class_name, translated.save(out, known)
 

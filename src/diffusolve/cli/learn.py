@@ -202,7 +202,7 @@ def figure(plan: Plan, report: LearningReport, model: str) -> Figure:
 
     drawing = Figure(figsize=(9, 3.6), layout="constrained")
     drawing.suptitle(f"A plan of {report.steps} evaluations, learned for {model}")
-    errors, levels = drawing.subplots(1, 2)
+    errors, log_snrs = drawing.subplots(1, 2)
     counts = list(report.catalog)
     errors.plot(counts, [error for _, error in report.catalog.values()], marker="o", label="best of the catalog")
     errors.errorbar([plan.nfe], [report.error], [report.spread], marker="s", color="tab:orange", label="learned")
@@ -212,12 +212,12 @@ def figure(plan: Plan, report: LearningReport, model: str) -> Figure:
     errors.legend(fontsize=8)
     learned = [stage.point.log_snr for stage in plan.stages]
     for numbers, name in ((report.start_levels, report.start), (learned, f"learned ({report.way})")):
-        finite = [level if isfinite(level) else nan for level in numbers]
-        levels.plot(range(len(finite)), finite, marker="o", markersize=4, label=name)
-    levels.set_xlabel("evaluation")
-    levels.set_ylabel("log-SNR, log(alpha / sigma)")
-    levels.legend(fontsize=8)
-    for axes in (errors, levels):
+        finite = [value if isfinite(value) else nan for value in numbers]
+        log_snrs.plot(range(len(finite)), finite, marker="o", markersize=4, label=name)
+    log_snrs.set_xlabel("evaluation")
+    log_snrs.set_ylabel("log-SNR, log(alpha / sigma)")
+    log_snrs.legend(fontsize=8)
+    for axes in (errors, log_snrs):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.2)
     return drawing

@@ -86,7 +86,7 @@ def _with(word: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any
 def _names_in(world: str, entry: Entry) -> tuple[str, ...]:
     """The names that a sampler has in a world; none if it is not there."""
     if world in WORLDS:
-        return tuple(made.name for made in WORLDS[world].samplers.values() if made.entry == entry.name)
+        return tuple(row.name for row in WORLDS[world].samplers.values() if row.entry == entry.name)
     there = entry.diffusers
     return () if there is None or not there.in_diffusers else (there.name,)
 

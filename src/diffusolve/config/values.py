@@ -33,7 +33,7 @@ def plain(value: Any, key: str) -> Any:
 
 
 def check_no_nan(values: Mapping[str, Any], owner: str) -> None:
-    """Raise ValueError, naming its key, if a number in `values` is not one, or lists are in too many lists."""
+    """Raise ValueError, which names the key, if one of the `values` is or holds NaN, or lists in lists without end."""
     for key, value in values.items():
         try:
             nan = has_nan(value)

@@ -85,17 +85,17 @@ def run_solver(
         due: how much noise is drawn, and when; None for solvers without noise.
         intervals: between which sigmas noise is drawn; whole steps when missing.
     """
-    levels = _levels(sigmas, may_rise=due is not as_the_run_does)
-    if len(levels) < 2:
+    values = _values_of(sigmas, may_rise=due is not as_the_run_does)
+    if len(values) < 2:
         return x
-    plan = _plan(solver, levels, flow)
+    plan = _plan(solver, values, flow)
     if noise_sampler is None and due is not None:
-        noise_sampler = BrownianTreeNoiseSampler(x, min(level for level in levels if level > 0), max(levels))
+        noise_sampler = BrownianTreeNoiseSampler(x, min(value for value in values if value > 0), max(values))
     noise = StepNoise(noise_sampler, lambda: (intervals or whole_steps)(sigmas))
 
     def describe(stage: Stage) -> dict[str, Any]:
         sigma, hat = sigmas[stage.step], stage.point.sigma
-        return {"sigma": sigma, "sigma_hat": sigma if hat == levels[stage.step] else sigmas.new_tensor(hat)}
+        return {"sigma": sigma, "sigma_hat": sigma if hat == values[stage.step] else sigmas.new_tensor(hat)}
 
     ends = [e for e, stage in enumerate(plan.stages) if stage.stage == 0 and e > 0]
     drawn = (due or as_the_run_does)(plan)
@@ -165,8 +165,8 @@ def follow(
         ends: the progress bar moves on when as many evaluations are done.
     """
     like, extra = x, extra_args or {}
-    levels = moved(torch.tensor([stage.point.sigma for stage in plan.stages], dtype=x.dtype), x.device)
-    asked = levels[:, None].expand(-1, len(x)).contiguous().unbind()
+    values = moved(torch.tensor([stage.point.sigma for stage in plan.stages], dtype=x.dtype), x.device)
+    asked = values[:, None].expand(-1, len(x)).contiguous().unbind()
     run = Run(plan, noise)
     x = run.begin(widen(x))
     widened = x.dtype is not like.dtype
@@ -290,7 +290,7 @@ def as_the_run_does(plan: Plan) -> Sequence[int]:
     return [0] * (plan.nfe + 1)
 
 
-def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
+def _values_of(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
     """`sigmas` as numbers, read from their device at once.
 
     Raises:
@@ -301,17 +301,17 @@ def _levels(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
         raise TypeError(f"sigmas is a {type(sigmas).__name__}: expected a tensor of shape (steps + 1,).")
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}: expected (steps + 1,).")
-    levels = tuple(sigmas.tolist())
-    for i, level in enumerate(levels):
-        if not 0.0 <= level < inf or (level == 0.0 and 0 < i + 1 < len(levels)):
-            raise ValueError(f"sigmas[{i}] is {level:g}: expected a finite number above 0 (0 only at the end).")
-    for i, (level, following) in enumerate(pairwise(levels)):
-        if level < following and not may_rise:
+    values = tuple(sigmas.tolist())
+    for i, value in enumerate(values):
+        if not 0.0 <= value < inf or (value == 0.0 and 0 < i + 1 < len(values)):
+            raise ValueError(f"sigmas[{i}] is {value:g}: expected a finite number above 0 (0 only at the end).")
+    for i, (value, following) in enumerate(pairwise(values)):
+        if value < following and not may_rise:
             raise ValueError(
-                f"sigmas[{i}] is {level:g} and sigmas[{i + 1}] is {following:g}: expected sigmas that do not rise, "
+                f"sigmas[{i}] is {value:g} and sigmas[{i + 1}] is {following:g}: expected sigmas that do not rise, "
                 "since the SDE has no noise to add on the way up."
             )
-    return levels
+    return values
 
 
 def whole_steps(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -356,9 +356,9 @@ def _with_options(solver: Solver, options: tuple[tuple[str, float], ...]) -> Sol
 
 @lru_cache(maxsize=256)
 def _plan(solver: Solver, sigmas: tuple[float, ...], flow: bool) -> Plan:
-    levels, schedule = np.array(sigmas), FLOW if flow else EVERY_SIGMA
+    values, schedule = np.array(sigmas), FLOW if flow else EVERY_SIGMA
     try:
-        return trace(solver, Grid.through(schedule, levels, levels), Sample())
+        return trace(solver, Grid.through(schedule, values, values), Sample())
     except ZeroDivisionError:
         raise ValueError(
             f"{solver.name} extrapolates along a polynomial in sigma, and the sigmas come back to one that they had "

@@ -1,5 +1,7 @@
-"""Lists of noise levels, in single precision as k-diffusion computes them: noise along a Brownian path, and so the
-image, differs even between neighbouring numbers. The same curves in double precision: :mod:`diffusolve.spacing`.
+"""Lists of sigmas, in single precision as k-diffusion computes them.
+
+Noise along a Brownian path, and so the image, differs even between neighbouring numbers. The same curves in double
+precision: :mod:`diffusolve.spacing`.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Results:
 
 def _controls(lab: Lab, plans: Any) -> Controls:
     """Make the left side."""
-    base, made = lab.base, Controls()
+    base, controls = lab.base, Controls()
     with gr.Group():
         model = gr.Dropdown(lab.models, value=base.model, label="Model", elem_id="model")
         with gr.Row():
@@ -151,7 +151,9 @@ def _controls(lab: Lab, plans: Any) -> Controls:
             elem_id="samplers",
         )
         with gr.Row():
-            made.world = gr.Dropdown([OWN, *WORLD_NAMES], value=OWN, label="Names of", elem_id="world", min_width=120)
+            controls.world = gr.Dropdown(
+                [OWN, *WORLD_NAMES], value=OWN, label="Names of", elem_id="world", min_width=120
+            )
             name = gr.Dropdown(names_of(OWN), value=None, label="Sampler", elem_id="name", min_width=120)
         kinds = [DEFAULT_SCHEDULE, *schedules_of(OWN)]
         schedule = gr.Dropdown(kinds, value=DEFAULT_SCHEDULE, label="Schedule", elem_id="schedule")
@@ -165,35 +167,35 @@ def _controls(lab: Lab, plans: Any) -> Controls:
             seed = gr.Number(base.seed, label="Seed", precision=0, elem_id="seed", min_width=80)
         error = gr.Checkbox(base.error, label="Measure the error (100 more evaluations)", elem_id="error")
     with gr.Row():
-        made.run = gr.Button("Run", variant="primary", elem_id="run", min_width=120)
-        made.stop = gr.Button("Stop", elem_id="stop", interactive=False, min_width=120)
-    made.status = gr.HTML("", padding=False, elem_id="status", elem_classes="lab-status")
-    made.link = gr.HTML("", padding=False, elem_id="link", elem_classes="lab-status")
-    made.query = gr.Textbox(visible=False)
-    made.fields = [model, samplers, steps, num, seed, guidance, label, prompt, error]
+        controls.run = gr.Button("Run", variant="primary", elem_id="run", min_width=120)
+        controls.stop = gr.Button("Stop", elem_id="stop", interactive=False, min_width=120)
+    controls.status = gr.HTML("", padding=False, elem_id="status", elem_classes="lab-status")
+    controls.link = gr.HTML("", padding=False, elem_id="link", elem_classes="lab-status")
+    controls.query = gr.Textbox(visible=False)
+    controls.fields = [model, samplers, steps, num, seed, guidance, label, prompt, error]
 
-    made.world.change(_names_offered, made.world, [name, schedule], show_progress="hidden")
-    add.click(_added, [samplers, made.world, name, schedule], [samplers], show_progress="hidden")
-    dropped.upload(_dropped, [dropped, plans, samplers], [plans, samplers, made.status], show_progress="hidden")
+    controls.world.change(_names_offered, controls.world, [name, schedule], show_progress="hidden")
+    add.click(_added, [samplers, controls.world, name, schedule], [samplers], show_progress="hidden")
+    dropped.upload(_dropped, [dropped, plans, samplers], [plans, samplers, controls.status], show_progress="hidden")
     model.change(_model_chosen, model, [label, prompt], show_progress="hidden")
-    return made
+    return controls
 
 
 def _results(lab: Lab) -> Results:
     """Make the right side."""
-    made = Results()
-    made.samples = gr.HTML(show.samples(None), padding=False, elem_id="samples-made")
-    made.plots = gr.HTML("", padding=False, elem_id="plots", elem_classes="lab-plots")
-    with gr.Column(visible=False) as made.panel:
+    results = Results()
+    results.samples = gr.HTML(show.samples(None), padding=False, elem_id="samples-made")
+    results.plots = gr.HTML("", padding=False, elem_id="plots", elem_classes="lab-plots")
+    with gr.Column(visible=False) as results.panel:
         with gr.Row(elem_classes="lab-plan-row"):
-            made.plan = gr.Dropdown([], label="Coefficients of", elem_id="plan", scale=2)
-            made.plan_file = gr.DownloadButton("Plan (JSON)", elem_id="plan-file", size="sm", min_width=150)
-            made.config_file = gr.DownloadButton(
+            results.plan = gr.Dropdown([], label="Coefficients of", elem_id="plan", scale=2)
+            results.plan_file = gr.DownloadButton("Plan (JSON)", elem_id="plan-file", size="sm", min_width=150)
+            results.config_file = gr.DownloadButton(
                 "Configuration for diffusers", elem_id="config-file", size="sm", min_width=210
             )
-        made.note = gr.HTML("", padding=False, elem_classes="lab-status", elem_id="config-note")
-        made.coefficients = gr.HTML("", padding=False, elem_id="coefficients")
-    return made
+        results.note = gr.HTML("", padding=False, elem_classes="lab-status", elem_id="config-note")
+        results.coefficients = gr.HTML("", padding=False, elem_id="coefficients")
+    return results
 
 
 def _connect(page: gr.Blocks, lab: Lab, plans: Any, controls: Controls, results: Results) -> None:

@@ -45,7 +45,7 @@ def _cell(cell: Cell | None) -> str:
 
 
 def plots(experiment: Experiment | None) -> str:
-    """Error and time against evaluations, and the levels; the levels are those of the most steps of each sampler."""
+    """Plots of error and time against evaluations, and of the log-SNRs of each sampler in its most steps."""
     if experiment is None or not experiment.cells:
         return ""
     named = dict(plans_of(experiment))

@@ -91,8 +91,8 @@ class Model:
                 return self.network(samples, timestep, *of_part)
 
             parts.append(sample(asked, part, plan))
-        made = concatenate(parts)
-        return made if ends == 1.0 else made / ends
+        samples = concatenate(parts)
+        return samples if ends == 1.0 else samples / ends
 
 
 def slope(x: Array, output: Array, stage: Stage) -> Array:

@@ -12,7 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.from_config import noise_schedule_from_config
-from diffusolve.plan import Plan, check_levels
+from diffusolve.plan import Plan, check_noise_schedule
 from diffusolve.prediction import prediction_from_config
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
@@ -69,7 +69,7 @@ class PlanScheduler(SchedulerMixin):
             if plan.nfe in self._plans:
                 raise ValueError(f"two plans take {plan.nfe} evaluations: leave one of them out.")
             if schedule is not None:
-                check_levels(plan, schedule)
+                check_noise_schedule(plan, schedule)
                 _check_start(plan, schedule)
                 if plan.prediction.partition("(")[0] != predicts:
                     raise ValueError(
@@ -166,9 +166,9 @@ class PlanScheduler(SchedulerMixin):
         Args:
             num_inference_steps: one of the numbers of `plans`.
             device: for the timesteps.
-            sigmas: how many there are is the number, where pipelines of flow-matching models say it so; the levels are
+            sigmas: how many there are is the number, where pipelines of flow-matching models say it so; the sigmas are
                 the plan's own.
-            mu: the shift by resolution that such pipelines ask for; a plan has its levels already.
+            mu: the shift by resolution that such pipelines ask for; a plan has its sigmas already.
 
         Raises:
             ValueError: there is no plan for that number; those that there are are named.

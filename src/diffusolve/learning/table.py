@@ -90,8 +90,8 @@ def plan_of(
                     x = x + weight * slope
         return x
 
-    made = trace(Solver(weighted, "learned"), Grid(points, schedule, scaling), predicts)
-    return replace(made, solver=LEARNED, extra=extra or {})
+    plan = trace(Solver(weighted, "learned"), Grid(points, schedule, scaling), predicts)
+    return replace(plan, solver=LEARNED, extra=extra or {})
 
 
 def table_of(plan: Plan, schedule: NoiseSchedule, scaling: Scaling) -> Table:
@@ -124,9 +124,9 @@ def _shifts(plan: Plan, schedule: NoiseSchedule, scaling: Scaling, sigmas: Numbe
     """The log-SNR that the network is told of less the sample's, for each evaluation; 0 to rounding is 0."""
     shifts = []
     for stage, sigma in zip(plan.stages, sigmas[:-1], strict=True):
-        usual = place(schedule, scaling, float(sigma)).timestep
-        told, own = (float(schedule.log_snr(timestep)) for timestep in (stage.point.timestep, usual))
-        differs = abs(stage.point.timestep - usual) > 1e-9 * schedule.num_train_timesteps
+        own_timestep = place(schedule, scaling, float(sigma)).timestep
+        told, own = (float(schedule.log_snr(timestep)) for timestep in (stage.point.timestep, own_timestep))
+        differs = abs(stage.point.timestep - own_timestep) > 1e-9 * schedule.num_train_timesteps
         shifts.append(told - own if differs and np.isfinite(told) and np.isfinite(own) else 0.0)
     return np.array(shifts)
 

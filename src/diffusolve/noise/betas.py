@@ -45,17 +45,17 @@ def rescale_zero_terminal_snr(alphas_cumprod: Array) -> Array:
 
 
 def _linear(beta_start: float, beta_end: float, count: int) -> Array:
-    """Ho et al. 2020, section 4."""
+    """Equally spaced betas (Ho et al. 2020, section 4)."""
     return np.linspace(beta_start, beta_end, count)
 
 
 def _scaled_linear(beta_start: float, beta_end: float, count: int) -> Array:
-    """Rombach et al. 2022 (latent diffusion): linear in the square root of beta."""
+    """Betas whose square roots are equally spaced (Rombach et al. 2022, latent diffusion)."""
     return np.asarray(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), count) ** 2)
 
 
 def _sigmoid(beta_start: float, beta_end: float, count: int) -> Array:
-    """Xu et al. 2022 (GeoDiff): a logistic curve over [-6, 6]."""
+    """Betas along a logistic curve over [-6, 6] (Xu et al. 2022, GeoDiff)."""
     return np.asarray(beta_start + (beta_end - beta_start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, count))))
 
 
@@ -70,7 +70,7 @@ def _from_signal(signal: Callable[[float], float]) -> Callable[[float, float, in
 
 
 def _cosine_signal(t: float) -> float:
-    """Nichol & Dhariwal 2021, equation 17."""
+    """The signal power of the cosine schedule (Nichol & Dhariwal 2021, equation 17)."""
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
@@ -79,7 +79,7 @@ def _exponential_signal(t: float) -> float:
 
 
 def _laplace_signal(t: float) -> float:
-    """Hang & Gu 2024, with mu = 0 and b = 0.5. As in diffusers the square root of the signal power is taken."""
+    """The square root of the Laplace schedule's signal power, as in diffusers (Hang & Gu 2024, mu = 0, b = 0.5)."""
     log_snr = -0.5 * math.copysign(1.0, 0.5 - t) * math.log(1.0 - 2.0 * abs(0.5 - t) + 1e-6)
     return math.sqrt(1.0 / (1.0 + math.exp(-log_snr)))
 

@@ -93,7 +93,7 @@ class NoiseSchedule(ABC):
         return notebook(table, self.panels())
 
     def panels(self) -> list[Panel]:
-        """Sigma and log-SNR against the training timesteps, to be drawn."""
+        """Two panels to draw: sigma and log-SNR, against the training timesteps."""
         timesteps, _, sigmas, log_snrs = zip(*self._rows(DRAWN), strict=True)
         lines = {"sigma": sigmas, "log(alpha / sigma)": log_snrs}
         return [Panel(name, "timestep", {"": Line(timesteps, y)}, whole=False) for name, y in lines.items()]

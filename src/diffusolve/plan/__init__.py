@@ -1,7 +1,7 @@
 """Plans: solvers compiled to tables of coefficients."""
 
 from diffusolve.plan.combination import Combination
-from diffusolve.plan.made_for import WIDEST_SHIFT, check_levels, check_made_for, check_prediction
+from diffusolve.plan.made_for import WIDEST_SHIFT, check_made_for, check_noise_schedule, check_prediction
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
 from diffusolve.plan.trace import check_plannable, check_scaling, plan_for, trace
 from diffusolve.plan.transition import WITH_DENSITY, Transition, noise_in, put_in, share_of
@@ -19,8 +19,8 @@ __all__ = [
     "Transition",
     "Update",
     "Write",
-    "check_levels",
     "check_made_for",
+    "check_noise_schedule",
     "check_plannable",
     "check_prediction",
     "check_scaling",

@@ -1,4 +1,4 @@
-"""The check that a plan is one for a given network: prediction type and noise levels."""
+"""The check that a plan is one for a given network: prediction type and noise schedule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffusolve.noise import NoiseSchedule
 from diffusolve.plan.plan import Plan
 from diffusolve.prediction import Prediction
 
-__all__ = ["WIDEST_SHIFT", "check_levels", "check_made_for", "check_prediction"]
+__all__ = ["WIDEST_SHIFT", "check_made_for", "check_noise_schedule", "check_prediction"]
 
 WIDEST_SHIFT = 0.5
 """The farthest that a told log-SNR may be learned to be from the sample's own."""
@@ -20,7 +20,7 @@ ROUNDING = 0.05
 def check_made_for(plan: Plan, noise_schedule: NoiseSchedule, prediction: Prediction) -> None:
     """Raise ValueError if `plan` is for networks of another prediction type or noise schedule."""
     check_prediction(plan, prediction)
-    check_levels(plan, noise_schedule)
+    check_noise_schedule(plan, noise_schedule)
 
 
 def check_prediction(plan: Plan, prediction: Prediction) -> None:
@@ -31,8 +31,8 @@ def check_prediction(plan: Plan, prediction: Prediction) -> None:
         )
 
 
-def check_levels(plan: Plan, noise_schedule: NoiseSchedule) -> None:
-    """Raise ValueError unless the timesteps of `plan` are those of its noise levels on `noise_schedule`.
+def check_noise_schedule(plan: Plan, noise_schedule: NoiseSchedule) -> None:
+    """Raise ValueError unless the timesteps of `plan` are those of its sigmas on `noise_schedule`.
 
     They may be off by as much as a learned plan may tell its network.
     """

@@ -141,7 +141,7 @@ class _Answers:
 
 
 class _Held:
-    """An array as the register of a combination, a register of its own."""
+    """An array as a register that combinations are made of: equal to itself alone, whatever numbers it holds."""
 
     __slots__ = ("array",)
 

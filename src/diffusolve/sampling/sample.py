@@ -15,7 +15,7 @@ from tqdm import TqdmWarning
 from diffusolve.arrays import Array, cast_like, is_floating, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
-from diffusolve.plan import Plan, PlanPoint, Stage, check_levels, check_prediction
+from diffusolve.plan import Plan, PlanPoint, Stage, check_noise_schedule, check_prediction
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
 from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
@@ -341,7 +341,7 @@ def _check_plan(network: Network, plan: Plan, prediction_type: str | Prediction 
         check_prediction(plan, prediction(known))
     schedule = getattr(network, "noise_schedule", None)
     if isinstance(schedule, NoiseSchedule):
-        check_levels(plan, schedule)
+        check_noise_schedule(plan, schedule)
 
 
 def _gradient_mode(x: Array, gradients: bool) -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""Results that can be worked out again."""
+"""A cache of results that can be worked out again."""
 
 from __future__ import annotations
 

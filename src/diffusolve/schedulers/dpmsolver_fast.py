@@ -26,7 +26,7 @@ class DPMSolverFastScheduler(SigmaScheduler):
 
     The row "DPM fast" of the table of A1111's names in the documentation of diffusers, which has no class for it. Lu et
     al. 2022, DPM-Solver; k-diffusion's ``sample_dpm_fast``. The network is evaluated as often as steps are asked for,
-    at levels that the method itself chooses: it divides the range of log sigma.
+    at sigmas that the method itself chooses: it divides the range of log sigma.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the training noise schedule.

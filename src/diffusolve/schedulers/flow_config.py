@@ -45,7 +45,7 @@ def is_flow(config: Mapping[str, Any]) -> bool:
 
 
 def _key_of_flow(config: Mapping[str, Any]) -> str | None:
-    """The key that says so, if any does."""
+    """The key of `config` by which it is that of a flow-matching model; None if no key says so."""
     name = str(config.get("_class_name", ""))  # which is in files only
     if name.startswith("FlowMatch") or name == "LTXEulerAncestralRFScheduler":
         return "_class_name"

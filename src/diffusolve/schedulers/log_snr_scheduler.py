@@ -93,7 +93,7 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         return super()._advance(self.convert_model_output(model_output, sample=sample), timestep, sample, *others)
 
     def convert_model_output(self, model_output: Tensor, *args: Any, sample: Tensor | None = None) -> Tensor:
-        """The data or noise that the solver extrapolates, of the network's output at the next evaluation.
+        """The data or noise that the solver extrapolates, from the network's output at the next evaluation.
 
         Args:
             model_output: shape (batch, ...).

@@ -164,8 +164,8 @@ def output_of(stage: Stage, sample: Tensor, data: Tensor) -> Tensor:
 def last_outputs(scheduler: Any, places: Callable[[OpenRun], Iterable[int]], recover: Recover | None) -> list[Any]:
     """The quantities extrapolated at the `places` of the run, oldest first.
 
-    Where no later stage reads it, it is no register, and follows from sample and data as `recover` says; without, it is
-    the data.
+    A quantity that no later stage reads is in no register: it follows from the sample and the data prediction as
+    `recover` says, and is the data prediction where there is no `recover`.
     """
     run = opened(scheduler)
     if run is None:

@@ -96,7 +96,7 @@ class OneStepScheduler(TimestepScheduler):
         key = at, self._previous(generation, at, place) if to is None else to, *options.values()
         first = self._steps_made.get(key)
         if first is not None:
-            return key, first.again(noise)
+            return key, first.from_start(noise)
         self._steps_made.make_room()
         self._check_signal(max(at, key[1]))
         grid = Grid(self._ends(at, key[1]), self.noise_schedule, self.scaling)

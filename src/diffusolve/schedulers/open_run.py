@@ -130,7 +130,7 @@ class OpenRun(Run):
         self._remember(held)
         return result
 
-    def again(self, draw_noise: DrawNoise | None) -> OpenRun:
+    def from_start(self, draw_noise: DrawNoise | None) -> OpenRun:
         """Another run of the same plan from its start."""
         return OpenRun(self.plan, draw_noise, self.transform)
 

@@ -67,7 +67,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         self._begin(self._asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
     def _asked_for(self, num_inference_steps: int | None, timesteps: Any, sigmas: Any, mu: float | None) -> Asked:
-        """The arguments of `set_timesteps`, as they are for the noise schedule, and checked against each other."""
+        """The arguments of `set_timesteps` as one value: those for flow matching, or for betas and checked."""
         if self._flow is not None:
             return asked_for(num_inference_steps, timesteps, sigmas, mu)
         asked = asked_for(num_inference_steps, timesteps, sigmas, ends_with_last=self.ends_with_last)

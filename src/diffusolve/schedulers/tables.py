@@ -169,7 +169,7 @@ def _with_signal(betas: Tensor, alphas: Tensor, cumprod: Tensor) -> Tables:
 def _named(
     beta_schedule: str, beta_start: float, beta_end: float, count: int, precision: torch.dtype = torch.float32
 ) -> Tensor:
-    """The betas of a schedule, to the last bit of `precision` those of the training code."""
+    """The betas of `beta_schedule`, computed in the `precision` that training code has: equal to the last bit."""
     if beta_schedule == "linear":
         return torch.linspace(beta_start, beta_end, count, dtype=precision)
     if beta_schedule == "scaled_linear":

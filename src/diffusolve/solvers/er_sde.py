@@ -1,4 +1,4 @@
-"""ER-SDE-Solvers: the reverse SDE with any amount of noise at each level, chosen by a function."""
+"""ER-SDE-Solvers: the reverse SDE with any amount of noise at each sigma, chosen by a function."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def er_sde(
 
     Args:
         max_stage: the order, 1, 2 or 3; the first steps have a lower one.
-        noise_scaler: how much noise is replaced at each level, see :data:`NOISE_SCALERS`.
+        noise_scaler: how much noise is replaced at each sigma, see :data:`NOISE_SCALERS`.
         eta: the power of what `noise_scaler` adds: 0 is the ODE, and 1 the noise as the name has it. For the reverse
             SDE it is the eta of :obj:`~diffusolve.solvers.dpmpp_multistep`.
         s_noise: multiplies the noise.

@@ -38,7 +38,7 @@ def restart(
     Args:
         restart_list: pairs ``(min_sigma, (restart_steps, restart_times, max_sigma))``, as A1111's dictionary has them.
             Both sigmas stand for ``sigma / alpha``, whatever the noise schedule, and for the grid's point nearest to
-            it. Between these are `restart_steps` levels, both ends included, spaced as Karras et al. have it, so that
+            it. Between these are `restart_steps` sigmas, both ends included, spaced as Karras et al. have it, so that
             each of the `restart_times` restarts takes ``restart_steps - 1`` steps.
 
             When missing, A1111's own choice: for fewer than 20 steps no restarts. From 20 steps on ``(0.1, (10, 1,
@@ -102,11 +102,11 @@ def _restarts(grid: Grid, restart_list: Restarts, includes_end: bool) -> dict[in
         if restart_steps < 2 or times < 1 or restart_steps % 1 or times % 1:
             raise ValueError(
                 f"restart_list has restart_steps {restart_steps} and restart_times {times}: expected whole numbers, at "
-                "least 2 levels and 1 restart (10 and 1, say)."
+                "least 2 sigmas and 1 restart (10 and 1, say)."
             )
         if restart_steps * times > MOST_STEPS:
             raise ValueError(
-                f"restart_list has {restart_steps:g} levels {times:g} times: expected at most {MOST_STEPS:,} steps."
+                f"restart_list has {restart_steps:g} sigmas {times:g} times: expected at most {MOST_STEPS:,} steps."
             )
         bottom, top = (_nearest(grid, sigma, includes_end) for sigma in (min_sigma, max_sigma))
         if top >= bottom:

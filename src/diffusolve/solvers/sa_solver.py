@@ -58,7 +58,7 @@ def sa_solver(
         use_pece: evaluate the corrected sample too (predict, evaluate, correct, evaluate).
         eta: the paper's tau where it is not 0; 0 is the ODE, and 1 the reverse SDE. Other solvers' eta is its square.
         sde_start_percent, sde_end_percent: tau is `eta` in steps that begin in this part of the noise schedule's
-            levels, 0 being the noisiest and 1 the cleanest, and 0 elsewhere.
+            sigmas, 0 being the noisiest and 1 the cleanest, and 0 elsewhere.
         s_noise: multiplies the noise.
         simple_order_2: polynomials through two data predictions are integrated as if the weight of their slope were
             constant, as the authors' code has it for order 2.

@@ -1,4 +1,4 @@
-"""Choosing sigmas as if there were more training levels."""
+"""Another spacing over a table of more sigmas than there are training timesteps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ends of another spacing."""
+"""Equal steps between the ends of another spacing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds: programs whose names promise levels, ends, variants and the order of draws."""
+"""Worlds: programs whose names promise sigmas, ends, variants and the order of draws."""
 
 from __future__ import annotations
 

@@ -107,10 +107,10 @@ class World:
     def _sampler_names(self) -> dict[str, str]:
         """Every spelling, folded -> the program's name: the catalog's names stand for the program's first of them."""
         names: dict[str, str] = {}
-        for made in self.samplers.values():
-            entry = CATALOG[made.entry]
+        for row in self.samplers.values():
+            entry = CATALOG[row.entry]
             for spelling in (entry.name, *entry.names):
-                names.setdefault(folded(spelling), made.name)
+                names.setdefault(folded(spelling), row.name)
         return names | {folded(name): name for name in self.samplers}
 
     def _schedule_names(self) -> dict[str, str]:
@@ -131,7 +131,7 @@ class World:
             entry = find(name)[0].name
         except UnknownNameError:
             return unknown_name(f"sampler of {self.program}", name, self._names_offered())
-        has = {made.entry: made.name for made in self.samplers.values()}
+        has = {row.entry: row.name for row in self.samplers.values()}
         nearest = entry
         while nearest not in has:
             nearest = CATALOG[nearest].nearest
