@@ -80,6 +80,16 @@ def test_clipping_is_part_of_the_kernel(counter: Any) -> None:
     torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
 
 
+@for_each("solver", [SOLVERS["heun"], SOLVERS["dpm_2"]], ids=str)
+def test_a_remembered_sample_that_lost_its_memory_is_an_error(solver: Solver, counter: Any) -> None:
+    run, x = Run(Sampler(solver, Karras()).plan(SD15, "epsilon", 5), backend="fused"), torch.randn(SHAPE)
+    following = run.step(torch.tanh(x), x)
+    assert any(held is x for held in run.registers.values())
+    x.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="has lost its memory since: 0 bytes are left"):
+        run.step(torch.tanh(following), following)
+
+
 def test_kernels_are_few_and_shared_by_runs(counter: Any) -> None:
     plan = Sampler(unipc, Karras()).plan(SD15, "epsilon", 20)
     x = torch.randn(SHAPE)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends.backend import Update
 from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum, numbered
-from diffusolve.backends.torch_eager import TorchBackend
+from diffusolve.backends.torch_eager import TorchBackend, memory_checked
 
 __all__ = ["FusedBackend"]
 
@@ -53,7 +53,7 @@ class FusedBackend(TorchBackend):
                 places[target] = result
             return following
 
-        return update
+        return memory_checked(stage, update)
 
 
 def _limits(total: Sum) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusolve.backends.backend import Combine, Update, one_by_one
 from diffusolve.backends.lowered import NEXT, OUTPUT, SAMPLE, UNGUIDED, LoweredStage, Sum, numbered
 
-__all__ = ["HALF", "TorchBackend", "check_memory"]
+__all__ = ["HALF", "TorchBackend", "check_memory", "memory_checked"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -125,7 +125,7 @@ class TorchBackend:
                 each._replace(reusable=tuple(place for place in each.reusable if place not in given)) for each in sums
             ]
         exact = self.plain is not None and given.issuperset(numbered(sums)[0])
-        return _memory_checked(stage, one_by_one(self, sums, casts=not exact))
+        return memory_checked(stage, one_by_one(self, sums, casts=not exact))
 
     def clip(self, x: Tensor, limit: float) -> Tensor:
         """`x`, which nobody else has, within plus and minus `limit`."""
@@ -149,7 +149,7 @@ def _sum(first: Combine, rest: Sequence[tuple[int, float]]) -> Combine:
     return accumulated
 
 
-def _memory_checked(stage: LoweredStage, update: Update) -> Update:
+def memory_checked(stage: LoweredStage, update: Update) -> Update:
     """`update`, once what is remembered of the caller's is seen to be as it was.
 
     Others may hold and resize such tensors; PyTorch would spread a smaller one over the whole, and reads without a look
