@@ -1,9 +1,11 @@
-"""Bulk generation measured: ``python -m benchmarks.bulk experiment``, ``rates``, ``growth`` or ``simulation``.
+"""Bulk generation measured: ``python -m benchmarks.bulk experiment``, ``rates``, ``machinery``, ``growth``...
 
 - `experiment`: many rows of the digits network with mixed samplers and steps, by one worker, by two, on a local Ray,
   and by two whose job is interrupted, workers and driver being killed at random times. Rows are compared by hashes.
-- `rates`: rows per second of mixed batches, of batches with one sampler and number of steps at a time, and of a plain
-  ``map_batches`` of Ray Data, where each batch is divided by sampler and steps; the last two as people write them.
+- `rates`: rows per second of a core in mixed batches, in batches with one sampler and number of steps at a time, and by
+  a plain ``map_batches`` of Ray Data, where each batch is divided by sampler and steps; the last two as people write
+  them. Of many configurations with few rows each, and of few with many.
+- `machinery`: what a row and an evaluation cost besides the network, by one that does nothing.
 - `growth`: rows per second and memory by the number of rows, with a model that costs next to nothing.
 - `simulation`: the real driver with simulated workers: its work, the size of what it writes down, and what a restart
   takes, for a job of any size. The assumptions are the options.
@@ -25,6 +27,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +35,7 @@ from typing import Any
 import typer
 
 from diffusolve import SD15, sample, sampler, start
-from diffusolve.bulk import generate, load_model, read
+from diffusolve.bulk import Model, generate, load_model, read
 from diffusolve.bulk.driver import Drive
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.shards import Made
@@ -156,46 +159,128 @@ def workers_of(driver: int) -> list[int]:
 # Rows per second
 
 
-@app.command()
-def rates(count: int = 1_000, most_steps: int = 20, rounds: int = 2, with_ray: bool = True) -> None:
-    """Compare with batches of one sampler, and with Ray Data."""
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        rows = written(folder / "rows.jsonl", count, most_steps)
-        listed = list(rows_of(count, most_steps))
-        kinds = len(grouped(listed))
-        print(f"{count} rows of {kinds} configurations of sampler, steps and guidance; digits, batches of 16")
-        model = Divided()
+MANY = {"samplers": SAMPLERS, "steps": range(2, 13), "guidance": (1.0, 1.5, 2.0)}
+FEW = {"samplers": SAMPLERS[:2], "steps": (8,), "guidance": (2.0,)}
 
-        def one_at_a_time(turn: int) -> None:
-            for kind in grouped(listed).values():
-                for first in range(0, len(kind), 16):
-                    model.alike(kind[first : first + 16])
 
-        ways: dict[str, Any] = {
-            "mixed batches, one worker": lambda turn: generate(rows, "digits", folder / f"mixed {turn}"),
-            "one configuration at a time, one process": one_at_a_time,
+def rows_among(count: int, samplers: Sequence[str], steps: Sequence[int], guidance: Sequence[float]) -> Any:
+    """Rows of digits with each of these at random."""
+    rng = random.Random(0)
+    return [
+        {
+            "id": f"row-{number}",
+            "seed": number,
+            "sampler": rng.choice(samplers),
+            "steps": rng.choice(steps),
+            "guidance": rng.choice(guidance),
+            "class": rng.randrange(10),
         }
-        if with_ray:
-            import ray
+        for number in range(count)
+    ]
 
-            # the third is for the tasks of Ray Data that write
-            ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=40)
-            ways |= {
-                "mixed batches, two Ray actors": lambda turn: generate(
-                    rows, "digits", folder / f"ray {turn}", workers=2, ray=True
-                ),
-                "map_batches, two Ray actors": lambda turn: mapped(listed, folder / f"mapped {turn}"),
-            }
-        found = defaultdict[str, list[tuple[float, float]]](list)
-        for turn in range(rounds):
-            for name, way in ways.items():
-                begun, spent = time.perf_counter(), time.process_time()
-                way(turn)
-                found[name].append((time.perf_counter() - begun, time.process_time() - spent))
-        for name, times in found.items():
-            seconds, spent = (min(column) for column in zip(*times, strict=True))
-            print(f"{name}: {count / seconds:.0f} rows/s, {seconds:.1f} s, {spent:.1f} s of this process's core")
+
+@app.command()
+def rates(count: int = 300, rounds: int = 2, with_ray: bool = True) -> None:
+    """Compare with batches of one sampler, and with Ray Data, by the time of processors that they take."""
+    for name, mixture in (("many", MANY), ("few", FEW)):
+        listed = rows_among(count, **mixture)
+        print(f"{count} rows of {len(grouped(listed))} configurations ({name}); digits, calls of 16")
+        with TemporaryDirectory() as scratch:
+            compare_rates(listed, Path(scratch), rounds, with_ray)
+
+
+def compare_rates(listed: list[dict[str, Any]], folder: Path, rounds: int, with_ray: bool) -> None:
+    """The best of so many rounds of each way, one way after the other."""
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8")
+    ways: dict[str, Any] = {
+        "mixed batches, one worker": lambda turn: generate(rows, "digits", folder / f"mixed {turn}"),
+        "one configuration at a time, one process": lambda turn: one_at_a_time(listed, folder / f"{turn}.parquet"),
+    }
+    if with_ray:
+        ways |= {
+            "mixed batches, one Ray actor": lambda turn: generate(rows, "digits", folder / f"ray {turn}", ray=True),
+            "map_batches, one Ray actor": lambda turn: mapped(listed, folder / f"mapped {turn}"),
+        }
+    found = defaultdict[str, list[float]](list)
+    for turn in range(rounds):
+        for name, way in ways.items():
+            found[name].append(processor_seconds(lambda way=way, turn=turn: way(turn), on_ray="Ray" in name))
+    for name, spent in found.items():
+        print(f"  {name}: {min(spent):.1f} s of a core, {len(listed) / min(spent):.0f} rows a second of it")
+
+
+def processor_seconds(work: Any, on_ray: bool) -> float:
+    """The time of processors that `work` takes, that of all of Ray's processes included."""
+    if not on_ray:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+    import ray
+
+    # the second is for the tasks of Ray Data that write
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+    try:
+        before = descendants_seconds() + time.process_time()
+        work()
+        return descendants_seconds() + time.process_time() - before
+    finally:
+        ray.shutdown()
+
+
+def descendants_seconds() -> float:
+    """The time of processors that the processes below this one took, those that are over included."""
+    parents, ticks = dict[int, int](), dict[int, int]()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            pid = int(status.parent.name)
+            parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+    below, count = {os.getpid()}, 0
+    while len(below) > count:
+        count = len(below)
+        below |= {pid for pid, parent in parents.items() if parent in below}
+    return sum(ticks.get(pid, 0) for pid in below - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
+
+
+def one_at_a_time(listed: list[dict[str, Any]], path: Path) -> None:
+    """The rows as a script has them that sorts them and writes one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    model, made = Divided(), list[dict[str, Any]]()
+    for kind in grouped(listed).values():
+        for first in range(0, len(kind), 16):
+            rows = kind[first : first + 16]
+            made += [{**row, "array": x.numpy().tobytes()} for row, x in zip(rows, model.alike(rows), strict=True)]
+    pq.write_table(pa.Table.from_pylist(made), path)
+
+
+@app.command()
+def machinery(count: int = 500, rounds: int = 3) -> None:
+    """Measure what rows and evaluations cost besides the network, with shapes and samplers of the digits."""
+    spent = dict[int, float]()
+    with TemporaryDirectory() as scratch:
+        for steps in (2, 22):
+            rows = rows_among(count, SAMPLERS, (steps,), (1.0, 2.0))
+            times = list[float]()
+            for turn in range(rounds + 1):  # the first makes plans
+                begun = time.process_time()
+                evaluations = generate(rows, doing_nothing, Path(scratch) / f"{steps} {turn}", **FIXED).evaluations
+                times.append(time.process_time() - begun)
+            spent[evaluations] = min(times[1:])
+    (few, short), (many, long) = sorted(spent.items())
+    each = (long - short) / (many - few)
+    print(f"{each * 1e6:.0f} us an evaluation, {(short - few * each) / count * 1e6:.0f} us a row, of a core")
+
+
+FIXED: dict[str, Any] = {"batch_size": 32}
+"""Options under which calls are of `call_size` rows."""
+
+
+def doing_nothing() -> Model:
+    """The digits with a network that answers at once."""
+    return replace(load_model("digits"), network=lambda x, timesteps, conditions: 0.5 * x)
 
 
 def configuration(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -248,7 +333,7 @@ def mapped(rows: list[dict[str, Any]], out: Path) -> None:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     data = ray.data.from_items(rows)
-    data.map_batches(Divided, batch_size=16, concurrency=2).write_parquet(str(out))
+    data.map_batches(Divided, batch_size=16, concurrency=1).write_parquet(str(out))
 
 
 # Growth

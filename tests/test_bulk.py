@@ -245,6 +245,28 @@ def test_rows_come_from_json_lines_csv_and_parquet(tmp_path: Path) -> None:
             ]
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    rows = [{"id": np.int64(5), "seed": np.uint32(1), "steps": np.int8(2), "size": np.array([8, 16])}]
+    bulk.generate(rows, any_size, tmp_path)
+    ((record,),) = [list(bulk.read(tmp_path))]
+    assert (record.fields["id"], record.sample.shape) == ("5", (1, 8, 16))
+    with pytest.raises(ValueError, match=r"row 0 is .*, which JSON cannot hold: a set"):
+        bulk.generate([{"id": {1}, "seed": 1}], any_size, tmp_path)
+
+
+def test_a_field_that_is_there_twice_is_an_error_and_no_choice(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,seed,seed\na,1,2\n")
+    (tmp_path / "b.jsonl").write_text('{"id": "a", "seed": 1, "seed": 2}\n')
+    pq.write_table(pa.table([["a"], [1], [2]], ["id", "seed", "seed"]), tmp_path / "c.parquet")
+    for name, reason in (
+        ("a.csv", "two columns 'seed'"),
+        ("b.jsonl", "line 1: seed is there twice"),
+        ("c.parquet", "two columns 'seed'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            bulk.generate(tmp_path / name, any_size, tmp_path / "out")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     lines = "id,seed,sampler,steps\r\n" + "".join(f"é{i},{i},Euler a,1\r\n" for i in range(5))
     (tmp_path / "rows.csv").write_text(lines, encoding="utf-8-sig")
@@ -281,6 +303,26 @@ def test_a_job_goes_on_where_it_was_stopped(
     assert 30 <= summary.made_before < 90
     again = bulk.generate(rows, "digits", tmp_path, shard_size=10)
     assert (again.made_before, again.evaluations) == (90, 0)
+
+
+def test_a_job_whose_own_files_are_damaged_says_which(tmp_path: Path) -> None:
+    bulk.generate(some_rows(3), any_class, tmp_path, shard_size=2)
+    (tmp_path / "shard-000000.parquet").unlink()
+    for name, damage in (("bad", Path.unlink), ("blocks", lambda path: path.write_bytes(b"\x93NUMPY"))):
+        damage(tmp_path / "job" / f"{name}.npy")
+        with pytest.raises(ValueError, match=f"{name}.npy, which the job in .* needs, is damaged or gone"):
+            bulk.generate(some_rows(3), any_class, tmp_path, shard_size=2)
+        np.save(tmp_path / "job" / "bad.npy", np.zeros(0, np.int64))
+    (tmp_path / "c.parquet").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"c.parquet is no Parquet file"):
+        bulk.generate(tmp_path / "c.parquet", any_class, tmp_path / "out")
+
+
+def any_class() -> bulk.Model:
+    """A network for rows of any class."""
+    import dataclasses
+
+    return dataclasses.replace(any_size(), unconditional=0)
 
 
 def test_a_damaged_shard_is_made_again_and_said_so(rows: Path, usual: dict[str, str], tmp_path: Path) -> None:
@@ -353,6 +395,8 @@ def test_rows_that_fail_are_told_and_others_are_as_they_were(rows: Path, usual: 
     }
     assert summary.failed == len(failed)
     assert hashes(tmp_path) == {id: bits for id, bits in usual.items() if asked[id]["class"] not in (3, 4)}
+    adaptive = [{"id": str(label), "seed": 1, "sampler": "DPM adaptive", "class": label} for label in (2, 3, 4)]
+    assert bulk.generate(adaptive, broken_model, tmp_path / "adaptive").failed == 2
     again = bulk.generate(rows, broken_model, tmp_path, shard_size=20)
     assert (again.failed, again.evaluations) == (len(failed), 0)
     assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == len(failed)
@@ -443,6 +487,8 @@ def test_what_else_is_wrong_is_said(rows: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             bulk.generate(rows, **{"model": "digits", "out": tmp_path / "out", **options})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"cannot be sent to other processes.*at the top of a module"):
+        bulk.generate(rows, lambda: load_model("digits"), tmp_path / "out", workers=2)
     with pytest.raises(NotADirectoryError, match="is a file: give a folder"):
         bulk.generate(rows, "digits", rows)
 
@@ -489,6 +535,22 @@ def test_shapes_samplers_without_plans_and_plan_files_go_together(tmp_path: Path
     Path("plan.json").write_text(plan.to_json(indent=1), encoding="utf-8")
     with pytest.raises(ValueError, match="the content of a plan file"):
         bulk.generate([*named, *files, *adaptive], any_size, "out")
+
+
+def test_samples_in_half_precision_are_written_as_they_are(tmp_path: Path) -> None:
+    import dataclasses
+
+    def model(dtype: torch.dtype) -> Any:
+        return lambda: dataclasses.replace(any_size(), like=torch.empty(0, dtype=dtype), decode=lambda samples: samples)
+
+    for dtype, written_as in ((torch.float16, "float16"), (torch.bfloat16, "float32")):
+        out = tmp_path / written_as
+        summary = bulk.generate(rows_of_noise(3), model(dtype), out, verify=3)
+        assert (summary.made, summary.verified, summary.differing) == (3, 3, ())
+        for record in bulk.read(out):
+            assert (record.fields["dtype"], record.sample.dtype) == (written_as, np.dtype(written_as))
+            sample = torch.from_numpy(record.sample.copy())
+            assert torch.equal(sample.to(dtype).to(sample.dtype), sample)
 
 
 def any_size() -> bulk.Model:

@@ -135,5 +135,8 @@ def moved(x: Array, device: Any) -> Array:
 
 
 def to_numpy(x: Array) -> npt.NDArray[Any]:
-    """`x` as a NumPy array; waits for a device to finish."""
-    return np.asarray(x.detach().cpu() if is_torch(x) else x)
+    """`x` as a NumPy array; waits for a device to finish. Of bfloat16, which NumPy does not have, in float32."""
+    if not is_torch(x):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return np.asarray(x.float() if x.dtype is namespace(x).bfloat16 else x)

@@ -96,6 +96,13 @@ class Job:
                 )
 
 
+def _plain(value: Any) -> Any:
+    """A number or an array of NumPy's, as tables have them, in Python's own. Raises TypeError for anything else."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
 class Folder:
     """The folder of a job."""
 
@@ -191,8 +198,13 @@ class Folder:
 
     def _numbers(self, name: str) -> npt.NDArray[np.int64]:
         path = self.inside / f"{name}.npy"
-        empty = path.stat().st_size <= 128  # of which no map can be made
-        numbers: npt.NDArray[np.int64] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+        try:
+            empty = path.stat().st_size <= 128  # of which no map can be made
+            numbers: npt.NDArray[np.int64] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path}, which the job in {self.path} needs, is damaged or gone: {error}. Begin it in another folder."
+            ) from None
         return numbers
 
     def spool(self, rows: Iterable[Any], name: str = "rows.jsonl") -> Source:
@@ -205,7 +217,7 @@ class Folder:
         with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
             for number, row in enumerate(rows):
                 try:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps(row, default=_plain) + "\n")
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"row {number} is {shown(row)}, which JSON cannot hold: {error}.") from None
         return source_of(path)

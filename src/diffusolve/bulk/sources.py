@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,11 +71,25 @@ class JsonLines(Source):
 
 def _of_json(text: bytes) -> Row | str:
     try:
-        return row_of(json.loads(text))
+        return row_of(json.loads(text, object_pairs_hook=_without_repetition))
     except json.JSONDecodeError as error:
         return f"{shown(text[:200].decode(errors='replace').rstrip())} is no JSON object: {error}."
     except (ValueError, RecursionError) as error:  # text that is no UTF-8 is a ValueError too
         return str(error)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of `pairs`. Raises ValueError for a name that is there twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{_repeated(name for name, _ in pairs)} is there twice.")
+    return found
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first of `names` that is there twice."""
+    seen = set[str]()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 class CsvTable(Source):
@@ -93,6 +107,8 @@ class CsvTable(Source):
 
             reader = csv.reader(lines())  # takes no more lines than its next record needs
             names = next(reader, [])
+            if (repeated := _repeated(names)) is not None:
+                raise ValueError(f"{self.path} has two columns {shown(repeated)}: expected one.")
             if place:
                 file.seek(place)
                 taken = place
@@ -117,7 +133,7 @@ class ParquetTable(Source):
     """A Parquet file; places are numbers of rows."""
 
     def rows(self, place: int = 0) -> Iterator[FoundRow]:
-        file: Any = parquet("reading Parquet").ParquetFile(self.path)
+        file = self._opened()
         begins = first = 0
         while first < file.num_row_groups and begins + file.metadata.row_group(first).num_rows <= place:
             begins += file.metadata.row_group(first).num_rows
@@ -127,6 +143,18 @@ class ParquetTable(Source):
                 if begins >= place:
                     yield FoundRow(begins + 1, begins, _of_fields(fields))
                 begins += 1
+
+    def _opened(self) -> Any:
+        opened = parquet("reading Parquet").ParquetFile
+        import pyarrow as pa
+
+        try:
+            file = opened(self.path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.path} is no Parquet file: {error}") from None
+        if (repeated := _repeated(file.schema_arrow.names)) is not None:
+            raise ValueError(f"{self.path} has two columns {shown(repeated)}: expected one.")
+        return file
 
 
 def _of_fields(fields: dict[str, Any]) -> Row | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
 import traceback
 from abc import ABC, abstractmethod
@@ -96,9 +97,19 @@ class Processes(Hands):
 
     Args:
         order: what to work on.
+
+    Raises:
+        ValueError: it cannot be sent to them.
     """
 
     def __init__(self, order: Order) -> None:
+        try:
+            pickle.dumps(order)
+        except Exception as error:  # whatever its parts raise
+            raise ValueError(
+                f"what workers are to do cannot be sent to other processes: {error}. Let functions and classes stand "
+                "at the top of a module, or take one worker."
+            ) from error
         self._order = order
         self._spawn = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[Any, Connection]] = {}
