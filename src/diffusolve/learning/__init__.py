@@ -3,6 +3,7 @@
 from diffusolve.learning.fit import fit_weights
 from diffusolve.learning.guided import Guided
 from diffusolve.learning.judge import Evaluation, evaluate
+from diffusolve.learning.published import PUBLISHED, published
 from diffusolve.learning.report import LearningReport
 from diffusolve.learning.table import Table, plan_of, table_of
 from diffusolve.learning.teacher import TeacherError
@@ -10,6 +11,7 @@ from diffusolve.learning.whole import METHODS, learn, learn_with_report
 
 __all__ = [
     "METHODS",
+    "PUBLISHED",
     "Evaluation",
     "Guided",
     "LearningReport",
@@ -20,5 +22,6 @@ __all__ = [
     "learn",
     "learn_with_report",
     "plan_of",
+    "published",
     "table_of",
 ]

@@ -15,15 +15,20 @@ from diffusolve.errors import check_numbers, check_options
 from diffusolve.noise import Grid
 from diffusolve.solvers.requests import SolverRun, Value
 from diffusolve.solvers.sigma_alone import after_percent, in_sigma_alone
+from diffusolve.solvers.skipping import skipping
 
 __all__ = ["COMMON_OPTIONS", "Solver", "solver"]
 
-COMMON_OPTIONS: Mapping[str, Any] = MappingProxyType({"start_percent": 0.0, "sigma_alone": False})
-"""Options of every solver, both about flow matching as ComfyUI has it, with their defaults.
+COMMON_OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {"start_percent": 0.0, "sigma_alone": False, "skip_every": 0, "skip_order": 2}
+)
+"""Options of every solver with their defaults; the first two are about flow matching as ComfyUI has it.
 
 - `start_percent`: a run that begins at alpha = 0 takes its first step from this part of the training time on, where
   log-SNR is finite, with the sample left as it is. 0 takes the limit in its place, where the solver has one.
 - `sigma_alone`: steps in sigma as if alpha were 1 (:mod:`diffusolve.solvers.sigma_alone`).
+- `skip_every`: of so many steps one asks the network nothing (:mod:`diffusolve.solvers.skipping`); 0 for none. Its
+  noise prediction is extrapolated from those of the last `skip_order` steps that did.
 """
 
 
@@ -56,10 +61,13 @@ class Solver:
     def __call__(self, grid: Grid, x: Value) -> SolverRun:
         """Start the algorithm on `x`, the sample at ``grid[0]``."""
         options = dict(self.options)
-        percent, alone = (options.pop(name, default) for name, default in COMMON_OPTIONS.items())
+        percent, alone, every, order = (options.pop(name, default) for name, default in COMMON_OPTIONS.items())
         if percent:
             grid = after_percent(grid, percent)
-        return in_sigma_alone(self.function, grid, x, **options) if alone else self.function(grid, x, **options)
+        run = in_sigma_alone(self.function, grid, x, **options) if alone else self.function(grid, x, **options)
+        if every and self.adaptive:
+            raise ValueError(f"{self.name} chooses its steps by the data: skip_every is for solvers that do not.")
+        return skipping(run, every, order, len(grid) - 1) if every else run
 
     def with_options(self, **options: Any) -> Solver:
         """The same solver with some options set.

@@ -1,0 +1,115 @@
+"""Tables that papers publish, as plans that say their source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusolve.errors import shown, unknown_name
+from diffusolve.learning.table import Numbers, Table, plan_of
+from diffusolve.noise import NoiseSchedule, Scaling
+from diffusolve.noise import noise_schedule as schedule_called
+from diffusolve.plan import Plan
+from diffusolve.prediction import Prediction
+from diffusolve.prediction import prediction as prediction_called
+
+__all__ = ["PUBLISHED", "published"]
+
+PUBLISHED: Mapping[str, str] = {"neural solver": "neural_solver.json"}
+"""Name -> file of the tables that come with the package."""
+
+FORMAT = "diffusolve published tables"
+
+ROUNDING = 1e-3
+"""Published steps are rounded: they may be so far from going all the way, and are then made longer or shorter alike."""
+
+
+def published(
+    tables: str | Path,
+    steps: int,
+    noise_schedule: str | NoiseSchedule = "flux",
+    prediction_type: str | Prediction = "flow",
+) -> Plan:
+    """The plan of a published table for networks of flow matching, with its source in ``extra["published"]``.
+
+    >>> plan = diffusolve.learning.published("neural solver", 5)
+    >>> plan.nfe, [round(sigma, 3) for sigma in plan.sigmas]
+    (5, [1.0, 0.948, 0.8, 0.589, 0.309, 0.0])
+
+    Args:
+        tables: a name of :data:`PUBLISHED`, or a JSON file with "format": "diffusolve published tables", "source" and
+            "tables". A table has either "sigmas", falling from 1 to 0, or "steps", their differences, and may have
+            "weights": a list for each step, with a weight for the network's velocity at each step before it; the
+            velocity of its own step has what is left to 1, all of it without weights (Euler's method).
+        steps: of one of the tables.
+        noise_schedule, prediction_type: what the network was trained with.
+
+    Raises:
+        UnknownNameError: no such name.
+        ValueError: no table of so many steps, a file of another form, a network that is of no flow matching.
+    """
+    document = _document(tables)
+    by_steps = {table.steps: table for table in map(_table, document["tables"])}
+    if steps not in by_steps:
+        known = ", ".join(map(str, sorted(by_steps)))
+        raise ValueError(f"steps is {steps}: {tables} has tables of {known} steps.")
+    schedule = schedule_called(noise_schedule)
+    if schedule.scaling is not Scaling.FLOW:
+        raise ValueError(f"the noise schedule is {schedule}: the tables are for networks of flow matching.")
+    told = {key: value for key, value in document.items() if key not in ("format", "tables")}
+    extra = {"published": told}
+    return plan_of(by_steps[steps], schedule, Scaling.FLOW, prediction_called(prediction_type), extra)
+
+
+def _document(tables: str | Path) -> dict[str, Any]:
+    """The content of a file of tables, by its name or path. Raises ValueError unless it has a source and tables."""
+    path = Path(tables)
+    if path.suffix != ".json":
+        if str(tables) not in PUBLISHED:
+            raise unknown_name("published table", str(tables), PUBLISHED)
+        path = Path(__file__).parent / "data" / PUBLISHED[str(tables)]
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f'{path} holds no published tables: expected "format": "{FORMAT}".')
+    if not (
+        isinstance(document.get("source"), str) and document["source"] and isinstance(document.get("tables"), list)
+    ):
+        raise ValueError(f'{path} lacks "source", where its numbers stand, or "tables".')
+    return document
+
+
+def _table(told: Any) -> Table:
+    """The table that an entry tells. Raises ValueError if it is none."""
+    sigmas = _sigmas(told if isinstance(told, dict) else {})
+    count = len(sigmas) - 1
+    rows = told.get("weights", [[0.0] * i for i in range(count)])
+    if [len(row) for row in rows] != list(range(count)):
+        raise ValueError(f'"weights" of a table of {count} steps: expected lists of 0, 1, ... {count - 1} numbers.')
+    weights = np.zeros((count, count))
+    for i, row in enumerate(rows):
+        weights[i, :i] = row
+        weights[i, i] = 1.0 - sum(row)
+    if not np.isfinite(weights).all():
+        raise ValueError('"weights" holds a number that is not finite.')
+    return Table(sigmas, np.zeros(count), weights)
+
+
+def _sigmas(told: Mapping[str, Any]) -> Numbers:
+    """Falling sigmas, from exactly 1 to exactly 0."""
+    if ("sigmas" in told) == ("steps" in told):
+        raise ValueError(f'a table is {shown(told)}: expected "sigmas" or "steps", one of them.')
+    numbers = told.get("steps") or [high - low for high, low in zip(told["sigmas"], told["sigmas"][1:], strict=False)]
+    if not all(isfinite(number) and number > 0.0 for number in numbers):
+        raise ValueError(f"the steps of a table are {shown(numbers)}: expected positive numbers; sigmas fall.")
+    if not abs(sum(numbers) - 1.0) <= ROUNDING:
+        raise ValueError(f"the steps of a table go a way of {sum(numbers):g}: expected 1, from noise to data.")
+    left = 1.0 - np.cumsum(numbers) / sum(numbers)
+    return np.array([1.0, *left[:-1], 0.0])
