@@ -11,18 +11,9 @@ from diffusolve.arrays import Array, cast_like, detached, is_torch, namespace, w
 from diffusolve.backends.backend import Backend
 from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum
 from diffusolve.errors import NoDensityError, unknown_name
-from diffusolve.plan import WITH_DENSITY, Plan, Transition, Update, noise_in, share_of
+from diffusolve.plan import WITH_DENSITY, Plan, Transition, noise_in, share_of
 
-__all__ = [
-    "REDUCTIONS",
-    "LogProbArguments",
-    "LogProbStep",
-    "NoisyStage",
-    "Told",
-    "log_density",
-    "moved_on",
-    "transition_for",
-]
+__all__ = ["LogProbArguments", "LogProbStep", "Told", "log_density", "moved_on", "transition_for"]
 
 REDUCTIONS = ("mean", "sum")
 
@@ -125,55 +116,26 @@ def transition_for(plan: Plan, index: int, told: Told) -> Transition:
     return transition
 
 
-class NoisyStage(NamedTuple):
-    """A stage as its sums, lowered or the plan's own.
-
-    Attributes:
-        sums: in their order, the last of which leads to the place `last`, that of the next sample.
-        last: that place.
-        noises: (place, sigma_from, sigma_to) for each noise to draw.
-        held: the places that are read by later stages.
-    """
-
-    sums: Sequence[Sum]
-    last: Place
-    noises: Sequence[tuple[Place, float, float]]
-    held: Collection[Place]
-
-    @classmethod
-    def of_lowered(cls, stage: LoweredStage) -> NoisyStage:
-        """The stage that `stage` is."""
-        return cls(stage.sums, NEXT, stage.noises, [slot for _, slot in stage.holds])
-
-    @classmethod
-    def of_plan(cls, update: Update, following: str, live: Collection[str]) -> NoisyStage:
-        """The stage that does `update`, by names: to the sample `following`, where later stages read those `live`."""
-        writes: Sequence[Any] = update.writes  # whose places are names
-        sums = [Sum.of(register, dict(terms)) for register, terms in writes]
-        return cls(sums, following, update.noises, live)
-
-
 def moved_on(
-    asked: LogProbArguments, told: Told, stage: NoisyStage, places: Places, backend: Backend, draw: DrawBetween
+    asked: LogProbArguments, told: Told, stage: LoweredStage, places: Places, backend: Backend, draw: DrawBetween
 ) -> LogProbStep:
     """Make the step of `stage`: fill its places as if noise had been drawn that leads to the next sample.
 
     Args:
         asked: what is asked for.
         told: what the source of the noise says of it.
-        stage: what to do.
+        stage: what to do, in places that are slots or, where they are not numbered, names of registers.
         places: what it reads, with the sample at -1; what it writes is put there, but for `NEXT`.
         backend: of the arrays.
         draw: draws noise for the interval between two sigmas.
     """
-    sums, last = stage.sums, stage.last
-    noises = {place: (start, end) for place, start, end in stage.noises}
+    noises: dict[Place, tuple[float, float]] = {place: (start, end) for place, start, end in stage.noises}
     drawn = {place: interval for place, interval in noises.items() if interval not in told.handed}
     for place in noises.keys() - drawn.keys():
         places[place] = told.handed[noises[place]]
-    parts = noise_in(sums, drawn)
-    shared = parts[last]
-    mean = _means(sums, last, drawn, places, backend)
+    parts = noise_in(stage.sums, drawn)
+    shared = parts[NEXT]
+    mean = _means(stage.sums, drawn, places, backend)
     std = hypot(*shared.values()) * (1.0 if told.deviation is None else told.deviation)
     following = asked.next_sample
     if following is None:
@@ -188,7 +150,7 @@ def moved_on(
 
 
 def _remember_noise(
-    stage: NoisyStage,
+    stage: LoweredStage,
     parts: Mapping[Place, Mapping[Place, float]],
     following: Array,
     mean: Array,
@@ -198,27 +160,25 @@ def _remember_noise(
     """Add to what is held the noise that led from `mean` to the sample `following`; `parts` say how much has what."""
     away: Any = None
     drawn = {place for place, _, _ in stage.noises}
-    for place in stage.held:
-        share = share_of(parts.get(place, {}), parts[stage.last])
-        if place == stage.last:
-            places[place] = following
-        elif share:
+    for _, place in stage.holds:
+        share = share_of(parts.get(place, {}), parts[NEXT])
+        if share:
             away = widen(following) - mean if away is None else away
             own = [] if place in drawn else [places[place]]
             places[place] = backend.combine([*own, away], [*(1.0 for _ in own), share])
 
 
-def _means(sums: Iterable[Sum], last: Place, drawn: Collection[Place], places: Places, backend: Backend) -> Array:
-    """Fill the places of `sums` without the noise `drawn` into some, and return the last one's."""
+def _means(sums: Iterable[Sum], drawn: Collection[Place], places: Places, backend: Backend) -> Array:
+    """Fill the places of `sums` without the noise `drawn` into some, and return the mean of the next sample."""
     silent, mean = {*drawn}, None
     for total in sums:
         heard = Sum.of(total.target, {source: c for source, c in total.terms.items() if source not in silent})
         value = widen(backend.bind(heard)(places))
         if total.limit < inf:
             value = backend.clip(value, total.limit)
-        if total.target == last:
+        if total.target == NEXT:
             mean = value
-        if total.target != NEXT:
+        else:
             places[total.target] = value
         silent.discard(total.target)
     assert mean is not None

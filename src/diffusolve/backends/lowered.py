@@ -97,14 +97,14 @@ class LoweredStage(NamedTuple):
     scale: float
     timestep: float
     traits: Trait
-    keeps: int | None
-    data: Sum | None
-    noises: tuple[tuple[int, float, float], ...]
-    sums: tuple[Sum, ...]
-    frees: tuple[int, ...]
-    holds: tuple[tuple[str, int], ...]
-    callers: frozenset[int]
-    samples: frozenset[int]
+    keeps: int | None = None
+    data: Sum | None = None
+    noises: tuple[tuple[int, float, float], ...] = ()
+    sums: tuple[Sum, ...] = ()
+    frees: tuple[int, ...] = ()
+    holds: tuple[tuple[str, int], ...] = ()
+    callers: frozenset[int] = frozenset()
+    samples: frozenset[int] = frozenset()
 
     @property
     def remembers(self) -> frozenset[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from diffusolve.arrays import Array, copied, is_torch
 from diffusolve.backends.backend import Combine, one_by_one
 from diffusolve.backends.choice import backend_of, fastest, fused_backend
-from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, NoisyStage, Told, moved_on, transition_for
+from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, Told, moved_on, transition_for
 from diffusolve.backends.lowered import PREPARES, READS_UNGUIDED, SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
@@ -270,7 +270,7 @@ class Run:
             if stage.data is not None and self.transform is not None:
                 data = backend.bind(stage.data)(places)
                 places[stage.data.target] = self.transform(data, self.plan.stages[position])
-            result = moved_on(asked, told, NoisyStage.of_lowered(stage), places, backend, self._drawing(x))
+            result = moved_on(asked, told, stage, places, backend, self._drawing(x))
             self.position = position + 1
             if self.position == len(stages):
                 slots = None

@@ -651,9 +651,9 @@ def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool = False) -
         s_noise: float = 1.0,
         noise_sampler: NoiseSampler | None = None,
     ) -> Tensor:
-        made = with_numbers(solver, eta=eta, s_noise=s_noise)
+        numbered = with_numbers(solver, eta=eta, s_noise=s_noise)
         noise = noise_sampler or default_noise_sampler(x)
-        return run_solver(made, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=flow)
+        return run_solver(numbered, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=flow)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = summary

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffusolve.arrays import cast_like
 from diffusolve.backends import DrawNoise, Run, Transform, backend_of
-from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, NoisyStage, Told, moved_on, transition_for
-from diffusolve.backends.lowered import SAMPLE
+from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, Told, moved_on, transition_for
+from diffusolve.backends.lowered import NEXT, SAMPLE, LoweredStage, Sum, Trait
 from diffusolve.plan import OUTPUT, Plan
 
 if TYPE_CHECKING:
@@ -120,15 +120,24 @@ class OpenRun(Run):
     ) -> LogProbStep:
         """The next sample with its log-probability; as that of a plain run."""
         asked.check(x)
-        update, told = self.stage.update, Told.by(self.draw_noise)
+        told, following = Told.by(self.draw_noise), self.plan.next_sample(self.position)
         transition_for(self.plan, self.position, told)
         held = self._given(output, x, unguided)
-        stage = NoisyStage.of_plan(update, self.plan.next_sample(self.position), self._live[self.position + 1])
         held[SAMPLE] = x
-        result = moved_on(asked, told, stage, held, backend_of(x), self._drawing(x))
+        result = moved_on(asked, told, self._in_names(following), held, backend_of(x), self._drawing(x))
         del held[SAMPLE]
+        held[following] = result.next_sample
         self._remember(held)
         return result
+
+    def _in_names(self, following: str) -> LoweredStage:
+        """The next stage, which leads to the sample `following`, with the plan's names for places."""
+        stage, live = self.stage, self._live[self.position + 1]
+        writes: list[Any] = [*stage.update.writes, (NEXT, ((following, 1.0),))]
+        sums = tuple([Sum.of(register, dict(terms)) for register, terms in writes])
+        holds: Any = tuple([(register, register) for register in live])
+        noises: Any = stage.update.noises
+        return LoweredStage(stage.scale, stage.point.timestep, Trait(0), noises=noises, sums=sums, holds=holds)
 
     def from_start(self, draw_noise: DrawNoise | None) -> OpenRun:
         """Another run of the same plan from its start."""
