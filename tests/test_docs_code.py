@@ -13,6 +13,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -226,6 +227,8 @@ def _reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "compile", lambda function=None, **options: function or (lambda inner: inner))
     before = dict(sys.modules)
     yield
+    with suppress(RuntimeError):  # unless a page installed it
+        diffusolve.k_diffusion.uninstall()
     for name in [name for name in sys.modules if name.split(".")[0] == "k_diffusion" and name not in before]:
         del sys.modules[name]
     sys.modules.update(before)  # what is new stays, since not everything can be imported twice
