@@ -253,8 +253,8 @@ def _gone_on_with(folder: Folder, job: Job, source: Source | None, rows: Any, wa
     """
     plans = {path: _text(path, text) for path, text in job.plans.items()}
     if source is None:
-        with folder.spooled(rows) as again:
-            job.check_same({**wanted, "plans": plans, "digest": again.digest()}, folder.path)
+        with folder.spooled(rows) as copy:
+            job.check_same({**wanted, "plans": plans, "digest": copy.digest()}, folder.path)
         return job
     status = source.path.stat()
     where: dict[str, Any] = {"input": str(source.path), "changed": status.st_mtime_ns, "bytes": status.st_size}
@@ -305,7 +305,7 @@ def _begun(folder: Folder, source: Source, model: Model, wanted: dict[str, Any],
                     ids.add(found.row.id)
             repeated = ids.repeated()
         if repeated and len(named) < NAMED:
-            for number, found, first in _again(source, repeated, bad):
+            for number, found, first in _of_known_ids(source, repeated, bad):
                 refuse(number, found, f"the id {shown(found.row.id)} is that of line {first} already.")  # type: ignore[union-attr]
                 if len(named) >= NAMED:
                     break
@@ -342,7 +342,9 @@ def _what_is_wrong(row: Row, model: Model, recipes: Recipes) -> str | None:
     return None
 
 
-def _again(source: Source, repeated: frozenset[int], bad: Mapping[int, int]) -> Iterator[tuple[int, FoundRow, int]]:
+def _of_known_ids(
+    source: Source, repeated: frozenset[int], bad: Mapping[int, int]
+) -> Iterator[tuple[int, FoundRow, int]]:
     """Rows whose id an earlier one has: the number, the row, and the line of the first with this id."""
     first: dict[str, int] = {}
     for number, found in enumerate(source.rows()):

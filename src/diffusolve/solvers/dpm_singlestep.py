@@ -158,7 +158,7 @@ def _differences(
 
 
 def _continued(group: list[tuple[Value, Point]], s: Point, t: Point) -> list[tuple[Value, Point]]:
-    """`group`, or none of it after a step from alpha = 0 or of no length, where no polynomial goes through it."""
+    """The predictions of `group`, or none after a step from alpha = 0 or of no length: no curve goes through them."""
     return [] if s.alpha == 0 or has_no_length(s, t) else group
 
 
