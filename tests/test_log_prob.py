@@ -542,6 +542,23 @@ def test_what_is_handed_to_a_step_is_no_noise() -> None:
         x, handed = step.prev_sample, {"old_pred_original_sample": data, "timestep_back": timestep}
 
 
+@for_each(
+    "name", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "FlowMatchSDEDiscreteScheduler"]
+)
+def test_several_timesteps_are_no_timestep(name: str) -> None:
+    x, output = torch.randn(2, 4, 3, 3, 3)
+    eta = {"eta": 1.0} if "DDIM" in name else {}
+    scheduler = scheduler_class(name)()
+    scheduler.set_timesteps(10)
+    for step in (scheduler.step, scheduler.step_log_prob):
+        with pytest.raises(ValueError, match=r"timestep is 4 timesteps, \[.*: a step is made from one"):
+            step(output, scheduler.timesteps[2:6], x, **eta)
+    one = scheduler.step_log_prob(output, scheduler.timesteps[0].expand(4), x, x, **eta)  # the same for each row
+    again = scheduler_class(name)()
+    again.set_timesteps(10)
+    assert torch.equal(one.log_prob, again.step_log_prob(output, again.timesteps[0], x, x, **eta).log_prob)
+
+
 def test_schedulers_of_many_threads_keep_their_records_apart() -> None:
     scheduler = begun("DDIMScheduler", 20)
     x = torch.randn(1, 3, 8, 8)

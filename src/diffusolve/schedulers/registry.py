@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from diffusolve.errors import shown
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.versions import UNTRACKED, version_of
 
@@ -84,13 +85,22 @@ class Registry:
         return self._latest if is_dynamo_compiling() else _here.get().get(self._key, self._latest)
 
     def of(self, timestep: Any) -> tuple[Generation | None, int | None]:
-        """The generation that a call with `timestep` belongs to, and the place of `timestep` in it if it is a view."""
+        """The generation that a call with `timestep` belongs to, and the place of `timestep` in it if it is a view.
+
+        Raises:
+            ValueError: `timestep` is several, of which a step would be made from the first.
+        """
         if isinstance(timestep, Tensor) and not is_dynamo_compiling():
             try:
                 generation: Generation | None = timestep.untyped_storage()._diffusolve_generation  # type: ignore[attr-defined]
             except (AttributeError, NotImplementedError):  # another tensor, or one in a transform of torch.func
                 generation = None
             if generation is not None:
+                if timestep.ndim and timestep.numel() > 1 and any(timestep.stride()):
+                    raise ValueError(
+                        f"timestep is {timestep.numel()} timesteps, {shown(timestep.tolist())}: a step is made from "
+                        "one for the whole batch. Call it for the rows of each timestep on their own."
+                    )
                 place: int = timestep.storage_offset()  # type: ignore[assignment]  # a symbol only in compiled code
                 if generation.owner is not self._key:
                     generation = self._copy_of(generation)
