@@ -182,6 +182,11 @@ def rows_among(count: int, samplers: Sequence[str], steps: Sequence[int], guidan
 @app.command()
 def rates(count: int = 300, rounds: int = 2, with_ray: bool = True) -> None:
     """Compare with batches of one sampler, and with Ray Data, by the time of processors that they take."""
+    if with_ray:
+        import ray
+
+        # the second is for the tasks of Ray Data that write
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
     for name, mixture in (("many", MANY), ("few", FEW)):
         listed = rows_among(count, **mixture)
         print(f"{count} rows of {len(grouped(listed))} configurations ({name}); digits, calls of 16")
@@ -211,21 +216,10 @@ def compare_rates(listed: list[dict[str, Any]], folder: Path, rounds: int, with_
 
 
 def processor_seconds(work: Any, on_ray: bool) -> float:
-    """The time of processors that `work` takes, that of all of Ray's processes included."""
-    if not on_ray:
-        begun = time.process_time()
-        work()
-        return time.process_time() - begun
-    import ray
-
-    # the second is for the tasks of Ray Data that write
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
-    try:
-        before = descendants_seconds() + time.process_time()
-        work()
-        return descendants_seconds() + time.process_time() - before
-    finally:
-        ray.shutdown()
+    """The time of processors that `work` takes; if it is on Ray, with that of all of Ray's processes."""
+    begun, elsewhere = time.process_time(), descendants_seconds()
+    work()
+    return time.process_time() - begun + (descendants_seconds() - elsewhere if on_ray else 0.0)
 
 
 def descendants_seconds() -> float:

@@ -84,11 +84,11 @@ class Registry:
         """The generation of this thread or task, else the latest one; None before the first."""
         return self._latest if is_dynamo_compiling() else _here.get().get(self._key, self._latest)
 
-    def of(self, timestep: Any) -> tuple[Generation | None, int | None]:
+    def of(self, timestep: Any, may_be_several: bool = False) -> tuple[Generation | None, int | None]:
         """The generation that a call with `timestep` belongs to, and the place of `timestep` in it if it is a view.
 
         Raises:
-            ValueError: `timestep` is several, of which a step would be made from the first.
+            ValueError: `timestep` is several and may not be, of which a step would be made from the first.
         """
         if isinstance(timestep, Tensor) and not is_dynamo_compiling():
             try:
@@ -96,7 +96,7 @@ class Registry:
             except (AttributeError, NotImplementedError):  # another tensor, or one in a transform of torch.func
                 generation = None
             if generation is not None:
-                if timestep.ndim and timestep.numel() > 1 and any(timestep.stride()):
+                if timestep.ndim and not may_be_several and timestep.numel() > 1 and any(timestep.stride()):
                     raise ValueError(
                         f"timestep is {timestep.numel()} timesteps, {shown(timestep.tolist())}: a step is made from "
                         "one for the whole batch. Call it for the rows of each timestep on their own."

@@ -558,7 +558,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
             ValueError: a timestep is none of the run's, in a class that has no training table to take it from. Of
                 timesteps on an accelerator, which are not read, the result is NaN instead.
         """
-        generation, _ = self._registry.of(timesteps)
+        generation, _ = self._registry.of(timesteps, may_be_several=True)
         timesteps = moved(timesteps, like.device).reshape(-1)
         if generation is None:
             sigma = self._training_sigma(timesteps)
