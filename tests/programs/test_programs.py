@@ -16,6 +16,7 @@ from tests.programs import (  # noqa: F401 - they register programs
     other_loops,
     outputs_and_places,
     precision_and_order,
+    resumed,
     subclasses,
     values,
     writing,

@@ -149,7 +149,7 @@ def test_a_history_is_held_from_the_first_time_that_it_is_asked_for() -> None:
     assert torch.allclose(walked(scheduler, scheduler.timesteps[3:]), expected, atol=1e-4)
 
 
-def test_half_a_history_cannot_be_forgotten_and_none_can_be_lengthened() -> None:
+def test_half_a_history_cannot_be_forgotten_and_none_can_be_made_up() -> None:
     for name, forgets in (("UniPCMultistepScheduler", "last_sample"), ("DPMSolverMultistepScheduler", "model_outputs")):
         scheduler = ours(name, STABLE_DIFFUSION)
         scheduler.set_timesteps(6)
@@ -159,12 +159,73 @@ def test_half_a_history_cannot_be_forgotten_and_none_can_be_lengthened() -> None
             scheduler.step(x, scheduler.timesteps[2], x)
         scheduler.lower_order_nums = 0
         scheduler.step(x, scheduler.timesteps[2], x)
-        with pytest.raises(TypeError, match="write to its items"):
-            scheduler.model_outputs.append(x)
-        with pytest.raises(ValueError, match=r"lower_order_nums is set to 7, where \d outputs are remembered"):
-            scheduler.lower_order_nums = 7
-        with pytest.raises(ValueError, match="given 2 outputs, but the run of"):
-            scheduler.model_outputs = [x, x]
+        with pytest.raises(ValueError, match="lower_order_nums is set to -1: expected a number of outputs"):
+            scheduler.lower_order_nums = -1
+        scheduler.model_outputs, scheduler.lower_order_nums = [None, x], 2
+        with pytest.raises(ValueError, match=f"history of a run of {name} was written .* part is missing"):
+            scheduler.step(x, scheduler.timesteps[3], x)
+    unipc = ours("UniPCMultistepScheduler", STABLE_DIFFUSION)
+    unipc.keep_history()
+    unipc.set_timesteps(6)
+    with pytest.raises(AttributeError, match="has no this_order before its first step"):
+        _ = unipc.this_order
+    x = walked(unipc, unipc.timesteps[:4])
+    unipc.model_outputs, unipc.last_sample, unipc.this_order = [x, x], x, 1
+    unipc._step_index = 5
+    with pytest.raises(ValueError, match=r"this_order is 1, but a run with 2 outputs comes .* order 2"):
+        unipc.step(x, unipc.timesteps[5], x)
+
+
+def test_a_history_that_would_reach_before_the_first_step_is_refused() -> None:
+    for name, options in (
+        ("DEISMultistepScheduler", {}),
+        ("UniPCMultistepScheduler", {}),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}),
+    ):
+        scheduler = ours(name, {**STABLE_DIFFUSION, **options})
+        scheduler.set_timesteps(6)
+        x = walked(scheduler, scheduler.timesteps[:2])
+        scheduler._step_index = None
+        with pytest.raises(ValueError, match=rf"2 outputs are remembered where a run of {name} begins at evaluation 0"):
+            scheduler.step(x, scheduler.timesteps[0], x)
+    sa_solver = ours("SASolverScheduler", STABLE_DIFFUSION)
+    sa_solver.keep_history()
+    sa_solver.set_timesteps(8)
+    x = walked(sa_solver, sa_solver.timesteps[:4])
+    sa_solver._step_index = 2
+    with pytest.raises(ValueError, match="from timestep 624, at which tau_func is another than"):
+        sa_solver.step(x, sa_solver.timesteps[2], x)
+    sa_solver.set_timesteps(8)
+    with (
+        pytest.warns(UserWarning, match="333 is not one of"),
+        pytest.raises(ValueError, match="that tau_func has at it"),
+    ):
+        sa_solver.step(x, 333, x)
+    singlestep = ours("DPMSolverSinglestepScheduler", STABLE_DIFFUSION)
+    singlestep.set_timesteps(6)
+    x = walked(singlestep, singlestep.timesteps[:3])
+    singlestep._step_index = None
+    with pytest.raises(ValueError, match=r"comes to evaluation 3 next, in the middle of steps that go together"):
+        singlestep.step(x, singlestep.timesteps[3], x)
+    singlestep.model_outputs = [None, None]
+    singlestep.step(x, singlestep.timesteps[3], x)
+
+
+def test_pndm_by_hand_says_what_its_memory_lacks_and_is_left_where_it_was() -> None:
+    pndm = ours("PNDMScheduler", {**STABLE_DIFFUSION, "skip_prk_steps": True})
+    pndm.set_timesteps(6)
+    x = walked(pndm, pndm.timesteps[:1])
+    pndm.ets = []
+    with pytest.raises(ValueError, match="ets holds 0 outputs and cur_sample is there at call number 1"):
+        pndm.step(x, pndm.timesteps[1], x)
+    with pytest.raises(ValueError, match=r"output has shape \(1,\), but the sample has shape"):
+        pndm.step(x[:1, 0, 0, 0], pndm.timesteps[1], x)
+    assert pndm.counter == 1
+    with pytest.raises(IndexError, match="to be one of a Runge-Kutta step, of which it has 0"):
+        pndm.step_prk(x, pndm.timesteps[1], x)
+    pndm.counter = 0
+    pndm.step(x, pndm.timesteps[1], x)
+    assert pndm.counter == 1 == len(pndm.ets)
 
 
 def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
@@ -172,8 +233,7 @@ def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
     for scheduler in (pndm, kdpm2):
         scheduler.set_timesteps(6)
     for scheduler, name, message in (
-        (pndm, "counter", "cannot be written to: call set_timesteps to begin a run anew"),
-        (pndm, "cur_sample", "cannot be written to: it follows from the calls of the run"),
+        (pndm, "pndm_order", "cannot be written to: call set_timesteps to begin a run anew"),
         (kdpm2, "sigmas_interpol", "cannot be written to: it follows from the sigmas: write these"),
         (kdpm2, "_sigma_to_t", "override it in a subclass"),
         (ours("DDIMScheduler", {}), "_get_variance", "override it in a subclass"),
@@ -181,7 +241,6 @@ def test_what_would_have_no_effect_raises_and_says_what_to_do() -> None:
     ):
         with pytest.raises(AttributeError, match=message):
             setattr(scheduler, name, lambda *_: None)
-    assert not hasattr(pndm, "cur_sample")
     pndm.step = lambda *_: "mine"  # callers call it
     assert pndm.step() == "mine"
     pndm.my_own_note = 3

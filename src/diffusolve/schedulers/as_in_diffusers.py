@@ -283,7 +283,7 @@ def ipndm_of_noise(grid: Grid, x: Value) -> SolverRun:
     """Adams-Bashforth on noise predictions up to the end, beginning with lower orders and with no signal.
 
     Diffusers' ``IPNDMScheduler`` starts where alpha is 0, and divides there what is 0 by almost nothing: the first step
-    forgets what the network says of the data.
+    forgets what the network says of the data. Of a run that begins there with a history it is not 0.
     """
     past: list[Value] = []
     for s, t in pairwise(grid):
@@ -291,6 +291,6 @@ def ipndm_of_noise(grid: Grid, x: Value) -> SolverRun:
         past = [(yield Keep(noise_prediction(x, data, s))), *past[:3]]
         weights = ADAMS_BASHFORTH[len(past) - 1]
         noise = sum((w * e for w, e in zip(weights[1:], past[1:], strict=True)), weights[0] * past[0])
-        kept = t.alpha / s.alpha if s.alpha > 0 else 0.0
+        kept = 0.0 if s.alpha == 0 and len(past) == 1 else t.alpha / max(s.alpha, 1e-8)
         x = kept * (x - s.sigma * noise) + t.sigma * noise
     return x

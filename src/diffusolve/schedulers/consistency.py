@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
-from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled
@@ -28,18 +28,18 @@ class DistilledScheduler(TimestepScheduler):
     ends_by_number: ClassVar[bool] = False
     """diffusers tells the last step by the number of steps that were asked for, and draws noise at all others."""
 
-    def _advance(self, model_output: Tensor, timestep: Any, *others: Any) -> tuple[Tensor, Run]:
+    reads_timesteps: ClassVar[bool] = True
+
+    def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
         """As for others; the timestep of a step that is counted must be that of its place."""
-        if not isinstance(timestep, Tensor) or timestep.device.type == "cpu":
-            generation, place = self._registry.of(timestep)
-            if place is None and generation is not None and generation.step_index is not None:
-                following = generation.values[generation.step_index :][:1]
-                if following and float(timestep) != following[0]:
-                    raise ValueError(
-                        f"timestep is {float(timestep):g}, but the run comes to {following[0]:g} next: hand step views "
-                        "of scheduler.timesteps, which tell it where to go, or call set_timesteps."
-                    )
-        return super()._advance(model_output, timestep, *others)
+        index = generation.step_index
+        if place is None and index is not None and not generation.is_done and self._is_elsewhere(generation, timestep):
+            following = generation.values[index]
+            raise ValueError(
+                f"timestep is {float(timestep):g}, but the run comes to {following:g} next: hand step views of "
+                "scheduler.timesteps, which tell it where to go, or call set_timesteps."
+            )
+        return super()._started(generation, place, timestep, options)
 
     def _configured(self) -> None:
         super()._configured()

@@ -43,8 +43,10 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
 
+    kept = members.KEPT_BY_DPM_SOLVER
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
+    begins_with_last = True
 
     only_read = frozenset({"noise_sampler"})
 

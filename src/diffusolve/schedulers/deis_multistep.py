@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class DEISMultistepScheduler(LogSNRScheduler):
         use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
     """
 
-    history_outlives_reset: ClassVar[bool] = True
+    kept = members.KEPT_BY_MULTISTEP
     members = members.DEIS
     clears = frozenset({"lower_order_nums"})
 

@@ -45,6 +45,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
 
     noise_dtype = torch.float32
 
+    kept = members.KEPT_BY_DPM_SOLVER
     members = members.DPM_SOLVER
     clears = frozenset({"lower_order_nums"})
 

@@ -48,6 +48,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
 
     samples_flow: ClassVar[bool] = False
 
+    kept = members.KEPT_BY_MULTISTEP
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
 

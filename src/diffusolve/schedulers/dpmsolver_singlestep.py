@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.schedulers import members
@@ -45,6 +46,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         use_dynamic_shifting, time_shift_type: `set_timesteps` takes `mu`, the logarithm of the flow shift.
     """
 
+    kept = members.KEPT_BY_MULTISTEP
     members = members.SINGLESTEP
 
     @register_to_config
@@ -111,6 +113,16 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         if config["final_sigmas_type"] == "zero" or (config["lower_order_final"] and orders[-1] == order):
             orders[-1] = 1
         return orders
+
+    def _begun_with_history(self, generation: Generation, index: int, options: Options) -> Run | None:
+        brought, orders = generation.brought, self.get_order_list(len(generation.values))
+        if brought is not None and brought.run is not None and not brought.written and orders[index] > 1:
+            raise ValueError(
+                f"_step_index of this {type(self).__name__} was set in a run that comes to evaluation {index} next, in "
+                "the middle of steps that go together: call set_timesteps to begin anew, or set model_outputs to "
+                f"{[None] * self.config['solver_order']}."
+            )
+        return None
 
     def _prepared_again(self, generation: Generation) -> Prepared:
         solver = generation.prepared.solver

@@ -38,8 +38,10 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
 
+    kept = members.KEPT_BY_DPM_SOLVER
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
+    begins_with_last = True
 
     @register_to_config
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from os import urandom
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from diffusolve.solvers import Solver
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Generation", "Noise", "Options", "Prepared", "check_options_of", "shown"]
+__all__ = ["Brought", "Generation", "Noise", "Options", "Prepared", "check_options_of", "shown"]
 
 Options = tuple[tuple[str, Any], ...]
 Array = np.ndarray[Any, Any]
@@ -162,6 +162,18 @@ class Noise:
         return {**vars(self), "generator": None, "given": None, "deviation": None, "handed": {}}
 
 
+class Brought(NamedTuple):
+    """The history that a run is to begin with.
+
+    Attributes:
+        run: the one that made it; None: there was none.
+        written: the members that users have written since, under their names in diffusers.
+    """
+
+    run: Run | None
+    written: Mapping[str, Any]
+
+
 class Generation:
     """From noise to data once: a place, a source of noise and a run, which no other generation shares.
 
@@ -181,8 +193,8 @@ class Generation:
         followed: the edition that its plan follows from, whether or not each step is to look.
         timesteps_written, sigmas_written: users have replaced these numbers.
         begun_before: its first step was made when they did so.
-        is_outlived: its place was set to None, and nobody has cleared the history that diffusers keeps over that.
-        cleared: the members of the history that users have cleared since the last step.
+        brought: what the run that is to begin, or to go on elsewhere, remembers from before, as users have left it.
+        by_hand: the memory of a run that goes from call to call by it (PNDM's).
         timesteps_version: of the tensor of its timesteps, when their values were read.
         watched, watched_version: the sigmas, once they were handed to a user, and their version then.
         predictor, predicting: another scheduler that predicts for this one (UniPC's `solver_p`), as it is when a run
@@ -207,8 +219,8 @@ class Generation:
     timesteps_written: bool = False
     sigmas_written: bool = False
     begun_before: bool = False
-    is_outlived: bool = False
-    cleared: frozenset[str] = frozenset()
+    brought: Brought | None = None
+    by_hand: Any = None
     timesteps_version: int = 0
     watched: Tensor | None = None
     watched_version: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point
+from diffusolve.plan import Plan, plan_for
 from diffusolve.prediction import Prediction, prediction
 from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
-from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.outputs import StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Steps
@@ -49,8 +50,8 @@ class IPNDMScheduler(Scheduler):
     init_noise_sigma: float = 1.0
     pndm_order: int = 4
 
+    kept = members.KEPT_BY_IPNDM
     members = members.IPNDM
-    history_outlives_reset: ClassVar[bool] = True
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, trained_betas: Sequence[float] | None = None) -> None:
@@ -150,6 +151,16 @@ class IPNDMScheduler(Scheduler):
             return flow.walked(steps, ipndm)
         shown, sigmas = steps.timesteps.astype(np.float32), steps.sigmas.astype(np.float32)
         return Prepared(partial(self._points, steps), ipndm_of_noise, self._prediction, shown, sigmas)
+
+    def _plan_from(self, generation: Generation, index: int, options: Options) -> Plan:
+        """As for others. Evaluations before the first one stand for what a run was given to remember: the weights are
+        those of equal steps, wherever it comes from."""
+        if index >= 0:
+            return super()._plan_from(generation, index, options)
+        prepared = generation.prepared
+        first, *others = prepared.grid.points
+        grid = Grid((*[first] * (1 - index), *others), prepared.grid.noise_schedule, prepared.grid.scaling)
+        return plan_for(prepared.solver, grid, prepared.prediction)
 
     def _steps(self, asked: Asked) -> Steps:
         flow = self._flow

@@ -36,6 +36,7 @@ class LMSDiscreteScheduler(SigmaScheduler):
 
     begun_when_made: ClassVar[bool] = True
 
+    kept = members.KEPT_BY_LMS
     members = members.LMS
 
     @register_to_config

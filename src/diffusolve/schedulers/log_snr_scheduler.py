@@ -58,6 +58,7 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
             return FlowMatching(num_train_timesteps=len(self))
         return super().noise_schedule
 
+    begins_with_last: ClassVar[bool] = True
     replaceable: ClassVar[frozenset[str]] = ReachesIntoSigmas.replaceable | {
         "convert_model_output",
         "_threshold_sample",

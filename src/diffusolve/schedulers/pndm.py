@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
@@ -16,13 +17,15 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
+from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.pndm_by_hand import EVALUATIONS, ByHand, Call, Memory
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 from diffusolve.solvers import Solver
 
 __all__ = ["PNDMScheduler"]
 
-RUNGE_KUTTA_STEPS, EVALUATIONS = 3, 4
+RUNGE_KUTTA_STEPS = 3
 
 
 class PNDMScheduler(TimestepScheduler):
@@ -44,10 +47,11 @@ class PNDMScheduler(TimestepScheduler):
         steps_offset: added to "leading" timesteps; 1 for Stable Diffusion.
     """
 
-    counts_on: ClassVar[bool] = True
-
-    history_outlives_reset: ClassVar[bool] = True
     members = members.PNDM
+    counts_on: ClassVar[bool] = True
+    reads_timesteps: ClassVar[bool] = True
+    replaceable: ClassVar[frozenset[str]] = frozenset({"step_plms", "step_prk"})
+    fixed: ClassVar[frozenset[str]] = TimestepScheduler.fixed | {"_get_prev_sample"}
 
     @register_to_config
     def __init__(
@@ -84,10 +88,111 @@ class PNDMScheduler(TimestepScheduler):
         return_dict: bool = True,
     ) -> StepResult:
         """The sample to evaluate next."""
+        if self._replaced:
+            kind = "step_prk" if self._is_of_runge_kutta(self._generation_of(timestep)) else "step_plms"
+            result: StepResult = getattr(self, kind)(model_output, timestep, sample, return_dict)
+            return result
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)
 
-    step_prk = step_plms = step
+    def step_prk(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> StepResult:
+        """The same as a call of a Runge-Kutta step, whichever comes next."""
+        return self._step_of_kind(True, model_output, timestep, sample, return_dict)
+
+    def step_plms(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> StepResult:
+        """The same as a call of the multistep method, whichever comes next."""
+        return self._step_of_kind(False, model_output, timestep, sample, return_dict)
+
+    @property
+    def _step_index(self) -> int | None:
+        """The number of the next call; None before the first.
+
+        Writing it has no effect, as in diffusers, where `counter` tells where a run of this class is.
+        """
+        generation = self._generation
+        return None if generation is None else generation.step_index
+
+    @_step_index.setter
+    def _step_index(self, index: int | None) -> None:
+        pass
+
+    # Call by call ---------------------------------------------------------------------------------------------------
+
+    def _step_of_kind(self, runge_kutta: bool, *arguments: Any) -> StepResult:
+        model_output, timestep, sample, return_dict = arguments
+        generation = self._generation_of(timestep)
+        if self._is_of_runge_kutta(generation) == runge_kutta:
+            previous, run = self._advance(model_output, timestep, sample)
+        else:
+            memory = self._in_hand(generation)
+            memory.runge_kutta = runge_kutta
+            try:
+                previous, run = self._advance(model_output, timestep, sample)
+            finally:
+                memory.runge_kutta = None
+        return self._result(previous, run, model_output, sample, return_dict)
+
+    def _is_of_runge_kutta(self, generation: Generation) -> bool:
+        """True where the next call of `generation` is one of a Runge-Kutta step."""
+        memory = generation.by_hand
+        if memory is not None and memory.runge_kutta is not None:
+            return bool(memory.runge_kutta)
+        made = members.calls_made(generation)
+        return not self.config["skip_prk_steps"] and made < RUNGE_KUTTA_STEPS * EVALUATIONS
+
+    def _in_hand(self, generation: Generation, but: str = "") -> Memory:
+        """The memory of `generation`, which from now on goes from call to call by it; see
+        :func:`~diffusolve.schedulers.members.memory_of_pndm`.
+
+        Raises:
+            ValueError: its run does not hold what diffusers would.
+        """
+        if generation.by_hand is None:
+            generation.by_hand = members.memory_of_pndm(self, but)
+            generation.run = None
+        memory: Memory = generation.by_hand
+        return memory
+
+    def _started(self, generation: Generation, place: int | None, timestep: Any, options: Options) -> Run:
+        """As for others; by hand where users have written to the memory, or come with other timesteps than the run's.
+
+        Such a run is made anew for each call.
+        """
+        if generation.by_hand is None and not self._leaves_order(generation, place, timestep):
+            return super()._started(generation, place, timestep, options)
+        memory = self._in_hand(generation)
+        at = int(timestep if place is None else generation.values[place])
+        begun_at = None
+        if self._is_of_runge_kutta(generation):
+            begun_at = self._begun_at(generation, memory.counter)
+        generation.step_index = memory.counter
+        assert generation.steps is not None  # it was begun by set_timesteps
+        run: Any = ByHand(memory, Call(at, len(self) // generation.steps, begun_at), self)
+        return run  # type: ignore[no-any-return]  # of all that a run does, it does a step
+
+    def _leaves_order(self, generation: Generation, place: int | None, timestep: Any) -> bool:
+        """True where a call that is no next one of the run has a meaning of its own in diffusers, which only counts."""
+        if generation.is_done:
+            return isinstance(generation.run, OpenRun)  # which still holds what others have forgotten by then
+        if place is not None:
+            return False
+        if generation.run is None:
+            return generation.begin_index is None and float(timestep) not in generation.values
+        return self._is_elsewhere(generation, timestep)
+
+    def _begun_at(self, generation: Generation, counter: int) -> int:
+        """The timestep where the Runge-Kutta step of call number `counter` begins."""
+        count = 0 if self.config["skip_prk_steps"] else RUNGE_KUTTA_STEPS * EVALUATIONS
+        if counter >= count:
+            raise IndexError(
+                f"call number {counter} of this run is to be one of a Runge-Kutta step, of which it has {count}: call "
+                "step or step_plms."
+            )
+        return int(generation.values[counter // EVALUATIONS * EVALUATIONS])
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

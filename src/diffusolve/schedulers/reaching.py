@@ -13,11 +13,12 @@ from torch import Tensor
 
 from diffusolve.noise import Scaling
 from diffusolve.schedulers.clipping import dynamic_threshold
-from diffusolve.schedulers.members import Members
+from diffusolve.schedulers.members import Kept, Members, begun_with_history, bring
 from diffusolve.schedulers.steps import curve_named
 
 if TYPE_CHECKING:
-    from diffusolve.schedulers.generation import Generation
+    from diffusolve.backends import Run
+    from diffusolve.schedulers.generation import Generation, Options
 
 __all__ = ["ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
 
@@ -29,15 +30,15 @@ class ReachesIntoRuns:
         replaceable: methods that a subclass may override because steps then call them, as those of diffusers do.
         fixed: methods that diffusers' steps call, and ours have no use for: overriding them would have no effect.
         members: of the history of a run, see :mod:`~diffusolve.schedulers.members`.
-        clears: those that are cleared together when a history is to be forgotten.
-        history_outlives_reset: diffusers keeps a history over ``_step_index = None`` that counts afterwards.
+        kept: what the class remembers of a run, if a run can begin with such a history.
+        clears: the members that are cleared together when a history is to be forgotten.
         _replaced: those of `replaceable` that a subclass overrides.
     """
 
     replaceable: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[frozenset[str]] = frozenset({"_init_step_index", "index_for_timestep"})
-    history_outlives_reset: ClassVar[bool] = False
     members: ClassVar[Members] = {}
+    kept: ClassVar[Kept | None] = None
     clears: ClassVar[frozenset[str]] = frozenset()
     _replaced: ClassVar[frozenset[str]] = frozenset()
 
@@ -83,21 +84,13 @@ class ReachesIntoRuns:
             return False
         return True
 
-    def _check_cleared(self, generation: Generation, index: int) -> None:
-        """Raise ValueError where what users cleared of a history, or did not, would leave half of it at `index`."""
-        needed = self.clears if index else self.clears - {"last_sample"}  # which the first step has no use for
-        if generation.cleared and not needed <= generation.cleared:
-            raise ValueError(
-                f"{' and '.join(sorted(generation.cleared))} of a run of {type(self).__name__} were cleared: expected "
-                f"{' and '.join(sorted(needed))} to be cleared, so that it forgets its history."
-            )
-        if generation.is_outlived and not generation.cleared:
-            raise ValueError(
-                f"_step_index of this {type(self).__name__} was set to None after steps that diffusers would go on "
-                "remembering: call set_timesteps to begin anew"
-                + (f", or clear {' and '.join(sorted(self.clears))} too." if self.clears else ".")
-            )
-        generation.is_outlived, generation.cleared = False, frozenset()
+    def _begun_with_history(self, generation: Generation, index: int, options: Options) -> Run | None:
+        """A run that goes on at evaluation `index` with the history that `generation` brings; None to begin anew.
+
+        Raises:
+            ValueError: that history has no meaning there.
+        """
+        return None if self.kept is None else begun_with_history(self, generation, index, options)
 
     @property
     def _step_index(self) -> int | None:
@@ -110,22 +103,15 @@ class ReachesIntoRuns:
         generation = self._current
         if index is not None and not 0 <= index <= len(generation.values):
             raise IndexError(f"_step_index is {index}: expected None, or 0 to {len(generation.values)}.")
-        outlives = index != generation.step_index and self._would_outlive(generation, index)
-        if index is None:
-            generation.is_outlived = outlives or generation.is_outlived
-        elif outlives:
-            raise ValueError(
-                f"_step_index is set to {index} in a run of {type(self).__name__} that stands at "
-                f"{generation.step_index}, where diffusers would take the outputs remembered for those before its new "
-                "place: call set_timesteps to begin anew, and set_begin_index to begin elsewhere."
-            )
+        if index == generation.step_index:
+            return
+        if self._would_outlive(generation):
+            bring(generation)
         generation.step_index, generation.run = index, None
 
-    def _would_outlive(self, generation: Generation, index: int | None) -> bool:
-        """True where something that diffusers remembers of a run would outlive that its place becomes `index`."""
-        if generation.step_index is None:
-            return False
-        return generation.remembers if index is not None else self.history_outlives_reset
+    def _would_outlive(self, generation: Generation) -> bool:
+        """True where something that diffusers remembers of a run outlives a change of its place."""
+        return self.kept is not None and generation.run is not None
 
     @property
     def _begin_index(self) -> int | None:

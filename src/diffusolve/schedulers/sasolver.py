@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusolve.backends import Run
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.randomness import draw_normal_with
@@ -56,9 +57,9 @@ class SASolverScheduler(LogSNRScheduler):
 
     plans_follow_from = LogSNRScheduler.plans_follow_from | {"tau_func"}
 
-    history_outlives_reset: ClassVar[bool] = True
     precision = "sample"
-    members = members.UNIPC
+    kept = members.KEPT_WITH_CORRECTOR
+    members = members.SA_SOLVER
     clears = frozenset({"last_sample", "lower_order_nums"})
 
     only_read = frozenset({"predict_x0"})
@@ -135,6 +136,28 @@ class SASolverScheduler(LogSNRScheduler):
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         return self._trained_signal_and_noise(like, timesteps)
+
+    def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
+        first = super()._first(generation, place, timestep)
+        if place is None and generation.begin_index is None:
+            told, own = int(timestep), int(generation.values[first])
+            if self._taus([told]) != self._taus([own]):
+                raise ValueError(
+                    f"timestep {told} is not one of the run's timesteps, whose last, {own}, would take its place with "
+                    "noise that tau_func has at it alone: step with one of scheduler.timesteps."
+                )
+        return first
+
+    def _begun_with_history(self, generation: Generation, index: int, options: Any) -> Run | None:
+        run = super()._begun_with_history(generation, index, options)
+        if run is not None:
+            told, own = float(members.read_timestep_list(self)[-1]), generation.values[index - 1]
+            if self._taus([told]) != self._taus([own]):
+                raise ValueError(
+                    f"the run of this {type(self).__name__} comes to evaluation {index} from timestep {told:g}, at "
+                    f"which tau_func is another than at {own:g}, the one before: call set_timesteps to begin anew."
+                )
+        return run
 
     def _prepared_over(self, steps: Steps) -> Prepared:
         return self._with_taus(super()._prepared_over(steps))

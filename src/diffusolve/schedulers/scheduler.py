@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -81,6 +82,9 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         counts_on: a step after the end of a run is one of a kind of its own in diffusers, and an error here.
         refuses_counts: diffusers refuses whole numbers for timesteps, which may count the steps: a run does not begin
             with its last step by one.
+        reads_timesteps: a timestep that is no view is compared with the one that the run comes to.
+        begins_with_last: a run that is to begin at a timestep that is none of its own begins with its last step, and
+            says so in a warning.
         follows_timesteps: coefficients follow from the timesteps, so that these count when they are changed in place.
         output: the class of a step's result. One with a second field shows what the network's output says of the data
             there, under the name that the field has.
@@ -97,6 +101,8 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     data_precision: ClassVar[torch.dtype | None] = None
     counts_on: ClassVar[bool] = False
     refuses_counts: ClassVar[bool] = False
+    reads_timesteps: ClassVar[bool] = False
+    begins_with_last: ClassVar[bool] = False
     follows_timesteps: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
 
@@ -277,7 +283,14 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         if generation.edition is not self._edition:
             self._follow(generation)
         run = generation.run
-        if run is None or (place is not None and place != generation.step_index) or generation.options != options:
+        if (
+            run is None
+            or generation.options != options
+            or (
+                place != generation.step_index
+                and (place is not None or (self.reads_timesteps and self._is_elsewhere(generation, timestep)))
+            )
+        ):
             run = self._started(generation, place, timestep, options)
         is_mixed = sample.dtype is not model_output.dtype
         if is_mixed:
@@ -291,6 +304,14 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         if is_mixed and self.precision == "output":
             previous = previous.to(model_output.dtype)
         return previous, run
+
+    def _is_elsewhere(self, generation: Generation, timestep: Any) -> bool:
+        """True where `timestep`, which is no view, is not the one that the run comes to; not read on an accelerator."""
+        if is_dynamo_compiling() or (isinstance(timestep, Tensor) and not timestep.is_cpu):
+            return False
+        index = generation.step_index
+        assert index is not None  # the run has begun
+        return generation.values[index : index + 1] != [float(timestep)]
 
     def _promoted(self, sample: Tensor, model_output: Tensor) -> Tensor:
         """The sample in the precision that a step with an output of another one is computed in: a run keeps to it."""
@@ -315,16 +336,16 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 f"{dict(options)} differs from {dict(generation.options)}, with which this run was begun, and "
                 f"{type(self).__name__} remembers earlier steps: keep the options, or call set_timesteps to begin anew."
             )
-        if generation.is_outlived or generation.cleared:
-            self._check_cleared(generation, index)
         if index >= nfe:
             raise IndexError(
                 f"the run has {nfe} evaluations and all of them are done: call set_timesteps again, and take the new "
                 "run's timesteps."
             )
-        plan = self._plan_from(generation, index, options) if index > 0 or options else generation.prepared.plan
-        run = self._run_of(plan, generation.noise)
-        generation.step_index, generation.options, generation.run = index, options, run
+        run = None if generation.brought is None else self._begun_with_history(generation, index, options)
+        if run is None:
+            plan = self._plan_from(generation, index, options) if index > 0 or options else generation.prepared.plan
+            run = self._run_of(plan, generation.noise)
+        generation.step_index, generation.options, generation.run, generation.brought = index, options, run, None
         return run
 
     def _run_of(self, plan: Plan, noise: DrawNoise | None) -> Run:
@@ -337,7 +358,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         """The number of the evaluation that a run begins with."""
         first = generation.begin_index
         if first is None and place is None:
-            first = index_of(float(timestep), generation.values)
+            first = self._place_of(timestep, generation.values)
             self._check_no_count(generation, first, timestep)
             return first
         if first is None:
@@ -500,14 +521,27 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         that occurs twice stands for its second place, where a step begins.
 
         Raises:
-            ValueError: it is not one of them; the nearest is named.
+            ValueError: it is not one of them; the nearest is named. The classes of DPM-Solver's family warn, and take
+                it for the last, as in diffusers.
         """
         if schedule_timesteps is not None:
-            return index_of(float(timestep), schedule_timesteps.tolist())
+            return self._place_of(timestep, schedule_timesteps.tolist())
         generation, place = self._registry.of(timestep)
         if place is not None:
             return place
-        return index_of(float(timestep), (generation or self._current).values)
+        return self._place_of(timestep, (generation or self._current).values)
+
+    def _place_of(self, timestep: Any, values: list[float]) -> int:
+        """The place of `timestep`, read as a number, among those of a run."""
+        value = float(timestep)
+        if self.begins_with_last and value not in values:
+            warnings.warn(
+                f"timestep {value:g} is not one of the run's timesteps, of which the nearest is "
+                f"{nearest(value, values):g}; as in diffusers it is taken for the last, {values[-1]:g}.",
+                stacklevel=5,
+            )
+            return len(values) - 1
+        return index_of(value, values)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as the network takes it: for this scheduler, the sample itself."""
@@ -641,6 +675,12 @@ def index_of(value: float, values: list[float]) -> int:
     """
     places = [index for index, other in enumerate(values) if other == value]
     if not places:
-        nearest = min(values, key=lambda other: abs(other - value))
-        raise ValueError(f"timestep {value:g} is not one of the run's timesteps; the nearest is {nearest:g}.")
+        raise ValueError(
+            f"timestep {value:g} is not one of the run's timesteps; the nearest is {nearest(value, values):g}."
+        )
     return places[1] if len(places) > 1 else places[0]
+
+
+def nearest(value: float, values: list[float]) -> float:
+    """The nearest of `values` to `value`."""
+    return min(values, key=lambda other: abs(other - value))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from diffusolve.backends import Run
 from diffusolve.noise import Grid
 from diffusolve.plan import Plan, plan_for
 from diffusolve.schedulers import members
@@ -40,8 +41,17 @@ class TwoEvaluations(Scheduler):
         run = None if generation is None else generation.run
         return run is None or run.is_done or run.stage.stage == 0
 
-    def _would_outlive(self, generation: Generation, index: int | None) -> bool:
+    def _would_outlive(self, generation: Generation) -> bool:
         return generation.is_done or not self.state_in_first_order
+
+    def _begun_with_history(self, generation: Generation, index: int, options: Options) -> Run | None:
+        brought = generation.brought
+        if brought is not None and brought.run is not None and "dt" not in brought.written:
+            raise ValueError(
+                f"_step_index of this {type(self).__name__} was set in the middle of a step, which diffusers would go "
+                "on with: call set_timesteps to begin anew, or set dt to None."
+            )
+        return None
 
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
         """As for others; where one step ends and the next begins, at equal timesteps, a run begins with the latter."""

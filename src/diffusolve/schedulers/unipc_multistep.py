@@ -56,7 +56,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
     curves_of_flow: ClassVar[tuple[str, ...]] = ("use_karras_sigmas",)
     precision = "sample"
 
-    history_outlives_reset: ClassVar[bool] = True
+    kept = members.KEPT_WITH_CORRECTOR
     members = members.UNIPC
     plans_follow_from = LogSNRScheduler.plans_follow_from | {"disable_corrector", "predict_x0", "solver_p"}
     clears = frozenset({"last_sample", "lower_order_nums"})
@@ -149,6 +149,17 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         run = super()._started(generation, place, timestep, options)
         if self.solver_p is not None:
             generation.predicting = copy.deepcopy(generation.predictor)
+        return run
+
+    def _begun_with_history(self, generation: Generation, index: int, options: Options) -> Run | None:
+        run, told = super()._begun_with_history(generation, index, options), members.written(self, "this_order")
+        if run is not None and told:
+            order = members.order_of_last_step(self, run.position, run.plan.nfe - run.position)
+            if told[0] != order:
+                raise ValueError(
+                    f"this_order is {told[0]}, but a run with {run.position} outputs comes to evaluation {index} by a "
+                    f"step of order {order}: write {order}, or lower_order_nums."
+                )
         return run
 
     def _solver(self, steps: int, **options: Any) -> Solver:
