@@ -163,6 +163,55 @@ def test_a_plan_is_learned_for_the_network_of_a_pipeline_with_guidance() -> None
     assert plan.prediction == "epsilon"
 
 
+FRESH = """
+import sys, diffusolve
+from tests.schedulers.test_pipelines import SIZE, pipeline, prompt
+from tests.schedulers.tiny_pipelines import PIPELINES
+folder, = sys.argv[1:]
+stable, flow = (diffusolve.PlanScheduler.from_pretrained(f"{folder}/{name}") for name in ("sd", "flux"))
+made = pipeline("StableDiffusionPipeline", stable)(**prompt(), height=SIZE, width=SIZE, num_inference_steps=2).images
+print(made.numpy().tobytes().hex(), PIPELINES["Flux"](flow, 2).numpy().tobytes().hex())
+"""
+
+
+def test_plans_learned_for_pipelines_make_the_same_bits_in_a_fresh_process(tmp_path: Path) -> None:
+    pipelines = pytest.importorskip("tests.schedulers.test_pipelines")
+    flux = pytest.importorskip("tests.schedulers.tiny_pipelines").PIPELINES["Flux"]
+    little: dict[str, Any] = {"pairs": 4, "teacher_steps": 32, "method": "fit", "levels": "path", "minutes": 0.1}
+
+    own = diffusolve.EulerDiscreteScheduler(**{k: v for k, v in pipelines.SD.items() if k != "clip_sample"})
+    parts, told = pipelines.components(), pipelines.prompt()
+    network = Denoiser(lambda x, t, c: parts["unet"](x, t, encoder_hidden_states=c).sample, "epsilon", SD15)
+    guided = diffusolve.learning.Guided(network, told["negative_prompt_embeds"], told["guidance_scale"])
+    like = torch.zeros(8, 4, pipelines.SIZE // 2, pipelines.SIZE // 2)
+    plan = diffusolve.learn(guided, like, 2, conditions=(told["prompt_embeds"],), **little)
+    diffusolve.PlanScheduler.for_scheduler([plan], own).save_pretrained(tmp_path / "sd")
+
+    given: dict[str, Any] = {}
+    transformer = flux.built.transformer
+    seen = transformer.register_forward_pre_hook(lambda _, args, kwargs: given.update(kwargs), with_kwargs=True)
+    flux(diffusolve.FlowMatchEulerDiscreteScheduler(), 2)
+    seen.remove()
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = transformer(**{**given, "hidden_states": x, "timestep": t / 1000, "return_dict": False})[
+            0
+        ]
+        return output
+
+    plan = diffusolve.learn(Denoiser(velocity, "flow", "flux"), torch.zeros_like(given["hidden_states"]), 2, **little)
+    flow = diffusolve.FlowMatchEulerDiscreteScheduler()
+    diffusolve.PlanScheduler.for_scheduler([plan], flow).save_pretrained(tmp_path / "flux")
+
+    command = [sys.executable, "-c", FRESH, str(tmp_path)]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
+    loaded = [diffusolve.PlanScheduler.from_pretrained(tmp_path / name) for name in ("sd", "flux")]
+    pipe = pipelines.pipeline("StableDiffusionPipeline", loaded[0])
+    made = pipe(**told, height=pipelines.SIZE, width=pipelines.SIZE, num_inference_steps=2).images
+    assert fresh.split() == [image.numpy().tobytes().hex() for image in (made, flux(loaded[1], 2))]
+    assert torch.isfinite(made).all()
+
+
 def test_flow_pipelines_take_a_plan_scheduler() -> None:
     tiny = pytest.importorskip("tests.schedulers.tiny_pipelines").PIPELINES["Flux"]
     own = diffusolve.FlowMatchEulerDiscreteScheduler()

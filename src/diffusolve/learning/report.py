@@ -74,7 +74,8 @@ class LearningReport:
         return told
 
     def __str__(self) -> str:
-        lines = [f"{self.start} in {self.steps} evaluations: {self.start_error:.4f} from the exact solution"]
+        best = f", the best of {self.judged} in the catalog" if self.judged and self.start != "the given start" else ""
+        lines = [f"{self.start} in {self.steps} evaluations{best}: {self.start_error:.4f} from the exact solution"]
         if self.kept_start:
             lines.append("nothing that was learned was better on the validation noises: the start is kept")
         else:

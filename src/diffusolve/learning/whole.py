@@ -425,15 +425,21 @@ class _Task:
 
     def _ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> dict[str, Any]:
         """The number of plans judged, and name and error of the best of them, the best first."""
-        begun = time_left()
+        begun, judged = time_left(), 0
         with self.bar(None, "catalog") as bar:
-            best = best_of_catalog(self.model, steps, validation.first(8), names=LIKELY, screened=8, on_plan=bar.update)
+
+            def on_plan() -> None:
+                nonlocal judged
+                judged += 1
+                bar.update()
+
+            best = best_of_catalog(self.model, steps, validation.first(8), names=LIKELY, screened=8, on_plan=on_plan)
             each = (begun - time_left()) / max(len(LIKELY) * 18, 1)
             screened = int(0.5 * time_left() / max(each * WHOLE_CATALOG, 1e-9))
             if screened >= 4:  # time for the whole catalog
-                bar.reset()
-                best = best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=bar.update)
-            return {"judged": int(bar.n), "errors": [[one.name, one.error] for one in best]}
+                judged = 0
+                best = best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=on_plan)
+            return {"judged": judged, "errors": [[one.name, one.error] for one in best]}
 
     def fit(
         self,
