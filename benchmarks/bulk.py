@@ -24,9 +24,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -217,24 +219,38 @@ def compare_rates(listed: list[dict[str, Any]], folder: Path, rounds: int, with_
 
 def processor_seconds(work: Any, on_ray: bool) -> float:
     """The time of processors that `work` takes; if it is on Ray, with that of all of Ray's processes."""
-    begun, elsewhere = time.process_time(), descendants_seconds()
-    work()
-    return time.process_time() - begun + (descendants_seconds() - elsewhere if on_ray else 0.0)
+    begun, before, last = time.process_time(), descendants_ticks(), dict[int, int]()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):  # what a process has taken is gone when it is
+            last.update(descendants_ticks())
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch) if on_ray else None
+        try:
+            work()
+        finally:
+            over.set()
+        if watching is not None:
+            watching.result()
+    elsewhere = sum(ticks - before.get(pid, 0) for pid, ticks in last.items())
+    return time.process_time() - begun + elsewhere / os.sysconf("SC_CLK_TCK")
 
 
-def descendants_seconds() -> float:
-    """The time of processors that the processes below this one took, those that are over included."""
+def descendants_ticks() -> dict[int, int]:
+    """The time of processors that the processes below this one have taken."""
     parents, ticks = dict[int, int](), dict[int, int]()
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = status.read_text().rpartition(")")[2].split()
             pid = int(status.parent.name)
-            parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+            parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
     below, count = {os.getpid()}, 0
     while len(below) > count:
         count = len(below)
         below |= {pid for pid, parent in parents.items() if parent in below}
-    return sum(ticks.get(pid, 0) for pid in below - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
+    return {pid: ticks[pid] for pid in below - {os.getpid()}}
 
 
 def one_at_a_time(listed: list[dict[str, Any]], path: Path) -> None:

@@ -601,6 +601,13 @@ def rows_of_noise(count: int) -> list[dict[str, Any]]:
     return [{"id": str(seed), "seed": seed, "sampler": "Euler a", "steps": 16, "size": 32} for seed in range(count)]
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is made both ways."""
+    monkeypatch.setattr("diffusolve.bulk.width.EVERY", 1)
+
+
+@pytest.mark.usefixtures("eager")
 def test_as_many_rows_are_asked_about_at_once_as_are_quicker_and_the_same_bits(tmp_path: Path) -> None:
     by_size = lambda x: 0.1 * x * (1 + 1e-6 * (len(x) > 8))  # noqa: E731 - the bits of 8 rows and more are others
     for name, network, rows_at_once, why in (
@@ -619,6 +626,7 @@ def test_as_many_rows_are_asked_about_at_once_as_are_quicker_and_the_same_bits(t
         assert told == {"1x32x32": {"rows": size, "no more": reason}}
 
 
+@pytest.mark.usefixtures("eager")
 def test_memory_that_is_short_halves_calls_before_anything_is_made_and_no_bits_after(tmp_path: Path) -> None:
     network = lambda x: 0.1 * x  # noqa: E731
     found = bulk.generate(rows_of_noise(60), slow_to_call(network, most=9), tmp_path / "a", workers=1)
@@ -636,13 +644,14 @@ def test_memory_that_is_short_halves_calls_before_anything_is_made_and_no_bits_a
         bulk.generate(rows_of_noise(9), slow_to_call(network, most=1), tmp_path / "d", shard_size=4)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_size_is_halved_where_memory_gets_short_and_no_row_is_lost(tmp_path: Path) -> None:
     calls = 0
 
     def network(x: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls > 60 and len(x) > 4:
+        if calls > 30 and len(x) > 4:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
         return 0.1 * x
 

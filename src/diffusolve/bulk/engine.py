@@ -263,11 +263,11 @@ class Engine:
         """The network's outputs for the rows of `x` at `places`."""
         parts, begin = list[Array](), 0
         while begin < len(places):
-            size, trial = width.holding(len(places) - begin), width.trial
+            size = width.holding(len(places) - begin)
             ask = partial(self._of_network, x, timesteps, places[begin:], conditions[begin:])
-            if trial is not None and begin + trial <= len(places):
+            if width.is_to_be_tried(len(places) - begin):
                 outputs = width.tried(ask)
-                size = trial
+                size = outputs.shape[0]
             else:
                 outputs = ask(0, size)
             parts.append(outputs)

@@ -19,6 +19,9 @@ MOST = 1024
 GAIN = 0.9
 """A call of twice as many rows is worth it if it takes at most this part of the time of two."""
 
+EVERY = 8
+"""Of so many calls one is made both ways, so that trying costs an eighth at most."""
+
 ROUNDS = 3
 """Calls that are made both ways before any is preferred: of each way the quickest counts."""
 
@@ -52,6 +55,7 @@ class Width:
         """The reason for no more."""
         self._apart = self._together = inf
         self._rounds = self._compared = 0
+        self._calls = 0
         if not is_fixed:
             self._try()
 
@@ -59,6 +63,13 @@ class Width:
     def wanted(self) -> int:
         """The number of rows to have ready for a call."""
         return self.trial or self.size
+
+    def is_to_be_tried(self, count: int) -> bool:
+        """True if the next call, for `count` rows, is one that is made both ways."""
+        if self.trial is None or count < self.trial:
+            return False
+        self._calls += 1
+        return self._calls % EVERY == 0
 
     def holding(self, count: int) -> int:
         """The size of the next call for `count` rows: the least that holds them, or the largest."""
