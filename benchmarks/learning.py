@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 import typer
@@ -25,6 +25,9 @@ from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 
 FOLDER = Path(__file__).parent / "results" / "learned"
+if TYPE_CHECKING:
+    from diffusolve.learning.whole import Method
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 BATCH = 64
@@ -53,7 +56,7 @@ def learned(
         known.network,
         torch.empty(BATCH, *known.shape),
         steps,
-        method=method,
+        method=cast("Method | None", method),  # checked there
         conditions=known.conditions,
         seed=seed,
         minutes=minutes,

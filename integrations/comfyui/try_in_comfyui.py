@@ -197,9 +197,10 @@ def plan(checkout: Checkout, nodes: Mapping[str, Any], model: Any) -> float:
     from diffusolve import sampler
 
     flow = float(model.get_model_object("model_sampling").sigma_max) == 1
-    trained, worst = ("sd3", "flow") if flow else ("sd15", "epsilon"), 0.0
+    worst = 0.0
     for name in ("Euler", "DPM++ 2M", "UniPC", "Heun", "Euler CFG++"):
-        made = sampler(f"{name} Karras").plan(*trained, 10)
+        named = sampler(f"{name} Karras")
+        made = named.plan("sd3", "flow", 10) if flow else named.plan("sd15", "epsilon", 10)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "plan.json"
             file.write_text(made.to_json(), encoding="utf-8")

@@ -10,7 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from diffusolve.errors import SingularPointError, check_options, unknown_name
 from diffusolve.noise import Point
@@ -22,6 +22,7 @@ __all__ = [
     "Epsilon",
     "Flow",
     "Prediction",
+    "PredictionOrName",
     "Sample",
     "VPrediction",
     "prediction",
@@ -147,6 +148,11 @@ class EDM(Prediction):
         power = sigma * sigma + (alpha * self.sigma_data) ** 2
         return alpha * self.sigma_data**2 / power, sigma * self.sigma_data * power**-0.5
 
+
+PredictionOrName: TypeAlias = (
+    Prediction | Literal["epsilon", "sample", "v_prediction", "flow", "edm", "flow_prediction"]
+)
+"""A prediction type, or the name of one."""
 
 PREDICTIONS: dict[str, type[Prediction]] = {kind.name: kind for kind in (Epsilon, Sample, VPrediction, Flow, EDM)}
 """Name -> class. Diffusers' ``flow_prediction`` is also understood by :func:`prediction`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diffusolve.learning import LearningReport
+    from diffusolve.learning.whole import Levels, Method
     from diffusolve.plan import Plan
 
 __all__ = ["Learnable", "figure", "learn_command", "learnable"]
@@ -104,7 +105,7 @@ def learn_command(
         known.network,
         torch.empty(batch, *known.shape),
         steps,
-        method=method,
+        method=cast("Method | None", method),  # checked there
         conditions=known.conditions,
         held_out=known.held_out,
         start=begun,
@@ -112,7 +113,7 @@ def learn_command(
         teacher_steps=teacher_steps,
         seed=seed,
         minutes=minutes,
-        levels=levels,
+        levels=cast("Levels", levels),
         keep=keep,
         checkpointing=model not in MODELS,
         about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},

@@ -11,7 +11,7 @@ from diffusolve.arrays import Array, array_like, is_torch, namespace, to_numpy
 from diffusolve.denoisers.wrap import alpha_sigma_like
 from diffusolve.errors import SingularPointError
 from diffusolve.noise import NoiseSchedule
-from diffusolve.prediction import Prediction, Sample, prediction
+from diffusolve.prediction import Prediction, PredictionOrName, Sample, prediction
 
 __all__ = ["DatasetDenoiser", "GaussianDenoiser", "GaussianMixtureDenoiser", "Predicting"]
 
@@ -139,7 +139,7 @@ class Predicting:
         prediction_type: what to predict instead: epsilon, v_prediction, flow or edm.
     """
 
-    def __init__(self, denoiser: Any, prediction_type: str | Prediction) -> None:
+    def __init__(self, denoiser: Any, prediction_type: PredictionOrName) -> None:
         self.denoiser = denoiser
         self.prediction = prediction(prediction_type)
         self.noise_schedule: NoiseSchedule = denoiser.noise_schedule

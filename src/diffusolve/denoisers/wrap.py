@@ -11,7 +11,7 @@ from diffusolve.arrays import Array, array_like, concatenate, to_numpy
 from diffusolve.errors import check_finite
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise import noise_schedule as schedule_called
-from diffusolve.prediction import Prediction, prediction
+from diffusolve.prediction import Prediction, PredictionOrName, prediction
 
 __all__ = ["ClassifierFreeGuidance", "Denoiser", "alpha_sigma_like"]
 
@@ -34,7 +34,7 @@ class Denoiser:
     prediction: Prediction
     noise_schedule: NoiseSchedule
 
-    def __init__(self, network: Any, prediction_type: str | Prediction, noise_schedule: str | NoiseSchedule) -> None:
+    def __init__(self, network: Any, prediction_type: PredictionOrName, noise_schedule: str | NoiseSchedule) -> None:
         object.__setattr__(self, "network", network)
         object.__setattr__(self, "prediction", prediction(prediction_type))
         object.__setattr__(self, "noise_schedule", schedule_called(noise_schedule))

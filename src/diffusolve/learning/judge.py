@@ -15,7 +15,7 @@ from diffusolve.learning.model import Model
 from diffusolve.learning.teacher import Pairs, follow, start_point
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan, check_made_for
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import PredictionOrName
 from diffusolve.sampling import Sampler
 
 __all__ = ["Evaluation", "Ranked", "best_of_catalog", "catalog_plans", "evaluate", "judge"]
@@ -61,7 +61,7 @@ def evaluate(
     *,
     teacher_steps: int = TEACHER_STEPS,
     noise_schedule: str | NoiseSchedule | None = None,
-    prediction_type: str | Prediction | None = None,
+    prediction_type: PredictionOrName | None = None,
 ) -> Evaluation:
     """The distance of `plan`'s samples from the exact solution, for the noises of `seeds`.
 

@@ -11,7 +11,7 @@ from diffusolve.arrays import Array, cast_like, concatenate, no_gradients, times
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import PredictionOrName
 from diffusolve.sampling import sample, trained_for
 
 __all__ = ["Model", "Rows"]
@@ -39,7 +39,7 @@ class Model:
         network: Any,
         like: Array,
         noise_schedule: str | NoiseSchedule | None = None,
-        prediction_type: str | Prediction | None = None,
+        prediction_type: PredictionOrName | None = None,
     ) -> None:
         self.noise_schedule, self.prediction = trained_for(network, noise_schedule, prediction_type)
         if not hasattr(like, "shape"):

@@ -16,6 +16,7 @@ from diffusolve.plan import Plan, check_noise_schedule
 from diffusolve.prediction import prediction_from_config
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,6 +189,7 @@ class PlanScheduler(SchedulerMixin):
         scaled: Tensor = self._begun().model_input(sample)
         return scaled.to(sample.dtype)
 
+    @declared_as(WithGenerator[Any, SchedulerOutput].step)
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from math import inf, isfinite
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -26,7 +26,7 @@ from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, tab
 from diffusolve.learning.teacher import Pairs, TeacherError, follow, steps_needed
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import PredictionOrName
 
 if TYPE_CHECKING:
     from diffusolve.learning.refine import Refining
@@ -34,10 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "learn", "learn_with_report", "with_provenance"]
 
-METHODS = ("fit", "refine")
+Method: TypeAlias = Literal["fit", "refine"]
+
+METHODS = get_args(Method)
 """Ways of learning, besides the two one after the other."""
 
-LEVELS = ("search", "path")
+Levels: TypeAlias = Literal["search", "path"]
+
+LEVELS = get_args(Levels)
 """Ways to the levels of a fit."""
 
 FIRST_SEED, SEEDS_APART = 10_000_000, {"train": 0, "validation": 3_000_000, "test": 6_000_000, "probe": 9_000_000}
@@ -96,11 +100,11 @@ def learn_with_report(
     like: Array,
     steps: int = 5,
     *,
-    method: str | None = None,
+    method: Method | None = None,
     conditions: Rows = (),
     held_out: Rows | None = None,
     noise_schedule: str | NoiseSchedule | None = None,
-    prediction_type: str | Prediction | None = None,
+    prediction_type: PredictionOrName | None = None,
     start: Plan | None = None,
     pairs: int | None = None,
     teacher_steps: int | None = None,
@@ -110,7 +114,7 @@ def learn_with_report(
     checkpointing: bool = True,
     relaxed: float = 0.0,
     shifts: bool = True,
-    levels: str = "search",
+    levels: Levels = "search",
     keep: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     on_best: Callable[[Plan], object] | None = None,

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from diffusolve.arrays import Array
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise import noise_schedule as schedule_called
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import Prediction, PredictionOrName
 from diffusolve.prediction import prediction as prediction_called
 
 __all__ = ["GuidedNetwork", "Network", "ScheduledNetwork", "trained_for", "two_outputs"]
@@ -42,7 +42,7 @@ class GuidedNetwork(Protocol):
 
 
 def trained_for(
-    network: Any, noise_schedule: str | NoiseSchedule | None, prediction_type: str | Prediction | None
+    network: Any, noise_schedule: str | NoiseSchedule | None, prediction_type: PredictionOrName | None
 ) -> tuple[NoiseSchedule, Prediction]:
     """The noise schedule and the prediction that are given for `network`, or else those that it knows of itself.
 

@@ -16,7 +16,7 @@ from diffusolve.arrays import Array, cast_like, is_floating, no_gradients, times
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, PlanPoint, Stage, check_noise_schedule, check_prediction
-from diffusolve.prediction import Prediction, prediction
+from diffusolve.prediction import Prediction, PredictionOrName, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
 from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
 from diffusolve.sampling.direct import run_directly
@@ -122,7 +122,7 @@ def sample(
     *,
     steps: int | None = None,
     noise_schedule: str | NoiseSchedule | None = None,
-    prediction_type: str | Prediction | None = None,
+    prediction_type: PredictionOrName | None = None,
     noise: NoiseLike = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -180,7 +180,7 @@ def sample_with_report(
     *,
     steps: int | None = None,
     noise_schedule: str | NoiseSchedule | None = None,
-    prediction_type: str | Prediction | None = None,
+    prediction_type: PredictionOrName | None = None,
     noise: NoiseLike = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -334,7 +334,7 @@ def _check_sample(x: Array) -> None:
         raise ValueError("x has no dimensions: expected a batch of samples, shape (batch, ...).")
 
 
-def _check_plan(network: Network, plan: Plan, prediction_type: str | Prediction | None) -> None:
+def _check_plan(network: Network, plan: Plan, prediction_type: PredictionOrName | None) -> None:
     """Raise if the network is known to have been trained for something else than the plan was made for."""
     known = prediction_type or getattr(network, "prediction", None)
     if known is not None:

@@ -9,7 +9,7 @@ from diffusolve.drawing import html_table, level_panels, notebook
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, check_plannable, plan_for
-from diffusolve.prediction import Prediction, prediction
+from diffusolve.prediction import Prediction, PredictionOrName, prediction
 from diffusolve.solvers import Solver
 from diffusolve.spacing import Linspace, Spacing
 
@@ -55,7 +55,7 @@ class Sampler:
         return _grid(self, schedule_called(noise_schedule), steps)
 
     def plan(
-        self, noise_schedule: str | NoiseSchedule, prediction_type: str | Prediction, steps: int | None = None
+        self, noise_schedule: str | NoiseSchedule, prediction_type: PredictionOrName, steps: int | None = None
     ) -> Plan:
         """The table of coefficients of `steps` steps, from a cache if it was made before.
 

@@ -16,8 +16,9 @@ from diffusolve.noise import NoiseSchedule, Scaling, VarianceExploding
 from diffusolve.prediction import EDM, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array, Steps, check_steps
 from diffusolve.solvers import Solver, lcm
 from diffusolve.spacing.by_sigma import Karras
@@ -158,6 +159,7 @@ class CMStochasticIterativeScheduler(Scheduler):
 
     scale_model_input = Scheduler._model_input
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

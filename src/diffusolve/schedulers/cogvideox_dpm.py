@@ -13,7 +13,9 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import dpmpp_2m_sde_by_step
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver
 
 __all__ = ["CogVideoXDPMScheduler"]
@@ -43,20 +45,21 @@ class CogVideoXDPMScheduler(OneStepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.0120,
-        beta_schedule: str = "scaled_linear",
+        beta_schedule: BetaSchedule = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         rescale_betas_zero_snr: bool = False,
         snr_shift_scale: float = 3.0,
     ) -> None:
         self._configured()
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -69,7 +72,7 @@ class CogVideoXDPMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = False,
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """(sample one step on, data prediction), the second of which is to be handed to the next step.
 
         Args:

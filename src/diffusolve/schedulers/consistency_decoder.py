@@ -14,8 +14,9 @@ from diffusolve.noise import NoiseSchedule, Scaling, TabulatedSignal
 from diffusolve.noise.betas import betas
 from diffusolve.prediction import EDM, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, lcm
 
@@ -78,6 +79,7 @@ class ConsistencyDecoderScheduler(Scheduler):
 
     scale_model_input = Scheduler._model_input
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

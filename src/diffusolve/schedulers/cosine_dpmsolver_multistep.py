@@ -15,8 +15,10 @@ from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array
+from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
 from diffusolve.solvers import Solver, dpmpp_multistep
 
 __all__ = ["CosineDPMSolverMultistepScheduler"]
@@ -56,15 +58,15 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         sigma_min: float = 0.3,
         sigma_max: float = 500,
         sigma_data: float = 1.0,
-        sigma_schedule: str = "exponential",
+        sigma_schedule: SigmaSchedule = "exponential",
         num_train_timesteps: int = 1000,
         solver_order: int = 2,
-        prediction_type: str = "v_prediction",
+        prediction_type: PredictionType = "v_prediction",
         rho: float = 7.0,
-        solver_type: str = "midpoint",
+        solver_type: SolverType = "midpoint",
         lower_order_final: bool = True,
         euler_at_final: bool = False,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
     ) -> None:
         self._configured()
 
@@ -78,6 +80,7 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         sigma = sigma if isinstance(sigma, Tensor) else torch.tensor([sigma])
         return torch.atan(sigma) / pi * 2
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

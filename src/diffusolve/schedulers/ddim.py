@@ -11,7 +11,9 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddim_with_deviation
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import WithEta, declared_as
+from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMScheduler"]
@@ -42,21 +44,22 @@ class DDIMScheduler(OneStepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self._configured()
 
+    @declared_as(WithEta[int | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -67,7 +70,7 @@ class DDIMScheduler(OneStepScheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step on, whatever was done before.
 
         Args:

@@ -14,8 +14,10 @@ from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Array
+from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["DDIMInverseScheduler"]
@@ -56,14 +58,14 @@ class DDIMInverseScheduler(OneStepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         clip_sample_range: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         rescale_betas_zero_snr: bool = False,
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
@@ -85,9 +87,10 @@ class DDIMInverseScheduler(OneStepScheduler):
         """Begin a run of `num_inference_steps` steps, the least noisy timestep first."""
         self._begin(asked_for(num_inference_steps), device)
 
+    @declared_as(Plain[int | Tensor, SchedulerOutputWithData].step)
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step further from the data, whatever was done before.
 
         Args:

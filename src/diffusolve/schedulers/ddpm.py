@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
+from diffusolve.schedulers.words import PredictionType, TimestepSpacing, VarianceType
 from diffusolve.solvers import Solver
 from diffusolve.solvers.ancestral import split_noise
 from diffusolve.solvers.ddpm import ddpm, forward_noise
@@ -65,16 +67,16 @@ class DDPMScheduler(OneStepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "linear",
         trained_betas: Sequence[float] | None = None,
-        variance_type: str = "fixed_small",
+        variance_type: VarianceType | None = "fixed_small",
         clip_sample: bool = True,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
@@ -95,6 +97,7 @@ class DDPMScheduler(OneStepScheduler):
             )
         super().set_timesteps(num_inference_steps, device, timesteps)
 
+    @declared_as(WithGenerator[int | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -102,7 +105,7 @@ class DDPMScheduler(OneStepScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:

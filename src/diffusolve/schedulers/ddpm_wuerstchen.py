@@ -17,8 +17,9 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import ddpm_to_data
 from diffusolve.schedulers.asked import Asked
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 
@@ -80,6 +81,7 @@ class DDPMWuerstchenScheduler(Scheduler):
                 raise ValueError(f"timesteps are {chosen.tolist()}: expected two or more from 1 to 0, decreasing.")
         self._begin(Asked(len(chosen) - 1, tuple(chosen.tolist())), device)
 
+    @declared_as(WithGenerator[Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers import members
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Array, curve_asked_for
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimeShiftType, TimestepSpacing
 from diffusolve.solvers import Solver
 from diffusolve.solvers.deis import deis
 
@@ -50,28 +52,29 @@ class DEISMultistepScheduler(LogSNRScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         solver_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "deis",
-        solver_type: str = "logrho",
+        algorithm_type: Literal["deis"] = "deis",
+        solver_type: Literal["logrho"] = "logrho",
         lower_order_final: bool = True,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
     ) -> None:
         self._configured()
 
+    @declared_as(Plain[int | Tensor, SchedulerOutput].step)
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> StepResult:

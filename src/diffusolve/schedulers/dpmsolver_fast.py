@@ -13,9 +13,11 @@ from diffusolve.plan import Plan, plan_for
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
+from diffusolve.schedulers.words import BetaSchedule, FinalSigmasType, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, dpm_fast
 
 __all__ = ["DPMSolverFastScheduler"]
@@ -45,17 +47,18 @@ class DPMSolverFastScheduler(SigmaScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "linspace",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
         eta: float = 0.0,
         s_noise: float = 1.0,
-        final_sigmas_type: str = "sigma_min",
+        final_sigmas_type: FinalSigmasType = "sigma_min",
     ) -> None:
         self._configured()
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -63,7 +66,7 @@ class DPMSolverFastScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample to evaluate next, with noise from `generator` at the end of a step of the method's own."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)

@@ -11,7 +11,18 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.schedulers import members
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithNoise, declared_as
+from diffusolve.schedulers.words import (
+    AlgorithmType,
+    BetaSchedule,
+    FinalSigmasType,
+    PredictionTypeOrFlow,
+    SolverType,
+    TimeShiftType,
+    TimestepSpacing,
+    VarianceType,
+)
 from diffusolve.solvers import Solver, dpmpp_multistep
 from diffusolve.solvers.dpm_multistep import dpm_multistep
 
@@ -55,15 +66,15 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         solver_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "dpmsolver++",
-        solver_type: str = "midpoint",
+        algorithm_type: AlgorithmType = "dpmsolver++",
+        solver_type: SolverType = "midpoint",
         lower_order_final: bool = True,
         euler_at_final: bool = False,
         use_karras_sigmas: bool | None = False,
@@ -72,14 +83,14 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
         use_lu_lambdas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
         lambda_min_clipped: float = -float("inf"),
-        variance_type: str | None = None,
-        timestep_spacing: str = "linspace",
+        variance_type: VarianceType | None = None,
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
     ) -> None:
         self._configured()
 
@@ -91,6 +102,7 @@ class DPMSolverMultistepScheduler(LogSNRScheduler):
     def _extrapolates_noise(self) -> bool:
         return not self.config["algorithm_type"].endswith("++")
 
+    @declared_as(WithNoise[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

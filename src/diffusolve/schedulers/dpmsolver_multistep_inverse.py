@@ -14,9 +14,18 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusolve.schedulers.log_snr_scheduler import timesteps_along
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithNoise, declared_as
 from diffusolve.schedulers.steps import Array, Steps, check_steps, curve_asked_for, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
+from diffusolve.schedulers.words import (
+    AlgorithmType,
+    BetaSchedule,
+    PredictionTypeOrFlow,
+    SolverType,
+    TimestepSpacing,
+    VarianceType,
+)
 
 __all__ = ["DPMSolverMultistepInverseScheduler"]
 
@@ -62,15 +71,15 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         solver_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "dpmsolver++",
-        solver_type: str = "midpoint",
+        algorithm_type: AlgorithmType = "dpmsolver++",
+        solver_type: SolverType = "midpoint",
         lower_order_final: bool = True,
         euler_at_final: bool = False,
         use_karras_sigmas: bool | None = False,
@@ -79,8 +88,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
         lambda_min_clipped: float = -float("inf"),
-        variance_type: str | None = None,
-        timestep_spacing: str = "linspace",
+        variance_type: VarianceType | None = None,
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
@@ -91,6 +100,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         """Begin a run of `num_inference_steps` steps, the least noisy timestep first."""
         self._begin(asked_for(num_inference_steps), device)
 
+    @declared_as(WithNoise[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -16,9 +16,11 @@ from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Noise, Prepared
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.two_stage import TwoStageScheduler
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, dpmpp_sde
 
 __all__ = ["DPMSolverSDEScheduler"]
@@ -52,18 +54,19 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         noise_sampler_seed: int | Sequence[int] | None = None,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -71,7 +74,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
         sample: Tensor,
         return_dict: bool = True,
         s_noise: float = 1.0,
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """The sample to evaluate next: in the middle of the step, then at its end. `s_noise` multiplies the noise."""
         options = () if s_noise == 1.0 else (("s_noise", s_noise),)
         previous, run = self._advance(model_output, timestep, sample, None, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -14,8 +14,17 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
+from diffusolve.schedulers.words import (
+    BetaSchedule,
+    FinalSigmasType,
+    PredictionTypeOrFlow,
+    SolverType,
+    TimeShiftType,
+    VarianceType,
+)
 from diffusolve.solvers import Solver
 from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
 
@@ -55,26 +64,26 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         solver_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "dpmsolver++",
-        solver_type: str = "midpoint",
+        algorithm_type: Literal["dpmsolver++", "dpmsolver", "sde-dpmsolver++"] = "dpmsolver++",
+        solver_type: SolverType = "midpoint",
         lower_order_final: bool = False,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
         lambda_min_clipped: float = -float("inf"),
-        variance_type: str | None = None,
+        variance_type: VarianceType | None = None,
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
     ) -> None:
         self._configured()
 
@@ -86,6 +95,7 @@ class DPMSolverSinglestepScheduler(LogSNRScheduler):
     def _extrapolates_noise(self) -> bool:
         return not self.config["algorithm_type"].endswith("++")
 
+    @declared_as(WithGenerator[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.two_stage import TwoStageScheduler
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, dpmpp_2s_ancestral
 
 __all__ = ["DPMSolverSinglestepAncestralScheduler"]
@@ -38,19 +40,20 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "linspace",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
         eta: float = 1.0,
         s_noise: float = 1.0,
     ) -> None:
         self._configured()
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -58,7 +61,7 @@ class DPMSolverSinglestepAncestralScheduler(TwoStageScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample to evaluate next: on the way of the step, then at its end with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         return self._result(previous, run, model_output, sample, return_dict)

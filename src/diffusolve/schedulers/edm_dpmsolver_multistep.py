@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array
+from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
 from diffusolve.solvers import Solver, dpmpp_multistep
 
 __all__ = ["EDMDPMSolverMultistepScheduler"]
@@ -49,22 +51,23 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         sigma_data: float = 0.5,
-        sigma_schedule: str = "karras",
+        sigma_schedule: SigmaSchedule = "karras",
         num_train_timesteps: int = 1000,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         rho: float = 7.0,
         solver_order: int = 2,
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "dpmsolver++",
-        solver_type: str = "midpoint",
+        algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++",
+        solver_type: SolverType = "midpoint",
         lower_order_final: bool = True,
         euler_at_final: bool = False,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
     ) -> None:
         self._configured()
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -22,8 +22,10 @@ from diffusolve.schedulers.as_in_diffusers import (
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.edm_scheduler import DenoisedByCaller, EDMScheduler
 from diffusolve.schedulers.generation import Generation, Options
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Steps
+from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["EDMEulerScheduler"]
@@ -60,11 +62,11 @@ class EDMEulerScheduler(EDMScheduler):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         sigma_data: float = 0.5,
-        sigma_schedule: str = "karras",
+        sigma_schedule: SigmaSchedule = "karras",
         num_train_timesteps: int = 1000,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         rho: float = 7.0,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
     ) -> None:
         self._configured()
 
@@ -96,6 +98,7 @@ class EDMEulerScheduler(EDMScheduler):
         sigmas = self._along(np.array(asked.timesteps))
         return self._through(sigmas, self._end(sigmas))
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -108,7 +111,7 @@ class EDMEulerScheduler(EDMScheduler):
         generator: Any = None,
         return_dict: bool = True,
         pred_original_sample: Tensor | None = None,
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """The sample one step on.
 
         Args:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["EulerAncestralDiscreteScheduler"]
@@ -41,15 +43,16 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "linspace",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self._configured()
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -57,7 +60,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step on, with noise from `generator`."""
         previous, run = self._advance(model_output, timestep, sample, generator)
         self._draw_last(run, sample, generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import churned, data_after_churn, euler_with_late_churn
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.step_types import WithChurn, declared_as
+from diffusolve.schedulers.words import BetaSchedule, FinalSigmasType, TimestepSpacing
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["EulerDiscreteScheduler"]
@@ -48,23 +50,24 @@ class EulerDiscreteScheduler(SigmaScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
-        prediction_type: str = "epsilon",
-        interpolation_type: str = "linear",
+        prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction", "original_sample"] = "epsilon",
+        interpolation_type: Literal["linear", "log_linear"] = "linear",
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        timestep_spacing: str = "linspace",
-        timestep_type: str = "discrete",
+        timestep_spacing: TimestepSpacing = "linspace",
+        timestep_type: Literal["discrete", "continuous"] = "discrete",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
     ) -> None:
         self._configured()
 
+    @declared_as(WithChurn[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -76,7 +79,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         s_noise: float = 1.0,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step on. With `s_churn` noise is added first, between the sigmas `s_tmin` and `s_tmax`."""
         if s_churn == 0.0:
             previous, run = self._advance(model_output, timestep, sample, generator)

@@ -15,8 +15,9 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, euler
 
@@ -128,6 +129,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         sigma: Tensor = moved(timesteps, like.device).to(like.dtype) / len(self)
         return sigma.reshape(-1, *[1] * (like.ndim - 1))
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -135,7 +137,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         sample: Tensor,
         r_timestep: float | Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The sample at the next timestep of the run, or at `r_timestep`.
 
         Args:
@@ -155,7 +157,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         previous = (sample - length / len(self) * model_output).to(model_output.dtype)
         generation = self._generation_of(timestep)
         generation.step_index = (generation.step_index or 0) + 1
-        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
+        return SchedulerOutput(previous) if return_dict else (previous,)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return euler

@@ -12,7 +12,9 @@ from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
-from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import TimeShiftType
 from diffusolve.solvers import Solver, euler, lcm
 
 __all__ = ["FlowMatchEulerDiscreteScheduler"]
@@ -53,11 +55,12 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         use_karras_sigmas: bool = False,
         use_exponential_sigmas: bool = False,
         use_beta_sigmas: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
         stochastic_sampling: bool = False,
     ) -> None:
         self._configured()
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -70,7 +73,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         generator: Any = None,
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The sample one step on.
 
         Args:
@@ -83,7 +86,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         """
         if per_token_timesteps is not None:
             previous = self._step_by_token(model_output, timestep, sample, per_token_timesteps, generator)
-            return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
+            return SchedulerOutput(previous) if return_dict else (previous,)
         previous, run = self._advance(model_output, timestep, sample, generator)
         if self.config["stochastic_sampling"]:
             self._draw_last(run, sample, generator)

@@ -13,7 +13,8 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.flow_as_in_diffusers import flow_heun_with_late_churn
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Generation, Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithChurn, declared_as
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.two_stage import TwoEvaluations, of_evaluations
 from diffusolve.solvers import Solver, heun
@@ -36,6 +37,7 @@ class FlowMatchHeunDiscreteScheduler(TwoEvaluations, FlowScheduler):
     def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:
         self._configured()
 
+    @declared_as(WithChurn[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
+from diffusolve.schedulers.words import TimeShiftType
 from diffusolve.solvers import Solver, lcm
 
 __all__ = ["FlowMatchLCMScheduler"]
@@ -54,9 +56,11 @@ class FlowMatchLCMScheduler(FlowScheduler):
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
         scale_factors: Sequence[float] | None = None,
-        upscale_mode: str = "bicubic",
+        upscale_mode: Literal[
+            "nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"
+        ] = "bicubic",
     ) -> None:
         self.set_scale_factors(scale_factors, upscale_mode)
         self._configured()
@@ -73,6 +77,7 @@ class FlowMatchLCMScheduler(FlowScheduler):
         self._scale_factors = None if scale_factors is None else tuple(scale_factors)
         self._upscale_mode = upscale_mode
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,
@@ -88,7 +93,7 @@ class FlowMatchLCMScheduler(FlowScheduler):
         """
         if self._scale_factors:
             previous = self._step_to_size(model_output, timestep, sample, generator)
-            return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
+            return SchedulerOutput(previous) if return_dict else (previous,)
         previous, run = self._advance(model_output, timestep, sample, generator)
         if run.is_done:
             self._draw_last(run, sample.to(torch.promote_types(sample.dtype, torch.float32)), generator)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
+from diffusolve.schedulers.words import TimeShiftType
 from diffusolve.solvers import Solver, flow_sde
 from diffusolve.solvers.flow_sde import check_flow_sde
 
@@ -51,10 +53,10 @@ class FlowMatchSDEDiscreteScheduler(FlowScheduler):
         use_karras_sigmas: bool = False,
         use_exponential_sigmas: bool = False,
         use_beta_sigmas: bool = False,
-        time_shift_type: str = "exponential",
-        sde: str = "flow",
+        time_shift_type: TimeShiftType | None = "exponential",
+        sde: Literal["flow", "dance", "cps"] = "flow",
         noise_level: float = 0.7,
-        discretization: str = "authors",
+        discretization: Literal["authors", "exact"] = "authors",
     ) -> None:
         self._configured()
 
@@ -62,6 +64,7 @@ class FlowMatchSDEDiscreteScheduler(FlowScheduler):
         check_flow_sde(self.config["sde"], self.config["noise_level"], self.config["discretization"])
         super()._configured()
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

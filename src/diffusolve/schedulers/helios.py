@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,8 +16,10 @@ from diffusolve.plan import Stage
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.clipping import dynamic_threshold
 from diffusolve.schedulers.generation import Options
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.pyramid_scheduler import PyramidScheduler
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import PredictionTypeOrFlow, TimeShiftType, UniPCSolverType
 from diffusolve.solvers import Solver, euler, unipc
 from diffusolve.spacing.flow import shift_from_mu
 
@@ -87,17 +89,17 @@ class HeliosScheduler(PyramidScheduler):
         stage_range: Sequence[float] = [0, 1 / 3, 2 / 3, 1],
         gamma: float = 1 / 3,
         thresholding: bool = False,
-        prediction_type: str = "flow_prediction",
+        prediction_type: PredictionTypeOrFlow = "flow_prediction",
         solver_order: int = 2,
         predict_x0: bool = True,
-        solver_type: str = "bh2",
+        solver_type: UniPCSolverType = "bh2",
         lower_order_final: bool = True,
         disable_corrector: Sequence[int] = [],
         solver_p: Any = None,
         use_flow_sigmas: bool = True,
-        scheduler_type: str = "unipc",
+        scheduler_type: Literal["unipc", "euler"] = "unipc",
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
     ) -> None:
         self._configured()
 
@@ -137,6 +139,7 @@ class HeliosScheduler(PyramidScheduler):
             return None
         return partial(_thresholded, 0.995, 1.0)  # its configuration has no numbers for it: those of the other classes
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -144,7 +147,7 @@ class HeliosScheduler(PyramidScheduler):
         sample: Tensor | None = None,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The sample one step on.
 
         Args:

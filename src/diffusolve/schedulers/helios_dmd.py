@@ -10,8 +10,10 @@ from torch import Tensor
 
 from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.pyramid_scheduler import PyramidScheduler
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import PredictionTypeOrFlow, TimeShiftType
 from diffusolve.solvers import Solver, lcm
 
 __all__ = ["HeliosDMDScheduler"]
@@ -47,13 +49,14 @@ class HeliosDMDScheduler(PyramidScheduler):
         stages: int = 3,
         stage_range: Sequence[float] = [0, 1 / 3, 2 / 3, 1],
         gamma: float = 1 / 3,
-        prediction_type: str = "flow_prediction",
+        prediction_type: PredictionTypeOrFlow = "flow_prediction",
         use_flow_sigmas: bool = True,
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "linear",
+        time_shift_type: TimeShiftType | None = "linear",
     ) -> None:
         self._configured()
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -66,7 +69,7 @@ class HeliosDMDScheduler(PyramidScheduler):
         dmd_sigmas: Tensor | None = None,
         dmd_timesteps: Tensor | None = None,
         all_timesteps: Tensor | None = None,
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The data prediction with the noise of the next timestep added; the data themselves in the last step.
 
         Args:
@@ -94,7 +97,7 @@ class HeliosDMDScheduler(PyramidScheduler):
             following = self.add_noise(following, dmd_noisy_tensor, walked[cur_sampling_step + 1], sigmas, timesteps)
         generation = self._current
         generation.step_index = (generation.step_index or 0) + 1
-        return SchedulerOutput(following) if return_dict else (following,)  # type: ignore[return-value]
+        return SchedulerOutput(following) if return_dict else (following,)
 
     def convert_flow_pred_to_x0(
         self, flow_pred: Tensor, xt: Tensor, timestep: float | Tensor, sigmas: Tensor, timesteps: Tensor

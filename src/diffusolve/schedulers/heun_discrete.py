@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.two_stage import TwoStageScheduler
+from diffusolve.schedulers.words import PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, heun
 
 __all__ = ["HeunDiscreteScheduler"]
@@ -37,22 +39,23 @@ class HeunDiscreteScheduler(TwoStageScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "linear",
+        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear",
         trained_betas: Sequence[float] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         clip_sample: bool | None = False,
         clip_sample_range: float = 1.0,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
 
+    @declared_as(Plain[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample to evaluate next: at the end of the step by Euler's method, then by Heun's."""
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)

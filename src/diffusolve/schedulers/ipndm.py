@@ -21,8 +21,9 @@ from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, ipndm
 
@@ -93,6 +94,7 @@ class IPNDMScheduler(Scheduler):
         """
         self._begin(asked_for(num_inference_steps, timesteps, sigmas, mu), device)
 
+    @declared_as(Plain[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

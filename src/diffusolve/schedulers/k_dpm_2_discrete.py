@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.two_stage import KDPM2Scheduler
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, dpm_2
 
 __all__ = ["KDPM2DiscreteScheduler"]
@@ -35,20 +37,21 @@ class KDPM2DiscreteScheduler(KDPM2Scheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "linspace",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
 
+    @declared_as(Plain[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample to evaluate next: in the middle of the step, then at its end."""
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)

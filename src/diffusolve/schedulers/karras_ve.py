@@ -14,6 +14,7 @@ from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput
+from diffusolve.schedulers.step_types import by_return_dict
 from diffusolve.schedulers.steps import check_sigmas
 
 __all__ = ["KarrasVeScheduler"]
@@ -110,6 +111,7 @@ class KarrasVeScheduler(SchedulerMixin):
         hat = sigma + gamma * sigma
         return sample + (hat**2 - sigma**2) ** 0.5 * noise, hat
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -131,6 +133,7 @@ class KarrasVeScheduler(SchedulerMixin):
         previous = sample_hat + (sigma_prev - sigma_hat) * derivative
         return KarrasVeOutput(previous, derivative, data) if return_dict else (previous, derivative)
 
+    @by_return_dict
     def step_correct(
         self,
         model_output: Tensor,

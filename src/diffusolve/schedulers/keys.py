@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, get_args
 
 from diffusolve.config import config_keys
 from diffusolve.config.mixin import REGISTERS
 from diffusolve.config.rules import LARGEST, Flag, Number, Numbers, OneOf, Rule, Whole, With
 from diffusolve.noise.schedule import MOST_TIMESTEPS
+from diffusolve.schedulers import words
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS
 from diffusolve.solvers.flow_sde import DISCRETIZATIONS, SDES
 from diffusolve.spacing.flow import TIME_SHIFT_TYPES
@@ -23,10 +24,9 @@ from diffusolve.spacing.flow import TIME_SHIFT_TYPES
 __all__ = ["IN_CLASS", "KEYS", "UPSCALE_MODES", "kept_values", "rules_of"]
 
 UPSCALE_MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-DPM_SOLVERS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+BETAS = get_args(words.BetaSchedule)
+PREDICTIONS = get_args(words.PredictionType)
+DPM_SOLVERS = get_args(words.AlgorithmType)
 
 LEAST, MOST = 1e-9, 1e9
 """The range of numbers that are above 0: their squares have a place in single precision."""
@@ -69,7 +69,7 @@ KEYS: Mapping[str, Rule] = {
     "eps": Number(LEAST, 0.999),
     "eta": SHARE,
     "euler_at_final": FLAG,
-    "final_sigmas_type": OneOf(("zero", "sigma_min")),
+    "final_sigmas_type": OneOf(get_args(words.FinalSigmasType)),
     "final_step_size_scale": POSITIVE,
     "flow_shift": Number(1e-4, 1e4, none=True),
     "gamma": POSITIVE,
@@ -116,13 +116,13 @@ KEYS: Mapping[str, Rule] = {
     "sigma_data": POSITIVE,
     "sigma_max": Number(LEAST, MOST, none=True),
     "sigma_min": Number(LEAST, MOST, none=True),
-    "sigma_schedule": OneOf(("karras", "exponential")),
+    "sigma_schedule": OneOf(get_args(words.SigmaSchedule)),
     "skip_prk_steps": FLAG,
     "snr": NOT_NEGATIVE,
     "snr_shift_scale": POSITIVE,
     "solver_order": Whole(1, 100),
     "solver_p": With("step", none=True),
-    "solver_type": OneOf(("midpoint", "heun"), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint")),
+    "solver_type": OneOf(get_args(words.SolverType), dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint")),
     "stage_range": Numbers(SHARE, least=2),
     "stages": Whole(1, 100),
     "steps_offset": Whole(0, MOST_TIMESTEPS),
@@ -138,7 +138,7 @@ KEYS: Mapping[str, Rule] = {
     "thresholding": FLAG,
     "time_shift_type": OneOf(TIME_SHIFT_TYPES, none=True),
     "timestep_scaling": NOT_NEGATIVE,
-    "timestep_spacing": OneOf(("linspace", "leading", "trailing")),
+    "timestep_spacing": OneOf(get_args(words.TimestepSpacing)),
     "timestep_type": OneOf(("discrete", "continuous")),
     "trained_betas": Numbers(SHARE, least=1, most=MOST_TIMESTEPS, none=True),
     "tsr_k": Number(0.001, 1000),
@@ -150,11 +150,11 @@ KEYS: Mapping[str, Rule] = {
     "use_flow_sigmas": FLAG,
     "use_karras_sigmas": FLAG,
     "use_lu_lambdas": FLAG,
-    "variance_type": OneOf(VARIANCE_TYPES, none=True),
+    "variance_type": OneOf(get_args(words.VarianceType), none=True),
 }
 """Key -> what it may be, unless :data:`IN_CLASS` says otherwise."""
 
-WITH_FLOW = OneOf((*PREDICTIONS, "flow_prediction"))
+WITH_FLOW = OneOf(get_args(words.PredictionTypeOrFlow))
 SIGMA = Number(LEAST, MOST)
 
 IN_CLASS: Mapping[str, Mapping[str, Rule]] = {
@@ -172,9 +172,9 @@ IN_CLASS: Mapping[str, Mapping[str, Rule]] = {
     "EDMDPMSolverMultistepScheduler": {
         "algorithm_type": OneOf(("dpmsolver++", "sde-dpmsolver++")),
     },
-    "EDMScheduler": {"sigma_max": SIGMA, "sigma_min": SIGMA, "solver_type": OneOf(("midpoint", "heun"))},
+    "EDMScheduler": {"sigma_max": SIGMA, "sigma_min": SIGMA, "solver_type": OneOf(get_args(words.SolverType))},
     "EulerDiscreteScheduler": {"prediction_type": OneOf((*WITH_FLOW.choices, "original_sample"))},
-    "HeliosScheduler": {"solver_type": OneOf(("bh1", "bh2"))},
+    "HeliosScheduler": {"solver_type": OneOf(get_args(words.UniPCSolverType))},
     "HeunDiscreteScheduler": {"beta_schedule": OneOf((*BETAS, "exp"))},
     "IPNDMScheduler": {"trained_betas": Numbers(SHARE, least=2, most=MOST_TIMESTEPS, none=True)},
     "KarrasVeScheduler": {"sigma_max": SIGMA, "sigma_min": SIGMA},
@@ -193,7 +193,7 @@ IN_CLASS: Mapping[str, Mapping[str, Rule]] = {
         "variance_type": OneOf(("fixed_small_log", "learned_range")),
     },
     "UniPCMultistepScheduler": {
-        "solver_type": OneOf(("bh1", "bh2"), dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")),
+        "solver_type": OneOf(get_args(words.UniPCSolverType), dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")),
     },
 }
 """Class, or base of classes -> what its keys may be where that is not :data:`KEYS`."""

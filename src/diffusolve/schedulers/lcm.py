@@ -11,6 +11,8 @@ from diffusolve.config import register_to_config
 from diffusolve.plan import Stage
 from diffusolve.schedulers.consistency import DistilledScheduler
 from diffusolve.schedulers.outputs import SchedulerOutputWithDenoised, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
+from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver, lcm
 from diffusolve.solvers.lcm import boundary_scalings
 
@@ -44,18 +46,18 @@ class LCMScheduler(DistilledScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "scaled_linear",
+        beta_schedule: BetaSchedule = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
         original_inference_steps: int = 50,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         timestep_scaling: float = 10.0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
@@ -65,6 +67,7 @@ class LCMScheduler(DistilledScheduler):
     def _end_power(self) -> float:
         return 1.0
 
+    @declared_as(WithGenerator[int | Tensor, SchedulerOutputWithDenoised].step)
     def step(
         self,
         model_output: Tensor,

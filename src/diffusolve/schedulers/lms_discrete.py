@@ -12,8 +12,10 @@ from diffusolve.noise import Grid
 from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import lms_after
 from diffusolve.schedulers.generation import Options
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.sigma_scheduler import SigmaScheduler
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing
 from diffusolve.solvers import Solver, lms
 from diffusolve.solvers.linear_multistep import adams_weights
 
@@ -45,20 +47,21 @@ class LMSDiscreteScheduler(SigmaScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "linspace",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
 
+    @by_return_dict
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4, return_dict: bool = True
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """The sample one step on; `order` is how many of the last slopes count."""
         options = () if order == 4 else (("order", order),)
         previous, run = self._advance(model_output, timestep, sample, None, options)

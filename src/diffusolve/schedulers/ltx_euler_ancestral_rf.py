@@ -14,7 +14,8 @@ from diffusolve.schedulers.flow_as_in_diffusers import euler_ancestral_rf
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 
@@ -74,6 +75,7 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
             chosen = np.asarray(given, np.float64).tolist()
             self._begin(asked_for(None, None, chosen, ends_with_last=True), device)
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

@@ -17,8 +17,9 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.generation import Generation
 from diffusolve.schedulers.keys import KEYS
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.solvers import Solver, euler
 
@@ -148,6 +149,7 @@ class MiniMaxH3Scheduler(Scheduler):
         sigma: Tensor = 1 - moved(timesteps, like.device).to(like.dtype)
         return sigma.reshape(-1, *[1] * (like.ndim - 1))
 
+    @declared_as(Plain[float | Tensor, SchedulerOutput].step)
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
     ) -> StepResult:

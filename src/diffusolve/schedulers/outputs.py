@@ -25,7 +25,6 @@ __all__ = [
     "SchedulerOutputWithNoised",
     "SchedulerTuple",
     "StepResult",
-    "StepResultWithData",
 ]
 
 DataSource: TypeAlias = tuple[Stage | None, Transform | None, Tensor, Tensor, int, int, dtype | None]
@@ -182,11 +181,11 @@ class LazyOutput(SchedulerOutput):
         elif isinstance(prev_sample, dict):
             self.update(prev_sample)
 
-    def _second(self) -> Tensor | None:
+    def _second(self) -> Tensor:
         if self._source is not None:
             self._value = data_of(*self._source)
             self._source = None
-        return self._value
+        return self._value  # type: ignore[return-value]  # None only in what a user made without it
 
     def _set_second(self, value: Tensor) -> None:
         self._value = value
@@ -203,7 +202,7 @@ class SchedulerOutputWithData(LazyOutput):
 
     __slots__ = ()
     fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_original_sample")
-    pred_original_sample = property(LazyOutput._second, LazyOutput._set_second)
+    pred_original_sample: Tensor = property(LazyOutput._second, LazyOutput._set_second)  # type: ignore[assignment]
 
 
 class SchedulerOutputWithDenoised(LazyOutput):
@@ -216,7 +215,7 @@ class SchedulerOutputWithDenoised(LazyOutput):
 
     __slots__ = ()
     fields: ClassVar[tuple[str, ...]] = ("prev_sample", "denoised")
-    denoised = property(LazyOutput._second, LazyOutput._set_second)
+    denoised: Tensor = property(LazyOutput._second, LazyOutput._set_second)  # type: ignore[assignment]
 
 
 class SchedulerOutputWithNoised(LazyOutput):
@@ -230,7 +229,7 @@ class SchedulerOutputWithNoised(LazyOutput):
 
     __slots__ = ()
     fields: ClassVar[tuple[str, ...]] = ("prev_sample", "pred_noised_sample")
-    pred_noised_sample = property(LazyOutput._second, LazyOutput._set_second)
+    pred_noised_sample: Tensor = property(LazyOutput._second, LazyOutput._set_second)  # type: ignore[assignment]
 
 
 class SchedulerOutputWithMean(SchedulerOutput):
@@ -249,22 +248,7 @@ class SchedulerOutputWithMean(SchedulerOutput):
         self.prev_sample_mean = prev_sample_mean
 
 
-if TYPE_CHECKING:
-    # To type checkers a step's result is both of what `return_dict` chooses between. Overloads would say which, at the
-    # price of every signature three times over, and they could not be had for callers that pass a variable.
-    class StepResult(tuple[Tensor, ...]):
-        """An object with fields, or a tuple of them."""
-
-        prev_sample: Tensor
-
-    class StepResultWithData(StepResult):
-        """A result whose second field is the data prediction."""
-
-        pred_original_sample: Tensor
-
-else:
-    StepResult: TypeAlias = SchedulerOutput | tuple[Any, ...]
-    StepResultWithData: TypeAlias = StepResult
+StepResult: TypeAlias = SchedulerOutput | tuple[Tensor, ...]
 """The result of `step`: an object with fields, or with ``return_dict=False`` a tuple of them."""
 
 

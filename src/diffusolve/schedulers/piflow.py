@@ -14,8 +14,9 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler, index_of
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver
 from diffusolve.solvers.policy_flow import policy_flow, policy_sigmas
@@ -115,6 +116,7 @@ class PiflowScheduler(Scheduler):
         grid = partial(walked.grid, self.noise_schedule, self.scaling)
         return Prepared(grid, prepared.solver, prepared.prediction, prepared.timesteps, prepared.sigmas)
 
+    @declared_as(Plain[float | Tensor, SchedulerOutput].step)
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
     ) -> StepResult:

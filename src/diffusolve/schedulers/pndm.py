@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -18,9 +18,11 @@ from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.open_run import OpenRun
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.pndm_by_hand import EVALUATIONS, ByHand, Call, Memory
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
+from diffusolve.schedulers.words import BetaSchedule, TimestepSpacing
 from diffusolve.solvers import Solver
 
 __all__ = ["PNDMScheduler"]
@@ -59,12 +61,12 @@ class PNDMScheduler(TimestepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         skip_prk_steps: bool = False,
         set_alpha_to_one: bool = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: str = "leading",
+        prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+        timestep_spacing: TimestepSpacing = "leading",
         steps_offset: int = 0,
     ) -> None:
         self._configured()
@@ -80,6 +82,7 @@ class PNDMScheduler(TimestepScheduler):
         """Begin a run of `num_inference_steps` steps, nine more evaluations or, with skip_prk_steps, one."""
         self._begin(asked_for(num_inference_steps), device)
 
+    @declared_as(Plain[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

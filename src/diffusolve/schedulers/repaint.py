@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.solvers import Solver, euler
 
 __all__ = ["RePaintScheduler"]
@@ -48,7 +49,7 @@ class RePaintScheduler(OneStepScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear",
         eta: float = 0.0,
         trained_betas: Sequence[float] | None = None,
         clip_sample: bool = True,
@@ -79,6 +80,7 @@ class RePaintScheduler(OneStepScheduler):
         walked = tuple(float(stride * place) for place in _resampled(steps, jump_length, jump_n_sample))
         self._begin(Asked(steps, walked), device)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -88,7 +90,7 @@ class RePaintScheduler(OneStepScheduler):
         mask: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """The sample one step on, known where the mask is 1; and the data prediction.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from diffusolve.noise import FlowMatching, NoiseSchedule
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
-from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.solvers import Solver
 from diffusolve.solvers.rescaled_flow import rescaled_flow
@@ -53,8 +54,8 @@ class RFD4ProteinaScheduler(Scheduler):
     @register_to_config
     def __init__(
         self,
-        schedule_mode: str,
-        noise_mode: str,
+        schedule_mode: Literal["log", "power"],
+        noise_mode: Literal["1/t", "tan"],
         tsr_k: float,
         tsr_sigma: float,
         tail_steps: int = 10,
@@ -133,6 +134,7 @@ class RFD4ProteinaScheduler(Scheduler):
         times: Tensor = moved(torch.as_tensor(timesteps), like.device).to(like.dtype)
         return (1 - times).reshape(-1, *[1] * (like.ndim - 1))
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -141,7 +143,7 @@ class RFD4ProteinaScheduler(Scheduler):
         emit_mask: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The sample one step on, with zeros for the tokens that are left out.
 
         Args:
@@ -161,7 +163,7 @@ class RFD4ProteinaScheduler(Scheduler):
             )
         previous, _ = self._advance(model_output, timestep, sample, generator)
         previous = previous * moved(emit_mask, previous.device).unsqueeze(-1)
-        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
+        return SchedulerOutput(previous) if return_dict else (previous,)
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

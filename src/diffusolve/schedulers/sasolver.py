@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import MOST_PREPARED
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
+from diffusolve.schedulers.words import BetaSchedule, PredictionTypeOrFlow, TimestepSpacing, VarianceType
 from diffusolve.solvers import Solver, sa_solver
 
 __all__ = ["SASolverScheduler"]
@@ -70,16 +72,16 @@ class SASolverScheduler(LogSNRScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         predictor_order: int = 2,
         corrector_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         tau_func: Callable[[Any], float] | None = None,
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: str = "data_prediction",
+        algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction",
         lower_order_final: bool = True,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
@@ -87,8 +89,8 @@ class SASolverScheduler(LogSNRScheduler):
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
         lambda_min_clipped: float = -float("inf"),
-        variance_type: str | None = None,
-        timestep_spacing: str = "linspace",
+        variance_type: VarianceType | None = None,
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
     ) -> None:
         self.tau_func = between_200_and_800 if tau_func is None else tau_func
@@ -98,6 +100,7 @@ class SASolverScheduler(LogSNRScheduler):
         self._check_flow_prediction('algorithm_type="data_prediction"')
         super()._configured()
 
+    @declared_as(WithGenerator[int | Tensor, SchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,

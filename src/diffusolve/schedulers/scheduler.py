@@ -34,9 +34,10 @@ from diffusolve.schedulers.generation import Generation, Noise, Options, Prepare
 from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
-from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple, StepResultWithData
+from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple
 from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
 from diffusolve.schedulers.registry import Entry, Registry, notice_writes
+from diffusolve.schedulers.step_types import Fields
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
 from diffusolve.schedulers.versions import UNTRACKED
 from diffusolve.schedulers.writing import WrittenTo
@@ -634,8 +635,10 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         return_dict: bool,
         stage: Stage | None = None,
         transform: Transform | None = None,
-    ) -> StepResultWithData:
+    ) -> Fields:
         """The result of `step`: `previous` and, if the class's output has a second field, the things it follows from.
+
+        To type checkers it is a tuple, which is a part of what any class's `step` may return.
 
         Args:
             previous: the sample after the step.
@@ -661,7 +664,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         versions = output_version, sample_version
         source = stage, transform or self._transform, model_output, sample, *versions, self.data_precision
         if not return_dict:
-            return SchedulerTuple((previous, source))  # type: ignore[return-value]
+            return SchedulerTuple((previous, source))
         result: LazyOutput = kind.__new__(kind)
         result.prev_sample, result._source = previous, source
         return result  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import cos, pi, sin
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import Prediction, VPrediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Steps
 from diffusolve.solvers import Solver, lcm
 
@@ -50,7 +51,10 @@ class SCMScheduler(Scheduler):
 
     @register_to_config
     def __init__(
-        self, num_train_timesteps: int = 1000, prediction_type: str = "trigflow", sigma_data: float = 0.5
+        self,
+        num_train_timesteps: int = 1000,
+        prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction", "trigflow"] = "trigflow",
+        sigma_data: float = 0.5,
     ) -> None:
         self._configured()
 
@@ -122,6 +126,7 @@ class SCMScheduler(Scheduler):
         angle = moved(timesteps, like.device).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
         return torch.cos(angle), torch.sin(angle) * self.config["sigma_data"]
 
+    @declared_as(WithGenerator[float | Tensor, SchedulerOutputWithData].step)
     def step(
         self,
         model_output: Tensor,
@@ -129,7 +134,7 @@ class SCMScheduler(Scheduler):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> StepResult:
         """The sample one step on, with noise from `generator`, and the data that it was made of.
 
         Raises:

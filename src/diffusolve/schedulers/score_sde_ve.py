@@ -14,7 +14,8 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
-from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import check_sigmas
 
 __all__ = ["ScoreSdeVeScheduler"]
@@ -105,6 +106,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         """The sample as the network takes it: the sample itself."""
         return sample
 
+    @by_return_dict
     def step_pred(
         self,
         model_output: Tensor,
@@ -112,7 +114,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutputWithMean | Fields:
         """The sample one step of the reverse diffusion on, and as `prev_sample_mean` without its noise.
 
         Args:
@@ -129,11 +131,12 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         power = power.reshape(-1, *[1] * (sample.ndim - 1))
         mean = sample + power * model_output
         previous = mean + power**0.5 * draw_normal_with(generator, sample)
-        return SchedulerOutputWithMean(previous, mean) if return_dict else (previous, mean)  # type: ignore[return-value]
+        return SchedulerOutputWithMean(previous, mean) if return_dict else (previous, mean)
 
+    @by_return_dict
     def step_correct(
         self, model_output: Tensor, sample: Tensor, generator: Any = None, return_dict: bool = True
-    ) -> StepResult:
+    ) -> SchedulerOutput | Fields:
         """The sample after one step of Langevin dynamics, without less noise.
 
         Args:
@@ -146,7 +149,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         ratio = self.config["snr"] * _mean_norm(noise) / _mean_norm(model_output)
         length = 2 * ratio**2
         previous = sample + length * model_output + (2 * length) ** 0.5 * noise
-        return SchedulerOutput(previous) if return_dict else (previous,)  # type: ignore[return-value]
+        return SchedulerOutput(previous) if return_dict else (previous,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor | None, timesteps: Tensor) -> Tensor:
         """``original_samples + sigma * noise``.

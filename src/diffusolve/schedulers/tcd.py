@@ -11,7 +11,9 @@ from diffusolve.backends import Transform
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.consistency import DistilledScheduler
-from diffusolve.schedulers.outputs import SchedulerOutputWithNoised, StepResult
+from diffusolve.schedulers.outputs import SchedulerOutputWithNoised
+from diffusolve.schedulers.step_types import Fields, by_return_dict
+from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver
 from diffusolve.solvers.tcd import landing, tcd
 
@@ -42,18 +44,18 @@ class TCDScheduler(DistilledScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: str = "scaled_linear",
+        beta_schedule: BetaSchedule = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
         original_inference_steps: int = 50,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionType = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
+        timestep_spacing: TimestepSpacing = "leading",
         timestep_scaling: float = 10.0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
@@ -63,6 +65,7 @@ class TCDScheduler(DistilledScheduler):
     def _end_power(self) -> float:
         return self._tables.noise_schedule.signal[0]
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -71,7 +74,7 @@ class TCDScheduler(DistilledScheduler):
         eta: float = 0.3,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResult:
+    ) -> SchedulerOutputWithNoised | Fields:
         """The sample one step on, and as `pred_noised_sample` the one that the fresh noise was added to.
 
         Args:

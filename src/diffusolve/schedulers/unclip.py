@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
-from diffusolve.schedulers.outputs import StepResultWithData
+from diffusolve.schedulers.outputs import SchedulerOutputWithData
+from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Array, spaced, timestep_spacing
 from diffusolve.solvers import Solver
 
@@ -51,11 +52,11 @@ class UnCLIPScheduler(OneStepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
-        variance_type: str = "fixed_small_log",
+        variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log",
         clip_sample: bool = True,
         clip_sample_range: float | None = 1.0,
-        prediction_type: str = "epsilon",
-        beta_schedule: str = "squaredcos_cap_v2",
+        prediction_type: Literal["epsilon", "sample"] = "epsilon",
+        beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2",
     ) -> None:
         self.variance_type = variance_type
         self._configured()
@@ -66,6 +67,7 @@ class UnCLIPScheduler(OneStepScheduler):
         """Begin a run of `num_inference_steps` steps, equally spaced from the last training timestep to the first."""
         self._begin(asked_for(num_inference_steps), device)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -74,7 +76,7 @@ class UnCLIPScheduler(OneStepScheduler):
         prev_timestep: int | Tensor | None = None,
         generator: Any = None,
         return_dict: bool = True,
-    ) -> StepResultWithData:
+    ) -> SchedulerOutputWithData | Fields:
         """The sample one step on, whatever was done before; noise is drawn from `generator` except at timestep 0.
 
         Args:

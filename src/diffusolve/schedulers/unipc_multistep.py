@@ -17,8 +17,17 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
-from diffusolve.schedulers.outputs import StepResult
+from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for
+from diffusolve.schedulers.words import (
+    BetaSchedule,
+    FinalSigmasType,
+    PredictionTypeOrFlow,
+    TimeShiftType,
+    TimestepSpacing,
+    UniPCSolverType,
+)
 from diffusolve.solvers import Solver, unipc
 
 __all__ = ["UniPCMultistepScheduler"]
@@ -67,15 +76,15 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: str = "linear",
+        beta_schedule: BetaSchedule = "linear",
         trained_betas: Sequence[float] | None = None,
         solver_order: int = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: PredictionTypeOrFlow = "epsilon",
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
         predict_x0: bool = True,
-        solver_type: str = "bh2",
+        solver_type: UniPCSolverType = "bh2",
         lower_order_final: bool = True,
         disable_corrector: Sequence[int] = [],
         solver_p: Any = None,
@@ -84,12 +93,12 @@ class UniPCMultistepScheduler(LogSNRScheduler):
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float | None = 1.0,
-        timestep_spacing: str = "linspace",
+        timestep_spacing: TimestepSpacing = "linspace",
         steps_offset: int = 0,
-        final_sigmas_type: str = "zero",
+        final_sigmas_type: FinalSigmasType = "zero",
         rescale_betas_zero_snr: bool = False,
         use_dynamic_shifting: bool = False,
-        time_shift_type: str = "exponential",
+        time_shift_type: TimeShiftType | None = "exponential",
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         shift_terminal: float | None = None,
@@ -133,6 +142,7 @@ class UniPCMultistepScheduler(LogSNRScheduler):
             generation.predictor = copy.deepcopy(self.solver_p)  # which may be one that no two runs can share
             generation.predictor.set_timesteps(generation.steps, device=device)
 
+    @declared_as(Plain[int | Tensor, SchedulerOutput].step)
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> StepResult:

@@ -16,7 +16,7 @@ from diffusolve.catalog import sampler as sampler_called
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
-from diffusolve.prediction import Prediction
+from diffusolve.prediction import PredictionOrName
 from diffusolve.randomness import NoiseLike
 from diffusolve.sampling import Sampler, noise_between_steps
 from diffusolve.serving.errors import BatcherClosed, QueueFull, RequestFailed, RequestTimeout
@@ -77,7 +77,7 @@ class ContinuousBatcher:
         model: Model,
         *,
         noise_schedule: NoiseSchedule | None = None,
-        prediction_type: str | Prediction | None = None,
+        prediction_type: PredictionOrName | None = None,
         shapes: Collection[tuple[int, ...]] | Callable[[tuple[int, ...]], bool] | None = None,
         like: Array | None = None,
         max_batch_size: int = 8,

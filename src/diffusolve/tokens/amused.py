@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.step_types import by_return_dict
 from diffusolve.tokens.drawing import gumbel
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens
 
@@ -42,7 +43,7 @@ class AmusedScheduler(TokenScheduler):
     temperatures: Tensor | None = None
 
     @register_to_config
-    def __init__(self, mask_token_id: int, masking_schedule: str = "cosine") -> None:
+    def __init__(self, mask_token_id: int, masking_schedule: Literal["cosine", "linear"] = "cosine") -> None:
         pass
 
     def set_timesteps(
@@ -60,6 +61,7 @@ class AmusedScheduler(TokenScheduler):
         first, last = temperature if isinstance(temperature, Sequence) else (temperature, 0.01)
         self.temperatures = torch.linspace(first, last, num_inference_steps, device=device)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.errors import unknown_name
+from diffusolve.schedulers.step_types import by_return_dict
 from diffusolve.tokens.drawing import draw_tokens, keep_most_likely, keep_nucleus, rank
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, positive
 
 __all__ = ["BlockRefinementScheduler", "BlockRefinementSchedulerOutput"]
 
-SAMPLING_METHODS = ("auto", "greedy", "multinomial")
+SamplingMethod: TypeAlias = Literal["auto", "greedy", "multinomial"]
+
+SAMPLING_METHODS = get_args(SamplingMethod)
 
 
 class BlockRefinementSchedulerOutput(TokenOutput):
@@ -81,6 +84,7 @@ class BlockRefinementScheduler(TokenScheduler):
         each, more = divmod(block_length, num_inference_steps) if num_inference_steps > 0 else (0, 0)
         return torch.tensor([each + (number < more) for number in range(num_inference_steps)], dtype=torch.long)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -91,7 +95,7 @@ class BlockRefinementScheduler(TokenScheduler):
         temperature: float = 0.0,
         top_p: float | None = None,
         top_k: int | None = None,
-        sampling_method: str = "auto",
+        sampling_method: SamplingMethod = "auto",
         threshold: float | None = None,
         editing_threshold: float | None = None,
         minimal_topk: int | None = None,

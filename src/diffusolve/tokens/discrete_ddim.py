@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.step_types import by_return_dict
 from diffusolve.tokens.drawing import draw_tokens
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, step_number
 
@@ -57,7 +58,9 @@ class DiscreteDDIMScheduler(TokenScheduler):
         num_inference_steps: int = 32,
         corrector_steps: int = 0,
         corrector_k: int = 1,
-        corrector_selection: str = "lowest_log_margin",
+        corrector_selection: Literal[
+            "lowest_log_margin", "lowest_maxprob", "lowest_current_prob", "random"
+        ] = "lowest_log_margin",
         corrector_selection_tau: float = 1.0,
     ) -> None:
         self._count(num_inference_steps, None, rising=True)
@@ -66,6 +69,7 @@ class DiscreteDDIMScheduler(TokenScheduler):
         """Begin `num_inference_steps` steps: the timesteps count them from 0 up."""
         self._count(num_inference_steps, device, rising=True)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,
@@ -107,6 +111,7 @@ class DiscreteDDIMScheduler(TokenScheduler):
         previous = torch.where(route == 0, clean, torch.where(route == 2, random, sample))
         return _result(previous, clean, probabilities, model_output, return_dict)
 
+    @by_return_dict
     def step_correct(
         self,
         model_output: Tensor,

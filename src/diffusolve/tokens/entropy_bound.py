@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.step_types import by_return_dict
 from diffusolve.tokens.drawing import draw_tokens
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, step_number
 
@@ -59,6 +60,7 @@ class EntropyBoundScheduler(TokenScheduler):
         """Begin `num_inference_steps` steps: the timesteps count them from 0 up."""
         self._count(num_inference_steps, device, rising=True)
 
+    @by_return_dict
     def step(
         self,
         model_output: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusolve.config import register_to_config
+from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.tokens.token_scheduler import TokenOutput, TokenScheduler, check_tokens, step_number
 
 __all__ = ["VQDiffusionScheduler", "VQDiffusionSchedulerOutput"]
@@ -84,6 +85,7 @@ class VQDiffusionScheduler(TokenScheduler):
         for name in ("log_at", "log_bt", "log_ct", "log_cumprod_at", "log_cumprod_bt", "log_cumprod_ct"):
             setattr(self, name, getattr(self, name).to(device))
 
+    @declared_as(WithGenerator[int | Tensor, VQDiffusionSchedulerOutput].step)
     def step(
         self,
         model_output: Tensor,
