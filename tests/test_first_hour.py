@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import diffusolve
+from diffusolve import k_diffusion
 from diffusolve.denoisers import Denoiser
 from diffusolve.errors import UnknownNameError
 from tests.test_cli import run
@@ -60,6 +61,42 @@ def test_what_is_no_name_or_shape_is_said_with_what_would_be() -> None:
         else:
             missed.append((text, "no error"))
     assert not missed
+
+
+def test_values_of_the_wrong_kind_are_said_in_words() -> None:
+    x, n = torch.ones(1, 2), np.ones((1, 2), np.float32)
+    scheduler = diffusolve.EulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+
+    def sampled(x: Any, output: Any) -> Any:
+        return diffusolve.sample(lambda x, t: output, x, EULER.plan("sd15", "epsilon", 2))
+
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (lambda: diffusolve.sampler("Euler a", eta="x"), TypeError, "eta is 'x': expected a number for euler"),
+        (lambda: diffusolve.sampler("Euler", steps=20), UnknownNameError, "no option of euler: give it where a plan"),
+        (lambda: diffusolve.sampler("Euler", cfg_scale=7), UnknownNameError, "ClassifierFreeGuidance"),
+        (lambda: scheduler.set_timesteps("20"), TypeError, "num_inference_steps is '20': expected a whole number"),
+        (lambda: scheduler.set_timesteps(20.5), TypeError, "num_inference_steps is 20.5: expected a whole number"),
+        (lambda: scheduler.step(n, scheduler.timesteps[0], n), TypeError, "model_output is a ndarray: schedulers step"),
+        (lambda: diffusolve.EulerScheduler, AttributeError, "'EulerDiscreteScheduler'"),
+        (lambda: sampled(n, x), TypeError, "returned a torch Tensor for samples in a numpy ndarray"),
+        (lambda: sampled(x, n), TypeError, "returned a numpy ndarray for samples in a torch Tensor"),
+        (lambda: k_diffusion.sampling.sample_dpmpp_2M, AttributeError, "did you mean 'sample_dpmpp_2m'"),
+        (
+            lambda: k_diffusion.sampling.get_sigmas_karras("4", 0.1, 9),
+            TypeError,
+            "n is '4': expected a whole",
+        ),
+        (lambda: diffusolve.PlanModule("Euler"), TypeError, "PlanModule is made of a Plan, not 'Euler'"),
+    ]
+    missed = []
+    for call, kind, text in wrong:
+        with pytest.raises(kind) as raised:
+            call()
+        if text not in str(raised.value):
+            missed.append((text, str(raised.value)))
+    assert not missed
+    assert [row["steps"] for row in diffusolve.compare("Euler", 3, model="gaussian", num=1, error=False).rows] == [3]
 
 
 def test_reprs_fit_on_a_line_or_two() -> None:

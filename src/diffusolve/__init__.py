@@ -218,8 +218,8 @@ if not TYPE_CHECKING:  # a type checker takes the names above for all there are,
         if name not in _HOME and name not in _ROOMS:
             from difflib import get_close_matches
 
-            close = get_close_matches(name, __all__, n=1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
+            close = get_close_matches(name, __all__)
+            hint = f": did you mean {', '.join(map(repr, close))}?" if close else ""
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
         try:
             module = importlib.import_module(f"{__name__}.{_HOME.get(name, name)}")

@@ -85,22 +85,52 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownName
     return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}")
 
 
+SET_ELSEWHERE = {
+    "steps": "give it where a plan is made or samples are, steps=20",
+    "seed": "start and sample take seeds, noise=0",
+    "guidance": "wrap the network in diffusolve.denoisers.ClassifierFreeGuidance",
+    "strength": "start in the middle of a plan: docs/recipes.md, image to image",
+    "scheduler": "a schedule is the second argument, or the end of the name",
+    "model": "samplers know no model: sample takes the network",
+}
+"""Settings that programs have beside a sampler's name -> where they are said here."""
+
+SET_ELSEWHERE |= {
+    **dict.fromkeys(("num_inference_steps", "num_steps"), SET_ELSEWHERE["steps"]),
+    **dict.fromkeys(("noise_seed", "generator"), SET_ELSEWHERE["seed"]),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), SET_ELSEWHERE["guidance"]),
+    **dict.fromkeys(("denoise", "denoising_strength"), SET_ELSEWHERE["strength"]),
+    **dict.fromkeys(("schedule", "schedule_type"), SET_ELSEWHERE["scheduler"]),
+    "clip_skip": SET_ELSEWHERE["model"],
+}
+
+
 def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
     """Raise UnknownNameError unless each of the `options` given is `known` to its `owner`."""
     known = list(known)
     for option in options:
-        if option not in known:
-            raise unknown_name(f"option of {owner}", option, known)
+        if option in known:
+            continue
+        if option in SET_ELSEWHERE:
+            raise UnknownNameError(f"{option!r} is no option of {owner}: {SET_ELSEWHERE[option]}.")
+        raise unknown_name(f"option of {owner}", option, known)
 
 
-def check_numbers(owner: str, values: Mapping[str, object], whole: Iterable[str] = ()) -> None:
+def check_numbers(
+    owner: str, values: Mapping[str, object], whole: Iterable[str] = (), no_text: Iterable[str] = ()
+) -> None:
     """Raise ValueError, naming it, for one of the `values` that is not a number (NaN) or beyond what a float can hold.
 
-    Infinity is a number: whoever cannot use it says so. Values that are of other types pass, unless they are to be
-    `whole` numbers.
+    Infinity is a number: whoever cannot use it says so. Values that are of other types pass, but for text where there
+    is to be `no_text`. Numbers that are to be `whole` are whole.
+
+    Raises:
+        TypeError: text where there is to be none.
     """
-    whole = set(whole)
+    whole, no_text = set(whole), set(no_text)
     for name, value in values.items():
+        if isinstance(value, str) and name in no_text:
+            raise TypeError(f"{name} is {shown(value)}: expected a number for {owner}, not text.")
         if isinstance(value, bool) or not isinstance(value, Real):
             continue
         try:

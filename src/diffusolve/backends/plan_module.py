@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusolve.backends.coefficients import coefficients, slots_of
+from diffusolve.errors import shown
 from diffusolve.plan import Plan
 
 __all__ = ["PlanModule"]
@@ -48,6 +49,10 @@ class PlanModule(torch.nn.Module):
     def __init__(
         self, plan: Plan, transform: Callable[[Tensor], Tensor] | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"PlanModule is made of a Plan, not {shown(plan)}: diffusolve.sampler(...).plan(...) makes one."
+            )
         super().__init__()
         self.plan = plan
         self.transform = transform

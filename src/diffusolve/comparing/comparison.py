@@ -129,7 +129,7 @@ class Comparison:
 
 def compare(
     samplers: Iterable[str | Sampler | Plan],
-    steps: Sequence[int] = (5, 10, 20),
+    steps: int | Sequence[int] = (5, 10, 20),
     *,
     model: str | PipelineModel = "digits",
     num: int = 4,
@@ -148,7 +148,7 @@ def compare(
     Args:
         samplers: names, samplers or plans. A plan has its own number of steps; an adaptive sampler in the column of n
             has 20 / n of its tolerance.
-        steps: how many, each a column.
+        steps: how many, each a column; or a single number of them.
         model: a name that ``diffusolve sample --model`` takes, or a :class:`PipelineModel
             <diffusolve.denoisers.pipeline.PipelineModel>` of your own, conditioned for `num` samples.
         num: how many samples.
@@ -167,7 +167,9 @@ def compare(
     loaded = load_model(model, num, prompt=prompt, label=label, guidance=guidance) if isinstance(model, str) else model
     cells: dict[str, dict[int, Cell]] = {name: {} for name in recipes}
     seeds = list(range(seed, seed + num))
-    for name, column, cell in cells_of(recipes, loaded, steps, seeds, ExactSolution(loaded.network) if error else None):
+    columns = [steps] if isinstance(steps, int) else steps
+    exact = ExactSolution(loaded.network) if error else None
+    for name, column, cell in cells_of(recipes, loaded, columns, seeds, exact):
         cells[name][column] = cell
     return Comparison(cells, recipes, model if isinstance(model, str) else type(loaded.network).__name__)
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusolve.errors import unknown_name
 from diffusolve.k_diffusion.arguments import explain_arguments
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
@@ -447,7 +448,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     comfyui = importlib.import_module("diffusolve.k_diffusion.comfyui")
     if name not in comfyui.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = unknown_name("function", name, [*__all__, *comfyui.__all__])
+        raise AttributeError(f"module {__name__!r}: {hint}")
     return getattr(comfyui, name)
 
 

@@ -7,10 +7,13 @@ precision: :mod:`diffusolve.spacing`.
 from __future__ import annotations
 
 from math import inf, log
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from diffusolve.errors import shown
 
 __all__ = [
     "append_zero",
@@ -77,6 +80,8 @@ def get_sigmas_vp(
 
 
 def _check(n: int, numbers: dict[str, float], zero: bool = False) -> None:
+    if not isinstance(n, Integral):
+        raise TypeError(f"n is {shown(n)}: expected a whole number of sigmas.")
     if n < 1:
         raise ValueError(f"n is {n}: expected at least 1 sigma (the 0 at the end is not counted).")
     for name, value in numbers.items():

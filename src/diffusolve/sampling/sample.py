@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, overload
 import numpy as np
 from tqdm import TqdmWarning
 
-from diffusolve.arrays import Array, cast_like, is_floating, no_gradients, timesteps_like, widen
+from diffusolve.arrays import Array, cast_like, is_floating, is_torch, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, PlanPoint, Stage, check_noise_schedule, check_prediction
@@ -319,12 +319,21 @@ def _checked(output: Array, like: Array) -> Array:
 
 
 def _check_output(output: Array, like: Array) -> None:
+    """Raise unless a network's `output` has the shape of the samples and is an array of their library."""
     if getattr(output, "shape", None) != like.shape:
         shape = getattr(output, "shape", None)
         got = f"shape {tuple(shape)}" if shape is not None else f"a {type(output).__name__}"
         raise ValueError(
             f"the network returned {got} for samples of shape {tuple(like.shape)}: expected the same shape."
         )
+    if is_torch(output) != is_torch(like):
+        raise TypeError(
+            f"the network returned a {_kind(output)} for samples in a {_kind(like)}: expected the same kind of array."
+        )
+
+
+def _kind(x: Array) -> str:
+    return f"{type(x).__module__.partition('.')[0]} {type(x).__name__}"
 
 
 def _check_sample(x: Array) -> None:

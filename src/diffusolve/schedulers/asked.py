@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusolve.errors import shown
+
 __all__ = ["Asked", "asked_for"]
 
 
@@ -76,9 +78,16 @@ def asked_for(
 def _checked_steps(steps: int | None) -> int:
     if steps is None:
         raise ValueError("num_inference_steps is missing: give the number of steps, timesteps or sigmas.")
-    if steps < 1:
+    try:
+        whole = int(steps)
+        is_whole = bool(whole == steps)
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        raise TypeError(f"num_inference_steps is {shown(steps)}: expected a whole number.")
+    if whole < 1:
         raise ValueError(f"num_inference_steps is {steps}: expected at least 1.")
-    return int(steps)
+    return whole
 
 
 def _numbers(given: Any) -> tuple[float, ...] | None:

@@ -661,6 +661,8 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 output_version, sample_version = model_output._version, sample._version
             except RuntimeError:  # one of them comes from inference mode
                 output_version = UNTRACKED
+            except AttributeError:
+                raise _no_tensors(model_output, sample) from None
         versions = output_version, sample_version
         source = stage, transform or self._transform, model_output, sample, *versions, self.data_precision
         if not return_dict:
@@ -668,6 +670,14 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         result: LazyOutput = kind.__new__(kind)
         result.prev_sample, result._source = previous, source
         return result  # type: ignore[return-value]
+
+
+def _no_tensors(output: object, sample: object) -> TypeError:
+    wrong, name = (sample, "sample") if isinstance(output, Tensor) else (output, "model_output")
+    return TypeError(
+        f"{name} is a {type(wrong).__name__}: schedulers step torch tensors. diffusolve.sample takes NumPy arrays "
+        "too, and those of other libraries."
+    )
 
 
 def index_of(value: float, values: list[float]) -> int:

@@ -75,9 +75,12 @@ class Solver:
         Raises:
             UnknownNameError: the solver has no such option.
             ValueError: a value is NaN, or a fraction where the default is a whole number.
+            TypeError: a value is text where the default is a number.
         """
         check_options(self.name, options, self.defaults)
-        check_numbers(self.name, options, [name for name, default in self.defaults.items() if type(default) is int])
+        kinds = {name: type(default) for name, default in self.defaults.items()}
+        whole = [name for name, kind in kinds.items() if kind is int]
+        check_numbers(self.name, options, whole, [name for name, kind in kinds.items() if kind in (int, float)])
         plain = {name: _plain(value, self.defaults[name]) for name, value in options.items()}
         values = {**dict(self.options), **plain}
         changed = {name: value for name, value in values.items() if value != self.defaults[name]}
