@@ -18,7 +18,7 @@ from benchmarks import against_euler
 from diffusolve import sampler, scheduler
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES, WORLDS, entry_in_world
 from diffusolve.errors import UnknownNameError
-from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule
+from diffusolve.noise import NOISE_SCHEDULES, SD15, NoiseSchedule, VarianceExploding
 from diffusolve.plan import Plan, trace
 from diffusolve.prediction import Sample
 from diffusolve.sampling import Sampler, sample
@@ -28,7 +28,9 @@ from tests.test_cli import run
 
 DATA = Path(__file__).parent / "data"
 COMFYUI = json.loads((DATA / "comfyui_names.json").read_text(encoding="utf-8"))
+LATER = json.loads((DATA / "comfyui_names_0_31.json").read_text(encoding="utf-8"))
 A1111 = json.loads((DATA / "a1111_levels.json").read_text(encoding="utf-8"))
+A1111_SAMPLES = json.loads((DATA / "a1111_samples.json").read_text(encoding="utf-8"))["samples"]
 MEAN, VARIANCE, BIAS = (np.array(COMFYUI["denoiser"][key]) for key in ("mean", "v", "bias"))
 GUIDANCE = 0.7
 
@@ -46,7 +48,8 @@ SAME_SAMPLES = 2e-5
 """Of samples of size 1, from sigmas that the programs have in single precision."""
 
 APART = {
-    "deis": (5e-5, "there its integrals are sums over 10,000 points"),
+    "deis": (1e-4, "there its integrals are sums over 10,000 points"),
+    "DPM adaptive": (2e-4, "its ends are in single precision there, and its controller amplifies rounding"),
 }
 """Samplers of ComfyUI that are further away -> by how much at most, and the reason."""
 
@@ -134,6 +137,60 @@ def test_every_sampler_of_comfyui_makes_the_samples_measured_there() -> None:
                 differ.append((key, name, error, *counts))
     assert not differ
     assert len(compared) == 12 * 37
+
+
+def test_every_name_of_comfyui_gives_what_it_gives_there_in_other_numbers_of_steps() -> None:
+    differ, compared = [], 0
+    edm = VarianceExploding(sigma_max=120.0, conditioning="edm")
+    for model, schedules in LATER["levels"].items():
+        noise_schedule = edm if model == "edm" else NOISE_SCHEDULES[model]
+        for name, figures in schedules.items():
+            for steps, figure in figures.items():
+                compared += 1
+                ours = sigmas_of(sampler("euler", name, world="comfyui"), noise_schedule, int(steps))
+                if len(ours) != len(figure) or not np.allclose(ours, figure, rtol=SAME_LEVELS, atol=1e-9):
+                    differ.append((model, name, steps, ours, figure))
+    for key, samplers in LATER["samples"].items():
+        for name, figure in samplers.items():
+            compared += 1
+            made, *counts = made_here(name, key)
+            error = np.abs(made - np.array(figure["sample"])).max()
+            if counts != [figure["evaluations"], figure["draws"]] or not error < APART.get(name, (5e-5, ""))[0]:
+                differ.append((key, name, error, counts, figure))
+    assert not differ
+    assert compared > 500
+
+
+def test_every_sampler_of_a1111_makes_the_samples_measured_there() -> None:
+    differ, compared = [], set()
+    for key, samplers in A1111_SAMPLES.items():
+        schedule, steps = key.split("/")
+        for name, figure in samplers.items():
+            made, network = sampler(name, schedule or None, world="a1111"), Denoiser(SD15, name == "DDIM CFG++")
+            draws = iter(COMFYUI["draws"]["numbers"])
+            size = made.grid(SD15, int(steps))[0].sigma if schedule else 1.0
+            start = size * np.array([COMFYUI["start"]["numbers"]])
+            asked = {} if made.solver.adaptive else {"steps": int(steps)}
+            ours = sample(network, start, made, noise=lambda *where, d=draws: np.array([next(d)]), **asked)
+            error = np.abs(ours[0] - np.array(figure["sample"])).max()
+            compared.add(name)
+            if network.evaluations != figure["evaluations"] or not error < APART.get(name, (SAME_SAMPLES, ""))[0]:
+                differ.append((key, name, error, network.evaluations, figure["evaluations"]))
+    assert not differ
+    assert compared | {"LCM"} == set(WORLDS["a1111"].samplers)
+
+
+def test_adaptive_samplers_of_a_program_end_where_so_many_steps_of_its_schedule_end() -> None:
+    made = sampler("dpm_adaptive", "simple", world="comfyui")
+    network = Denoiser(SD15, False)
+    start = made.grid(SD15)[0].sigma * np.array([COMFYUI["start"]["numbers"]])
+    twenty, more = (sample(network, start, made, steps=steps) for steps in (20, 31))
+    np.testing.assert_array_equal(sample(network, start, made), twenty)
+    assert np.abs(twenty - more).max() > 1e-3
+    with pytest.raises(ValueError, match="a single sigma above 0, so that there is no way to divide: use 2 steps"):
+        sampler("dpm_fast", "simple", world="comfyui").grid(SD15, 1)
+    with pytest.raises(ValueError, match="steps is 1: expected at least 2, since the last of the timesteps is the end"):
+        sampler("DDIM", world="a1111").grid(SD15, 1)
 
 
 def test_worlds_differ_from_the_librarys_own_reading_only_where_asked() -> None:

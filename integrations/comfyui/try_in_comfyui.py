@@ -35,7 +35,8 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
-        sys.argv = ["main.py", "--cpu"]  # ComfyUI reads it when it is imported
+        sys.argv = ["main.py", "--cpu"]  # ComfyUI reads it when it is imported, once that is allowed
+        importlib.import_module("comfy.options").enable_args_parsing()
         warnings.filterwarnings("ignore")
         logging.disable(logging.CRITICAL)
         self.samplers = importlib.import_module("comfy.samplers")
@@ -105,8 +106,9 @@ def first(*names: str) -> ModuleType:
     for name in names[:-1]:
         try:
             return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and a requirement of its is not
     return importlib.import_module(names[-1])
 
 

@@ -263,19 +263,9 @@ def sample_res_multistep(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """RES, multistep, of second order (Zhang et al. 2023). Noise is drawn and not used."""
+    """RES, multistep, of second order (Zhang et al. 2023)."""
     solver = with_numbers(res_multistep, s_noise=s_noise)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -289,19 +279,9 @@ def sample_res_multistep_cfg_pp(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """RES, multistep, of second order of CFG++ (Zhang et al. 2023). Noise is drawn and not used."""
+    """RES, multistep, of second order of CFG++ (Zhang et al. 2023)."""
     solver = with_numbers(res_multistep, s_noise=s_noise).with_options(cfg_pp=True, unguided_past=True)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()

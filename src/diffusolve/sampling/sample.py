@@ -22,6 +22,7 @@ from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
+from diffusolve.spacing import TwoEnds
 
 with warnings.catch_warnings():
     # In a notebook without ipywidgets it warns when it is imported; its bar is then one of text.
@@ -139,7 +140,8 @@ def sample(
             <diffusolve.sampling.GuidedNetwork>`.
         x: the sample at the sampler's first point, see :func:`start`. Not written to.
         sampler: a plan, or a sampler with the arguments below to plan with.
-        steps: how many steps; with a :class:`Sampler` only, and not for adaptive ones.
+        steps: how many steps; with a :class:`Sampler` only. Adaptive ones take none, but for those of programs that
+            end at the last sigma above 0 of so many steps.
         noise_schedule, prediction_type: what the network was trained with, by name if it has one (``"flux"``,
             ``"flow"``); only with a :class:`Sampler`, and only if the network does not know (see
             :mod:`diffusolve.denoisers`).
@@ -204,9 +206,10 @@ def sample_with_report(
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
         noise_schedule, predicts = trained_for(network, noise_schedule, prediction_type)
         if sampler.solver.adaptive:
-            if steps is not None:
+            ends_follow = isinstance(sampler.spacing, TwoEnds)
+            if steps is not None and not ends_follow:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
-            grid = sampler.grid(noise_schedule, 1)  # where to start and where to end
+            grid = sampler.grid(noise_schedule, steps if ends_follow else 1)  # where to start and where to end
             noise = noise_between_steps(sampler, grid, noise)
             return _run_adaptive(network, x, sampler, grid, predicts, noise, callback, progress, clip)
         plan = sampler.plan(noise_schedule, predicts, steps)

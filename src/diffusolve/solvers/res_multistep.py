@@ -28,7 +28,6 @@ def res_multistep(
     s_noise: float = 1.0,
     cfg_pp: bool = False,
     unguided_past: bool = False,
-    draws_always: bool = False,
 ) -> SolverRun:
     """Exact integral of the line in log-SNR through the last two data predictions; ancestral with ``eta=1``.
 
@@ -42,7 +41,6 @@ def res_multistep(
         cfg_pp: data with guidance, renoised without it (:mod:`diffusolve.solvers.cfg_pp`).
         unguided_past: steps of second order go along the line through data predictions without guidance, as in ComfyUI;
             the guidance is a jump of the sample at their beginning.
-        draws_always: noise is drawn where none is added too, and not used, as in ComfyUI.
 
     The first step, and steps that leave nothing of the old noise, are of first order.
     """
@@ -64,8 +62,6 @@ def res_multistep(
             x = x - t.alpha * z_phi(2, -h) * (h / way) * (data - before)
         if up > 0:
             x = x + (s_noise * up) * (yield Noise(s, t))
-        elif draws_always and t.sigma > 0:
-            yield Noise(s, t, idle=True)
         if h > 0:  # no line goes through two predictions at one point
             older = without if unguided_past else data, h
     return x

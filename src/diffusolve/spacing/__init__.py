@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from diffusolve.spacing.by_sigma import Sigmas as Sigmas
     from diffusolve.spacing.by_sigma import UniformLogSNR as UniformLogSNR
     from diffusolve.spacing.by_timestep import Beta as Beta
+    from diffusolve.spacing.by_timestep import Counted as Counted
     from diffusolve.spacing.by_timestep import Distilled as Distilled
     from diffusolve.spacing.by_timestep import Leading as Leading
+    from diffusolve.spacing.by_timestep import LeadingIntervals as LeadingIntervals
     from diffusolve.spacing.by_timestep import Linspace as Linspace
     from diffusolve.spacing.by_timestep import Simple as Simple
     from diffusolve.spacing.by_timestep import Timesteps as Timesteps
@@ -49,8 +51,10 @@ _HOME = {
     "Sigmas": "by_sigma",
     "UniformLogSNR": "by_sigma",
     "Beta": "by_timestep",
+    "Counted": "by_timestep",
     "Distilled": "by_timestep",
     "Leading": "by_timestep",
+    "LeadingIntervals": "by_timestep",
     "Linspace": "by_timestep",
     "Simple": "by_timestep",
     "Timesteps": "by_timestep",

@@ -11,7 +11,17 @@ from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.spacing.base import Array, Spacing, checked_steps
 from diffusolve.spacing.scipy_special import beta_quantile
 
-__all__ = ["Beta", "Distilled", "Leading", "Linspace", "Simple", "Timesteps", "Trailing"]
+__all__ = [
+    "Beta",
+    "Counted",
+    "Distilled",
+    "Leading",
+    "LeadingIntervals",
+    "Linspace",
+    "Simple",
+    "Timesteps",
+    "Trailing",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +123,47 @@ class Leading(IndexSpacing):
                 f"steps_offset is {self.steps_offset}: with {chosen} of {count} timesteps it must be from 0 to {most}."
             )
         return indices[:steps]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeadingIntervals(IndexSpacing):
+    """The steps between every (count // steps)-th timestep counted from the first, the last of which is their end.
+
+    A1111's DDIM and PLMS: where count / steps is whole there is a step less than was asked for.
+
+    Args:
+        steps_offset: added to every timestep, but for what is beyond the last one.
+    """
+
+    steps_offset: int = 1
+
+    def indices(self, steps: int, count: int) -> Array:
+        indices = np.arange(0.0, count, count // steps)[::-1] + self.steps_offset
+        return indices.clip(max=count - 1.0)
+
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
+        indices = self._on(noise_schedule, checked_steps(steps, noise_schedule.num_train_timesteps))
+        if len(indices) < 2:
+            raise ValueError(f"steps is {steps}: expected at least 2, since the last of the timesteps is the end.")
+        sigmas = noise_schedule.sigma_at_index(indices)
+        return Grid.from_sigmas(noise_schedule, sigmas, indices if noise_schedule.is_discrete else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Spacing):
+    """Another spacing, of as many steps as there are (count // steps)-th timesteps, as A1111's UniPC has it.
+
+    That is a step more than was asked for where count / steps is not whole.
+
+    Args:
+        inner: where so many steps fall.
+    """
+
+    inner: Spacing
+
+    def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
+        count = noise_schedule.num_train_timesteps
+        return self.inner.grid(noise_schedule, len(range(0, count, count // checked_steps(steps, count))))
 
 
 @dataclass(frozen=True, kw_only=True)

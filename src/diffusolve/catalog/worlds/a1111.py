@@ -10,29 +10,32 @@ from diffusolve.solvers import dpmpp_sde, restart, unipc
 from diffusolve.spacing import (
     AlignYourSteps,
     BetaSigmas,
+    Counted,
     Exponential,
     Karras,
     KLOptimal,
     Leading,
+    LeadingIntervals,
     Linspace,
     Polyexponential,
     Simple,
     Spacing,
     Trailing,
+    TwoEnds,
 )
 
 __all__ = ["A1111"]
 
-DDIM_STEPS = Leading(steps_offset=1, to_end=True, final_sigma="sigma_min")
-"""From the last of these timesteps, 1, to timestep 0, where the program ends."""
+WHOLE_WAY = TwoEnds(inner=Exponential(final_sigma="sigma_min"), of_steps=1)
+"""For samplers that divide the way from the largest sigma to the least themselves."""
 
 OWN_STEPS: dict[str, Spacing] = {
-    "DDIM": DDIM_STEPS,
-    "DDIM CFG++": DDIM_STEPS,
-    "PLMS": DDIM_STEPS,
-    "UniPC": Linspace(to_first=False, final_sigma="sigma_min"),
-    "DPM fast": Exponential(final_sigma="sigma_min"),
-    "DPM adaptive": Exponential(final_sigma="sigma_min"),
+    "DDIM": LeadingIntervals(),
+    "DDIM CFG++": LeadingIntervals(),
+    "PLMS": LeadingIntervals(),
+    "UniPC": Counted(inner=Linspace(to_first=False, final_sigma="sigma_min")),
+    "DPM fast": WHOLE_WAY,
+    "DPM adaptive": WHOLE_WAY,
 }
 """Samplers that no schedule type changes -> where their steps fall."""
 

@@ -1,4 +1,4 @@
-"""ComfyUI, as measured on a copy of February 2026.
+"""ComfyUI, as measured on a copy of August 2026 (0.31).
 
 Each option that is not a solver's default is what ComfyUI does there; docs/coming-from-comfyui.md says which of them
 are slips, and how large.
@@ -107,11 +107,11 @@ COMFYUI = World(
         WorldSampler("ipndm", "iPNDM", ipndm),
         WorldSampler("ipndm_v", "iPNDM-v", ipndm_v.with_options(misplaced=True)),
         WorldSampler("deis", "DEIS", deis.with_options(polynomial="time", **ALONE)),
-        WorldSampler("res_multistep", "RES multistep", res_multistep.with_options(draws_always=True, **ALONE)),
+        WorldSampler("res_multistep", "RES multistep", res_multistep.with_options(**ALONE)),
         WorldSampler(
             "res_multistep_cfg_pp",
             "RES multistep CFG++",
-            res_multistep.with_options(cfg_pp=True, unguided_past=True, draws_always=True, **ALONE),
+            res_multistep.with_options(cfg_pp=True, unguided_past=True, **ALONE),
         ),
         WorldSampler("res_multistep_ancestral", "RES multistep a", res_multistep.with_options(eta=1.0, **ALONE)),
         WorldSampler(

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from diffusolve.catalog.entries import CATALOG, Entry
 from diffusolve.catalog.worlds.world import World, WorldSampler, table
 from diffusolve.solvers import dpmpp_sde
-from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential
+from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential, TwoEnds
 
 __all__ = ["K_DIFFUSION"]
 
@@ -21,7 +21,7 @@ def _row(entry: Entry) -> WorldSampler:
         entry.name,
         dpmpp_sde.with_options(noise="path") if entry.name == "DPM++ SDE" else entry.solver,
         brownian=entry.name in BROWNIAN,
-        own_steps=Exponential(final_sigma="sigma_min") if entry.spaces_itself else None,
+        own_steps=TwoEnds(inner=Exponential(final_sigma="sigma_min"), of_steps=1) if entry.spaces_itself else None,
     )
 
 
