@@ -58,6 +58,7 @@ class CMStochasticIterativeScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {"_convert_to_karras", "get_scalings_for_boundary_condition"}
     scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_EXPLODING
     timestep_dtype: ClassVar[type] = np.float64
 

@@ -16,6 +16,7 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.reaching import FIXED_IN_DPM_SOLVER
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array
 from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
@@ -49,6 +50,7 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
     begins_with_last = True
+    fixed = EDMScheduler.fixed | FIXED_IN_DPM_SOLVER
 
     only_read = frozenset({"noise_sampler"})
 

@@ -45,6 +45,7 @@ class DPMSolverSDEScheduler(TwoStageScheduler):
     timestep_dtype: ClassVar[type] = np.float64
 
     members = members.SDE
+    fixed: ClassVar[frozenset[str]] = TwoStageScheduler.fixed | {"_second_order_timesteps", "_sigma_to_t"}
     only_read = frozenset({"noise_sampler_seed"})
     options_with_density = (("noise", "bridge"),)
 

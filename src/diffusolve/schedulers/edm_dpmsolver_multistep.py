@@ -10,6 +10,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers import members
 from diffusolve.schedulers.edm_scheduler import EDMScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.reaching import FIXED_IN_DPM_SOLVER
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array
 from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
@@ -44,6 +45,7 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
     members = members.MULTISTEP
     clears = frozenset({"lower_order_nums"})
     begins_with_last = True
+    fixed = EDMScheduler.fixed | FIXED_IN_DPM_SOLVER
 
     @register_to_config
     def __init__(

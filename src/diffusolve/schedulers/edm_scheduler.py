@@ -56,6 +56,13 @@ class EDMScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {
+        "_compute_exponential_sigmas",
+        "_compute_karras_sigmas",
+        "_get_conditioning_c_in",
+        "precondition_inputs",
+        "precondition_outputs",
+    }
     scaling: ClassVar[Scaling | None] = Scaling.VARIANCE_EXPLODING
     timestep_dtype: ClassVar[type] = np.float32
     more_to_show: ClassVar[int] = 0

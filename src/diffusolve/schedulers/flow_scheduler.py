@@ -36,6 +36,16 @@ class FlowScheduler(Scheduler):
     """
 
     _compatibles: ClassVar[list[str]] = []
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {
+        "_convert_to_beta",
+        "_convert_to_exponential",
+        "_convert_to_karras",
+        "_sigma_to_t",
+        "_time_shift_exponential",
+        "_time_shift_linear",
+        "stretch_shift_to_terminal",
+        "time_shift",
+    }
     noise_dtype: ClassVar[torch.dtype | None] = torch.float32
     timestep_dtype: ClassVar[type] = np.float32
     samples_flow: ClassVar[bool] = True

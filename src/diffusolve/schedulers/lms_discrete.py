@@ -38,6 +38,7 @@ class LMSDiscreteScheduler(SigmaScheduler):
 
     begun_when_made: ClassVar[bool] = True
 
+    fixed: ClassVar[frozenset[str]] = SigmaScheduler.fixed | {"get_lms_coefficient"}
     kept = members.KEPT_BY_LMS
     members = members.LMS
 

@@ -63,22 +63,26 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         "convert_model_output",
         "_threshold_sample",
     }
-    fixed: ClassVar[frozenset[str]] = ReachesIntoSigmas.fixed | {
-        f"{kind}_update"
-        for kind in (
-            "dpm_solver_first_order",
-            "multistep_dpm_solver_second_order",
-            "multistep_dpm_solver_third_order",
-            "singlestep_dpm_solver_second_order",
-            "singlestep_dpm_solver_third_order",
-            "singlestep_dpm_solver",
-            "deis_first_order",
-            "multistep_deis_second_order",
-            "multistep_deis_third_order",
-            "multistep_uni_p_bh",
-            "multistep_uni_c_bh",
-        )
-    }
+    fixed: ClassVar[frozenset[str]] = (
+        ReachesIntoSigmas.fixed
+        | {"_convert_to_lu"}
+        | {
+            f"{kind}_update"
+            for kind in (
+                "dpm_solver_first_order",
+                "multistep_dpm_solver_second_order",
+                "multistep_dpm_solver_third_order",
+                "singlestep_dpm_solver_second_order",
+                "singlestep_dpm_solver_third_order",
+                "singlestep_dpm_solver",
+                "deis_first_order",
+                "multistep_deis_second_order",
+                "multistep_deis_third_order",
+                "multistep_uni_p_bh",
+                "multistep_uni_c_bh",
+            )
+        }
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -20,7 +20,20 @@ if TYPE_CHECKING:
     from diffusolve.backends import Run
     from diffusolve.schedulers.generation import Generation, Options
 
-__all__ = ["ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
+__all__ = ["FIXED_IN_DPM_SOLVER", "ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
+
+
+FIXED_IN_DPM_SOLVER = frozenset(
+    {
+        "_sigma_to_alpha_sigma_t",
+        "_sigma_to_t",
+        "convert_model_output",
+        "dpm_solver_first_order_update",
+        "multistep_dpm_solver_second_order_update",
+        "multistep_dpm_solver_third_order_update",
+    }
+)
+"""Methods that steps of diffusers' DPM-Solvers for EDM networks call."""
 
 
 class ReachesIntoRuns:

@@ -173,6 +173,7 @@ class KDPM2Scheduler(TwoStageScheduler):
 
     timestep_dtype: ClassVar[type] = np.float64
     members = members.KDPM2
+    fixed: ClassVar[frozenset[str]] = TwoStageScheduler.fixed | {"_sigma_to_t"}
 
     def _prepared_over(self, steps: Steps) -> Prepared:
         prepared = super()._prepared_over(steps)
