@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -427,6 +428,18 @@ def test_timesteps_may_be_numbers_or_tensors(name: str, kind: Any) -> None:
 
 
 @every_class
+def test_a_run_begins_with_its_last_step_at_a_timestep_of_no_run_and_says_so(name: str) -> None:
+    x, (mine, reference) = standard_noise(), both(name, SHORT)
+    ends = []
+    for scheduler in (mine, reference):
+        scheduler.set_timesteps(3)
+        with pytest.warns(UserWarning, match=f"the nearest is {COUNT - 1}") if scheduler is mine else nullcontext():
+            ends.append(scheduler.step(0.1 * x, COUNT - 2, x, return_dict=False)[0])
+        assert scheduler.step_index == 3
+    assert difference(*ends) <= PROMISED
+
+
+@every_class
 def test_what_cannot_be_is_refused(name: str) -> None:
     x = standard_noise()
     scheduler = ours(name, SHORT)
@@ -437,8 +450,6 @@ def test_what_cannot_be_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"num_inference_steps is {COUNT + 1}"):
         scheduler.set_timesteps(COUNT + 1)
     scheduler.set_timesteps(3)
-    with pytest.raises(ValueError, match=f"the nearest is {COUNT - 1}"):
-        scheduler.step(x, COUNT - 2, x)
     with pytest.raises(ValueError, match="shape"):
         scheduler.step(x[:, :, :4], COUNT - 1, x)
     walk(scheduler)
