@@ -20,6 +20,7 @@ from diffusolve.schedulers.generation import Generation, Options, Prepared
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.pndm_by_hand import EVALUATIONS, ByHand, Call, Memory
+from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.step_types import Plain, declared_as
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 from diffusolve.schedulers.words import BetaSchedule, TimestepSpacing
@@ -168,7 +169,10 @@ class PNDMScheduler(TimestepScheduler):
         if generation.by_hand is None and not self._leaves_order(generation, place, timestep):
             return super()._started(generation, place, timestep, options)
         memory = self._in_hand(generation)
-        at = int(timestep if place is None else generation.values[place])
+        told = float(timestep) if place is None else generation.values[place]
+        at = int(told)
+        if at != told:
+            index_of(told, generation.values)  # says which there are
         begun_at = None
         if self._is_of_runge_kutta(generation):
             begun_at = self._begun_at(generation, memory.counter)
