@@ -47,6 +47,7 @@ attack: $(VENV)/.test
 	$(BIN)/python -m tests.attack.plans --count 100000
 	$(BIN)/python -m tests.attack.configurations --count 12500
 	$(BIN)/python -m tests.attack.soak --runs 200000 --requests 50000
+	$(BIN)/python -m tests.attack.threads
 
 # The compiled modules under gcc's sanitizers: make sanitize SANITIZE="--count 10000"
 sanitize: $(VENV)/.test

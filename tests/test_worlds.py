@@ -432,3 +432,18 @@ def test_a_scheduler_stands_for_the_sampler_that_makes_its_steps() -> None:
         sampler(leading)
     with pytest.raises(ValueError, match="says itself where its steps fall"):
         sampler(karras, "karras")
+
+
+def test_adaptive_samplers_take_steps_only_in_the_world_where_their_end_follows_from_them() -> None:
+    def ends(world: str, name: str, steps: int | None, schedule_type: str | None = None) -> np.ndarray[Any, Any]:
+        x = np.full((1, 4), 9.0)
+        known = {"noise_schedule": SD15, "prediction_type": "sample"}
+        recipe = sampler(name, schedule_type, world=world)
+        return sample(lambda x, t: 0.5 * x, x, recipe, steps=steps, noise=0, **known)
+
+    for world, name in (("a1111", "DPM adaptive"), ("k-diffusion", "sample_dpm_adaptive")):
+        assert np.isfinite(ends(world, name, None)).all()
+        with pytest.raises(ValueError, match=r"steps is 20, but .* chooses its steps by the data: leave steps out"):
+            ends(world, name, 20)
+    few, many = (ends("comfyui", "dpm_adaptive", steps, "simple") for steps in (5, 40))
+    assert not np.allclose(few, many)

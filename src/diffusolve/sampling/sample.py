@@ -206,7 +206,7 @@ def sample_with_report(
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
         noise_schedule, predicts = trained_for(network, noise_schedule, prediction_type)
         if sampler.solver.adaptive:
-            ends_follow = isinstance(sampler.spacing, TwoEnds)
+            ends_follow = isinstance(sampler.spacing, TwoEnds) and sampler.spacing.ends_follow_steps
             if steps is not None and not ends_follow:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
             grid = sampler.grid(noise_schedule, steps if ends_follow else 1)  # where to start and where to end

@@ -22,11 +22,17 @@ class TwoEnds(Spacing):
 
     Args:
         inner: the other spacing.
-        of_steps: the number of its steps if none or one is asked for, as of adaptive samplers.
+        of_steps: the number of its steps if none or one is asked for, as of adaptive samplers; 1 where it has the same
+            ends in any number of steps.
     """
 
     inner: Spacing
     of_steps: int | None = None
+
+    @property
+    def ends_follow_steps(self) -> bool:
+        """True if an adaptive sampler ends elsewhere when it is told another number of steps."""
+        return self.of_steps != 1
 
     def grid(self, noise_schedule: NoiseSchedule, steps: int | None = None) -> Grid:
         unasked = self.of_steps is not None and steps in (None, 1)
