@@ -26,7 +26,18 @@ from diffusolve.backends import Run
 from diffusolve.catalog import sampler
 from diffusolve.noise import SD15
 
-NAMES = ("Euler", "Euler a", "Heun", "LMS", "UniPC Karras", "DEIS", "DPM++ 2M Karras", "DPM++ 3M SDE", "SA-Solver", "TCD")
+NAMES = (
+    "Euler",
+    "Euler a",
+    "Heun",
+    "LMS",
+    "UniPC Karras",
+    "DEIS",
+    "DPM++ 2M Karras",
+    "DPM++ 3M SDE",
+    "SA-Solver",
+    "TCD",
+)
 """Samplers with and without noise, memory, and several evaluations of a step."""
 
 SHAPES = ((1, 30), (1, 4, 8, 8), (2, 4, 130, 130))
@@ -56,7 +67,8 @@ def result(job: Job) -> bytes:
 def shared_but_for_runs(count: int, threads: int, seed: int) -> Counter[str]:
     """Results of `count` jobs in `threads` threads against those of one thread: equal, or the name of what differs."""
     rng = random.Random(seed)
-    jobs: list[Job] = [(name, rng.randint(1, 9), rng.choice(SHAPES), rng.randrange(3)) for name in NAMES for _ in "1234"]
+    names = [name for name in NAMES for _ in range(4)]
+    jobs: list[Job] = [(name, rng.randint(1, 9), rng.choice(SHAPES), rng.randrange(3)) for name in names]
     ready = Barrier(threads)
 
     def work(number: int) -> Counter[str]:
