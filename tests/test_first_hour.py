@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import diffusolve
 from diffusolve import k_diffusion
 from diffusolve.denoisers import Denoiser
 from diffusolve.errors import UnknownNameError
+from diffusolve.schedulers import CLASSES
 from tests.test_cli import run
 
 EULER = diffusolve.sampler("Euler Karras")
@@ -31,6 +33,17 @@ def test_a_noise_schedule_is_taken_by_its_name_wherever_one_is_taken() -> None:
         for schedule in ("sd15", diffusolve.SD15)
     )
     assert torch.equal(named, given)
+
+
+def test_noise_schedules_of_models_are_values_too_and_the_table_in_the_docs_is_whole() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "names.md").read_text(encoding="utf-8")
+    table = text.split("## Noise schedules")[1].split("## Worlds")[0]
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| `?([\w-]+)`? \|", table, re.MULTILINE)}
+    assert set(rows) == set(diffusolve.NOISE_SCHEDULES)
+    values = {name: value for name, value in rows.items() if value != "-"}
+    assert set(values) == {"sd15", "sdxl", "sd3", "flux", "edm"}
+    for name, value in values.items():
+        assert getattr(diffusolve, value) is getattr(diffusolve.noise, value) is diffusolve.NOISE_SCHEDULES[name]
 
 
 def test_a_shape_is_enough_to_start() -> None:
@@ -97,6 +110,87 @@ def test_values_of_the_wrong_kind_are_said_in_words() -> None:
             missed.append((text, str(raised.value)))
     assert not missed
     assert [row["steps"] for row in diffusolve.compare("Euler", 3, model="gaussian", num=1, error=False).rows] == [3]
+
+
+class _Wide(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def test_what_cannot_be_called_as_a_network_is_said_in_words() -> None:
+    x, plan = torch.ones(1, 2), EULER.plan("sd15", "epsilon", 2)
+    wrong: list[tuple[Any, str]] = [
+        (_Wide, "network is the class _Wide: expected an instance, _Wide(...)"),
+        (5, "network is 5: expected something to call with samples"),
+        (None, "network is None: expected something to call"),
+        (x, "network is a Tensor: expected something to call"),
+        (_Wide(), "network _Wide(x) was called with samples and timesteps"),
+        (lambda x: x, "network <lambda>(x) was called with samples and timesteps"),
+        (lambda x, t, c: x, "network <lambda>(x, t, c) was called with samples and timesteps"),
+    ]
+    missed = []
+    for sampler, more in ((plan, {}), (diffusolve.sampler("DPM adaptive"), MADE_FOR)):
+        for network, text in wrong:
+            with pytest.raises(TypeError) as raised:
+                diffusolve.sample(network, x, sampler, **more)  # type: ignore[call-overload]
+            if text not in str(raised.value):
+                missed.append((text, str(raised.value)))
+    assert not missed
+
+
+MADE_FOR = {"noise_schedule": "sd15", "prediction_type": "epsilon"}
+
+
+def test_an_error_inside_a_network_stays_its_own() -> None:
+    def network(x: Any, timestep: Any) -> Any:
+        return len(x, timestep)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match=r"len\(\) takes exactly one argument"):
+        diffusolve.sample(network, torch.ones(1, 2), EULER.plan("sd15", "epsilon", 2))
+
+
+TAKES_NUMBERS = {"FlowMapEulerDiscreteScheduler", "HeliosDMDScheduler", "MiniMaxH3Scheduler"}
+"""Classes whose noise goes by one number too, as in diffusers."""
+
+STEPS_OTHERWISE = {
+    "CogVideoXDPMScheduler",
+    "ConsistencyDecoderScheduler",
+    "DDPMWuerstchenScheduler",  # takes one for each sample
+    "HeliosDMDScheduler",
+    "HeliosScheduler",
+    "KarrasVeScheduler",
+    "PiflowScheduler",
+    "RePaintScheduler",
+    "SCMScheduler",
+    "ScoreSdeVeScheduler",
+    "ScoreSdeVpScheduler",
+}
+"""Classes whose `step` or `set_timesteps` takes other arguments than most."""
+
+
+def test_timesteps_of_the_wrong_kind_are_said_in_words_by_every_class() -> None:
+    x, missed = torch.ones(2, 3, 8, 8), []
+    for name in set(CLASSES) - {"RFD4ProteinaScheduler"}:  # which needs more to be made
+        scheduler: Any = getattr(diffusolve, name)()
+        if name not in TAKES_NUMBERS | {"KarrasVeScheduler"} and hasattr(scheduler, "add_noise"):
+            with pytest.raises(TypeError) as noised:
+                scheduler.add_noise(x, x, 5)
+            if "timesteps is 5: expected a tensor with one for each sample" not in str(noised.value):
+                missed.append((name, str(noised.value)))
+        if name not in STEPS_OTHERWISE:
+            scheduler.set_timesteps(4)
+            with pytest.raises(ValueError, match="timestep") as stepped:
+                scheduler.step(x, scheduler.timesteps[:2].clone(), x)
+            if "timestep is 2 timesteps" not in str(stepped.value):
+                missed.append((name, str(stepped.value)))
+    assert not missed
+
+
+def test_an_uncaught_misspelt_name_has_one_hint() -> None:
+    code = "import diffusolve; diffusolve.denoiser"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stderr.lower().count("did you mean") == 1, run.stderr
+    assert "did you mean 'denoisers'" in run.stderr
 
 
 def test_reprs_fit_on_a_line_or_two() -> None:
@@ -169,6 +263,13 @@ def test_the_program_says_its_version_and_how_names_with_spaces_are_given(
     assert "compare" in capsys.readouterr().out
     assert run("plan", "DPM++", "2M", "Karras") == 2
     assert 'Quote a name with spaces: "DPM++ 2M Karras"' in " ".join(capsys.readouterr().err.replace("│", "").split())
+    for arguments, text in (
+        (("compare", "Euler", "--steps", "5,x"), "'--steps': '5,x', expected a whole number."),
+        (("sample", "--steps", "2.5"), "'--steps': '2.5', expected a whole number."),
+        (("sample", "--guidance", "x"), "'--guidance': 'x', expected a number."),
+    ):
+        assert run(*arguments) == 2
+        assert text in " ".join(capsys.readouterr().err.replace("│", "").split())
     assert run("compare", "Euler", "--steps", "3,4", "--num", "1", "--out", tmp_path / "c.png") == 0
     module = subprocess.run([sys.executable, "-m", "diffusolve", "--version"], capture_output=True, text=True)
     assert module.stdout == f"diffusolve {diffusolve.__version__}\n"

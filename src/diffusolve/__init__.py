@@ -45,8 +45,12 @@ if TYPE_CHECKING:
     from diffusolve.learning import learn as learn
     from diffusolve.learning import learn_with_report as learn_with_report
     from diffusolve.learning.plan_scheduler import PlanScheduler as PlanScheduler
+    from diffusolve.noise import EDM as EDM
+    from diffusolve.noise import FLUX as FLUX
     from diffusolve.noise import NOISE_SCHEDULES as NOISE_SCHEDULES
+    from diffusolve.noise import SD3 as SD3
     from diffusolve.noise import SD15 as SD15
+    from diffusolve.noise import SDXL as SDXL
     from diffusolve.noise import Cosine as Cosine
     from diffusolve.noise import FlowMatching as FlowMatching
     from diffusolve.noise import Grid as Grid
@@ -160,6 +164,8 @@ _HOME = {
     "ConfigMixin": "config",
     "Cosine": "noise",
     "CounterNoise": "randomness",
+    "EDM": "noise",
+    "FLUX": "noise",
     "FlowMatching": "noise",
     "Grid": "noise",
     "KarrasDiffusionSchedulers": "schedulers.compatible",
@@ -172,6 +178,8 @@ _HOME = {
     "Report": "sampling",
     "Run": "backends",
     "SD15": "noise",
+    "SD3": "noise",
+    "SDXL": "noise",
     "SchedulerMixin": "schedulers.mixin",
     "SchedulerOutput": "schedulers.outputs",
     "Sampler": "sampling",
@@ -220,7 +228,8 @@ if not TYPE_CHECKING:  # a type checker takes the names above for all there are,
 
             close = get_close_matches(name, __all__)
             hint = f": did you mean {', '.join(map(repr, close))}?" if close else ""
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+            # With a name and no object Python adds no hint of its own to an uncaught error.
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
         try:
             module = importlib.import_module(f"{__name__}.{_HOME.get(name, name)}")
         except ModuleNotFoundError as error:

@@ -40,7 +40,21 @@ class Command(TyperCommand):
         except Exception as error:
             if "unexpected extra argument" in (message := getattr(error, "message", "")):
                 error.message = f'{message}. Quote a name with spaces: "DPM++ 2M Karras".'  # type: ignore[attr-defined]
+            if (words := _in_words(error)) is not None:
+                error.message = words  # type: ignore[attr-defined]
             raise
+
+
+EXPECTED = {"int_parsing": "a whole number", "float_parsing": "a number"}
+"""The name that a failure has in Typer's parser -> the kind of value that an option takes."""
+
+
+def _in_words(error: Exception) -> str | None:
+    """The message of an `error` about text that is no number, as other errors have it; None for other errors."""
+    errors = getattr(error.__cause__, "errors", None)
+    first: dict[str, Any] = errors()[0] if callable(errors) else {}
+    expected = EXPECTED.get(first.get("type", ""))
+    return None if expected is None else f"{first['input']!r}, expected {expected}."
 
 
 def _print_version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.from_config import noise_schedule_from_config
 from diffusolve.plan import Plan, check_noise_schedule
 from diffusolve.prediction import prediction_from_config
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
@@ -207,9 +208,10 @@ class PlanScheduler(SchedulerMixin):
         """
         run = self._begun()
         expected = run.stage.point.timestep
-        if not isclose(float(timestep), expected, rel_tol=1e-5, abs_tol=1e-4):
+        given = number_of(timestep)
+        if not isclose(given, expected, rel_tol=1e-5, abs_tol=1e-4):
             raise ValueError(
-                f"timestep {float(timestep):g} is not the one that comes next, {expected:g}: a plan is walked from its "
+                f"timestep {given:g} is not the one that comes next, {expected:g}: a plan is walked from its "
                 "beginning to its end."
             )
         previous = run.step(model_output, sample)

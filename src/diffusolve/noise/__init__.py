@@ -4,7 +4,7 @@ from diffusolve.noise.betas import BETA_SCHEDULES
 from diffusolve.noise.cosine import Cosine
 from diffusolve.noise.flow_matching import FlowMatching, shifted
 from diffusolve.noise.points import Grid, Point
-from diffusolve.noise.presets import NOISE_SCHEDULES, SD15, noise_schedule
+from diffusolve.noise.presets import EDM, FLUX, NOISE_SCHEDULES, SD3, SD15, SDXL, noise_schedule
 from diffusolve.noise.scaling import Scaling
 from diffusolve.noise.schedule import NoiseSchedule
 from diffusolve.noise.variance_exploding import VarianceExploding
@@ -12,8 +12,12 @@ from diffusolve.noise.variance_preserving import SignalTable, TabulatedSignal, V
 
 __all__ = [
     "BETA_SCHEDULES",
+    "EDM",
+    "FLUX",
     "NOISE_SCHEDULES",
+    "SD3",
     "SD15",
+    "SDXL",
     "Cosine",
     "FlowMatching",
     "Grid",

@@ -11,22 +11,34 @@ from diffusolve.noise.schedule import NoiseSchedule
 from diffusolve.noise.variance_exploding import VarianceExploding
 from diffusolve.noise.variance_preserving import VariancePreserving
 
-__all__ = ["NOISE_SCHEDULES", "SD15", "noise_schedule"]
+__all__ = ["EDM", "FLUX", "NOISE_SCHEDULES", "SD3", "SD15", "SDXL", "noise_schedule"]
 
 SD15 = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-"""Stable Diffusion 1.x, 2.x and XL."""
+"""Stable Diffusion 1.x and 2.x."""
+
+SDXL = SD15
+"""Stable Diffusion XL, which has the betas of 1.x."""
+
+EDM = VarianceExploding(conditioning="edm")
+"""The networks of Karras et al. 2022, sigma from 0.002 to 80, told log(sigma) / 4."""
+
+SD3 = FlowMatching(shift=3.0)
+"""Stable Diffusion 3."""
+
+FLUX = FlowMatching(shift=math.exp(1.15))
+"""Flux at 1024 x 1024; it shifts by the size of the image."""
 
 NOISE_SCHEDULES: dict[str, NoiseSchedule] = {
     "sd15": SD15,
-    "sdxl": SD15,
+    "sdxl": SDXL,
     "ddpm": VariancePreserving(),
     "iddpm": VariancePreserving(beta_schedule="squaredcos_cap_v2"),
     "cosine": Cosine(),
-    "edm": VarianceExploding(conditioning="edm"),
-    "sd3": FlowMatching(shift=3.0),
-    "flux": FlowMatching(shift=math.exp(1.15)),  # at 1024 x 1024; Flux shifts by the size of the image
+    "edm": EDM,
+    "sd3": SD3,
+    "flux": FLUX,
 }
-"""Name -> schedule."""
+"""Name -> schedule. The capitalised names are those of models; ddpm, iddpm and cosine those of papers."""
 
 
 def noise_schedule(name: str | NoiseSchedule) -> NoiseSchedule:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from diffusolve.arrays import Array
+from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.prediction import Prediction, PredictionOrName
 from diffusolve.prediction import prediction as prediction_called
 
-__all__ = ["GuidedNetwork", "Network", "ScheduledNetwork", "trained_for", "two_outputs"]
+__all__ = [
+    "GuidedNetwork",
+    "Network",
+    "ScheduledNetwork",
+    "calls_explained",
+    "check_network",
+    "trained_for",
+    "two_outputs",
+]
 
 
 class Network(Protocol):
@@ -39,6 +50,51 @@ class GuidedNetwork(Protocol):
     def guided_and_unguided(self, x: Any, timestep: Any, /) -> tuple[Any, Any]:
         """The output with guidance and the one without, of the samples' shape each; the first is what calls return."""
         ...
+
+
+def check_network(network: object) -> None:
+    """Raise TypeError unless `network` can be called, as a network and not as a class, which makes one."""
+    if isinstance(network, type):
+        raise TypeError(f"network is the class {network.__name__}: expected an instance, {network.__name__}(...).")
+    if not callable(network):
+        given = f"a {type(network).__name__}" if hasattr(network, "shape") else shown(network)
+        raise TypeError(
+            f"network is {given}: expected something to call with samples (batch, ...) and timesteps (batch,), as the "
+            "first argument, before the samples."
+        )
+
+
+@contextmanager
+def calls_explained(network: Any) -> Iterator[None]:
+    """A context in which a TypeError is said in words where it comes from the arguments that `network` takes."""
+    try:
+        yield
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        name = getattr(network, "__name__", type(network).__name__)
+        for called in (network, getattr(network, "forward", None)):  # a torch module's own call takes anything
+            if called is not None and (takes := _refusal(called)) is not None:
+                raise TypeError(
+                    f"network {name}{takes} was called with samples and timesteps, network(x, timestep): wrap it in a "
+                    "function of these two, for example lambda x, timestep: network(x, ...)."
+                ) from error
+        raise
+
+
+def _refusal(called: Any) -> str | None:
+    """The signature of `called`, if it is one that two arguments do not fit."""
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # it has none that Python can read
+        return None
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        nothing = inspect.Parameter.empty
+        bare = [parameter.replace(annotation=nothing) for parameter in signature.parameters.values()]
+        return str(inspect.Signature(bare))
+    return None
 
 
 def trained_for(

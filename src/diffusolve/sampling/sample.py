@@ -18,7 +18,7 @@ from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, PlanPoint, Stage, check_noise_schedule, check_prediction
 from diffusolve.prediction import Prediction, PredictionOrName, prediction
 from diffusolve.randomness import BrownianPath, NoiseLike, draw_normal, noise_source
-from diffusolve.sampling.denoiser import Network, trained_for, two_outputs
+from diffusolve.sampling.denoiser import Network, calls_explained, check_network, trained_for, two_outputs
 from diffusolve.sampling.direct import run_directly
 from diffusolve.sampling.sampler import Sampler
 from diffusolve.solvers import Evaluate, StepEnded
@@ -156,7 +156,8 @@ def sample(
 
     Raises:
         ValueError: arguments that are missing or contradict each other, shapes that differ.
-        TypeError: `x` is no array of floating point numbers; the network has no output without guidance to give.
+        TypeError: `network` cannot be called with samples and timesteps; `x` is no array of floating point numbers; the
+            network has no output without guidance to give.
     """
     return sample_with_report(
         network,
@@ -192,10 +193,11 @@ def sample_with_report(
     backend: BackendName = "auto",
 ) -> tuple[X, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
+    check_network(network)
     _check_sample(x)
     if donate and gradients:
         raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
-    with _gradient_mode(x, gradients):
+    with _gradient_mode(x, gradients), calls_explained(network):
         if isinstance(sampler, Plan):
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")

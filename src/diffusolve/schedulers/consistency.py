@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled
@@ -105,5 +106,5 @@ class DistilledScheduler(TimestepScheduler):
     def previous_timestep(self, timestep: int | Tensor) -> Any:
         """The timestep of the run that a step from `timestep` leads to, a tensor if it is one; -1 from the last one."""
         values = self._current.values
-        following = [*values[1 + index_of(float(timestep), values) :], -1][0]
+        following = [*values[1 + index_of(number_of(timestep), values) :], -1][0]
         return torch.tensor(int(following), device=timestep.device) if isinstance(timestep, Tensor) else int(following)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.cosine import ClampedCosine
@@ -17,6 +16,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import ddpm_to_data
 from diffusolve.schedulers.asked import Asked
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
@@ -128,7 +128,7 @@ class DDPMWuerstchenScheduler(Scheduler):
         return Steps(ratios, self._schedule.sigma(ratios))
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        t = moved(timesteps, like.device).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+        t = timesteps_on(timesteps, like).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
         schedule = self._schedule
         t = 1 - (1 - t) ** schedule.power if schedule.power > 1 else t**schedule.power
         offset = schedule.offset

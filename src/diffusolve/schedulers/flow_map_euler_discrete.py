@@ -15,6 +15,7 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import Fields, by_return_dict
@@ -126,7 +127,7 @@ class FlowMapEulerDiscreteScheduler(Scheduler):
         return self.add_noise(sample, noise, torch.as_tensor(timestep))
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        sigma: Tensor = moved(timesteps, like.device).to(like.dtype) / len(self)
+        sigma: Tensor = timesteps_on(timesteps, like).to(like.dtype) / len(self)
         return sigma.reshape(-1, *[1] * (like.ndim - 1))
 
     @by_return_dict

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, plan_for
@@ -21,6 +20,7 @@ from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import Plain, declared_as
@@ -204,7 +204,7 @@ class IPNDMScheduler(Scheduler):
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Any, Tensor]:
         if self._flow is not None:
             return super()._signal_and_noise(like, timesteps)
-        angle = moved(timesteps, like.device).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) * torch.pi / 2
+        angle = timesteps_on(timesteps, like).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) * torch.pi / 2
         return torch.cos(angle), torch.sin(angle)
 
     def _training_sigma(self, timesteps: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Stage
 from diffusolve.schedulers.consistency import DistilledScheduler
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.outputs import SchedulerOutputWithDenoised, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -88,7 +89,7 @@ class LCMScheduler(DistilledScheduler):
 
     def get_scalings_for_boundary_condition_discrete(self, timestep: float) -> tuple[float, float]:
         """(c_skip, c_out): what sample and data prediction are multiplied by in the consistency function."""
-        return boundary_scalings(float(timestep), self.config["timestep_scaling"])
+        return boundary_scalings(number_of(timestep), self.config["timestep_scaling"])
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return lcm.with_options(timestep_scaling=float(self.config["timestep_scaling"]))

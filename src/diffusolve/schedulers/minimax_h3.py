@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
@@ -146,7 +146,7 @@ class MiniMaxH3Scheduler(Scheduler):
         return self.add_noise(sample, noise, torch.as_tensor(timestep))
 
     def _sigma_at(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        sigma: Tensor = 1 - moved(timesteps, like.device).to(like.dtype)
+        sigma: Tensor = 1 - timesteps_on(timesteps, like).to(like.dtype)
         return sigma.reshape(-1, *[1] * (like.ndim - 1))
 
     @declared_as(Plain[float | Tensor, SchedulerOutput].step)

@@ -16,6 +16,7 @@ from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Noise, Prepared
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
@@ -116,7 +117,7 @@ class OneStepScheduler(TimestepScheduler):
         if generation is not None and place is not None:
             notice_writes(generation, timestep)
             return generation, generation.values[place], place  # type: ignore[return-value]  # they are whole
-        value, count = float(timestep), len(self._tables.noise_schedule.signal)
+        value, count = number_of(timestep), len(self._tables.noise_schedule.signal)
         if value != int(value) or not 0 <= value < count:
             raise ValueError(f"timestep is {value:g}: expected a whole number from 0 to {count - 1}.")
         return generation, int(value), None

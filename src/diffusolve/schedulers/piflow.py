@@ -14,6 +14,7 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler, index_of
 from diffusolve.schedulers.step_types import Plain, declared_as
@@ -147,7 +148,7 @@ class PiflowScheduler(Scheduler):
         if place is None:
             place = generation.begin_index
         if place is None:
-            place = index_of(float(timestep), generation.values)
+            place = index_of(number_of(timestep), generation.values)
         handed = {}
         if place + 1 < len(generation.prepared.grid):  # else the run is over, which the next line says
             start, end = generation.prepared.grid[place].sigma, generation.prepared.grid[place + 1].sigma

@@ -17,6 +17,7 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.pndm_by_hand import EVALUATIONS, ByHand, Call, Memory
@@ -169,7 +170,7 @@ class PNDMScheduler(TimestepScheduler):
         if generation.by_hand is None and not self._leaves_order(generation, place, timestep):
             return super()._started(generation, place, timestep, options)
         memory = self._in_hand(generation)
-        told = float(timestep) if place is None else generation.values[place]
+        told = number_of(timestep) if place is None else generation.values[place]
         at = int(told)
         if at != told:
             index_of(told, generation.values)  # says which there are
@@ -188,7 +189,7 @@ class PNDMScheduler(TimestepScheduler):
         if place is not None:
             return False
         if generation.run is None:
-            return generation.begin_index is None and float(timestep) not in generation.values
+            return generation.begin_index is None and number_of(timestep) not in generation.values
         return self._is_elsewhere(generation, timestep)
 
     def _begun_at(self, generation: Generation, counter: int) -> int:

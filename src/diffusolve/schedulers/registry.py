@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from diffusolve.errors import shown
 from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.given_timesteps import several_timesteps
 from diffusolve.schedulers.versions import UNTRACKED, version_of
 
 __all__ = ["Entry", "Registry", "notice_writes"]
@@ -97,10 +97,7 @@ class Registry:
                 generation = None
             if generation is not None:
                 if timestep.ndim and not may_be_several and timestep.numel() > 1 and any(timestep.stride()):
-                    raise ValueError(
-                        f"timestep is {timestep.numel()} timesteps, {shown(timestep.tolist())}: a step is made from "
-                        "one for the whole batch. Call it for the rows of each timestep on their own."
-                    )
+                    raise several_timesteps(timestep)
                 place: int = timestep.storage_offset()  # type: ignore[assignment]  # a symbol only in compiled code
                 if generation.owner is not self._key:
                     generation = self._copy_of(generation)

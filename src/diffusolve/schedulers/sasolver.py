@@ -17,6 +17,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers import members
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.given_timesteps import number_of
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import MOST_PREPARED
@@ -143,7 +144,7 @@ class SASolverScheduler(LogSNRScheduler):
     def _first(self, generation: Generation, place: int | None, timestep: Any) -> int:
         first = super()._first(generation, place, timestep)
         if place is None and generation.begin_index is None:
-            told, own = int(timestep), int(generation.values[first])
+            told, own = int(number_of(timestep)), int(generation.values[first])
             if self._taus([told]) != self._taus([own]):
                 raise ValueError(
                     f"timestep {told} is not one of the run's timesteps, whose last, {own}, would take its place with "

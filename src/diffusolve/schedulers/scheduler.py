@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, is_inference_mode_enabled
 from torch.compiler import is_dynamo_compiling
 
-from diffusolve.arrays import moved
 from diffusolve.backends import BackendName, DrawNoise, Run, Transform, backend_of
 from diffusolve.backends.watched import is_watched
 from diffusolve.config import ConfigMixin, config_keys, registered_keys
@@ -31,6 +30,7 @@ from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
+from diffusolve.schedulers.given_timesteps import number_of, timesteps_on
 from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
@@ -312,7 +312,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
             return False
         index = generation.step_index
         assert index is not None  # the run has begun
-        return generation.values[index : index + 1] != [float(timestep)]
+        return generation.values[index : index + 1] != [number_of(timestep)]
 
     def _promoted(self, sample: Tensor, model_output: Tensor) -> Tensor:
         """The sample in the precision that a step with an output of another one is computed in: a run keeps to it."""
@@ -534,7 +534,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
 
     def _place_of(self, timestep: Any, values: list[float]) -> int:
         """The place of `timestep`, read as a number, among those of a run."""
-        value = float(timestep)
+        value = number_of(timestep)
         if self.begins_with_last and value not in values:
             warnings.warn(
                 f"timestep {value:g} is not one of the run's timesteps, of which the nearest is "
@@ -594,7 +594,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 timesteps on an accelerator, which are not read, the result is NaN instead.
         """
         generation, _ = self._registry.of(timesteps, may_be_several=True)
-        timesteps = moved(timesteps, like.device).reshape(-1)
+        timesteps = timesteps_on(timesteps, like).reshape(-1)
         if generation is None:
             sigma = self._training_sigma(timesteps)
         else:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.config.rules import OneOf
 from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import Prediction, VPrediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
@@ -123,7 +123,7 @@ class SCMScheduler(Scheduler):
         return Steps(angles[:-1], np.tan(angles))
 
     def _signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        angle = moved(timesteps, like.device).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+        angle = timesteps_on(timesteps, like).to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
         return torch.cos(angle), torch.sin(angle) * self.config["sigma_data"]
 
     @declared_as(WithGenerator[float | Tensor, SchedulerOutputWithData].step)

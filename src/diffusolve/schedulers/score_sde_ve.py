@@ -12,6 +12,7 @@ from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean
@@ -159,7 +160,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
             noise: likewise; drawn when missing.
             timesteps: places among ``scheduler.discrete_sigmas``, shape (batch,).
         """
-        sigma: Tensor = moved(self.discrete_sigmas, original_samples.device)[moved(timesteps, original_samples.device)]
+        sigma: Tensor = moved(self.discrete_sigmas, original_samples.device)[timesteps_on(timesteps, original_samples)]
         noise = torch.randn_like(original_samples) if noise is None else noise
         return original_samples + sigma.reshape(-1, *[1] * (original_samples.ndim - 1)) * noise
 

@@ -14,6 +14,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Prepared
+from diffusolve.schedulers.given_timesteps import timesteps_on
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, check_entries, check_signal, tables_of
@@ -188,7 +189,7 @@ class TableScheduler(Scheduler):
         if table.device != like.device:
             table = moved(table, like.device)
             vars(self)["_signal"] = table  # the same numbers
-        power = table.to(like.dtype)[moved(timesteps, like.device).long()]
+        power = table.to(like.dtype)[timesteps_on(timesteps, like).long()]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 
