@@ -17,6 +17,7 @@ from diffusolve.prediction import EDM, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
+from diffusolve.schedulers.reaching import is_scale_input_called
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array, Steps, check_steps
@@ -144,6 +145,16 @@ class CMStochasticIterativeScheduler(Scheduler):
         curve = Karras(rho=config["rho"])
         return curve.ramp(places / last, config["sigma_min"], config["sigma_max"], Scaling.VARIANCE_EXPLODING)
 
+    def _convert_to_karras(self, ramp: Any) -> Array:
+        """The sigmas at the places `ramp`, from 0 at `sigma_max` to 1 at `sigma_min`."""
+        return self._at(np.asarray(ramp, np.float64) * max(len(self) - 1, 1))
+
+    @property
+    def custom_timesteps(self) -> bool:
+        """True where the timesteps of the run were given."""
+        generation = self._generation
+        return generation is not None and generation.given
+
     def sigma_to_t(self, sigmas: float | Array) -> Array:
         """The timesteps told to the network at `sigmas`: 250 times the logarithm."""
         return np.asarray(250.0 * np.log(np.asarray(sigmas, np.float64) + 1e-44))
@@ -158,6 +169,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         scalings: tuple[Any, Any] = self._prediction.data(1.0, sigma)
         return scalings
 
+    is_scale_input_called = is_scale_input_called
     scale_model_input = Scheduler._model_input
 
     @declared_as(WithGenerator[float | Tensor, SchedulerOutput].step)

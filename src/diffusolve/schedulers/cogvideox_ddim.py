@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusolve.backends import Transform
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.generation import Generation
-from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
+from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep, variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.step_types import WithEta, declared_as
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -78,6 +78,8 @@ class CogVideoXDDIMScheduler(OneStepScheduler):
         """
         key, run = self._run_at(timestep, None)
         return self._result(self._stepped(key, run, model_output, sample), run, model_output, sample, return_dict)
+
+    _get_variance = variance_between
 
     def _clipping(self) -> Transform | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import dpmpp_2m_sde_by_step
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
+from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep, variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -38,6 +38,8 @@ class CogVideoXDPMScheduler(OneStepScheduler):
         rescale_betas_zero_snr: leave no signal at the last timestep (CogVideoX).
         snr_shift_scale: divides the signal-to-noise ratio; 3 for CogVideoX-2B, 1 for CogVideoX-5B.
     """
+
+    fixed: ClassVar[frozenset[str]] = OneStepScheduler.fixed | {"get_mult", "get_variables"}
 
     @register_to_config
     def __init__(
@@ -107,6 +109,8 @@ class CogVideoXDPMScheduler(OneStepScheduler):
     def previous_timestep(self, timestep: int | Tensor) -> int:
         """The timestep that a step from `timestep` leads to; below 0: to the end."""
         return self._previous(*self._asked(timestep))
+
+    _get_variance = variance_between
 
     def _clipping(self) -> Transform | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log, pi
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import Cosine, NoiseSchedule
 from diffusolve.randomness import BrownianPath
 from diffusolve.schedulers import members
-from diffusolve.schedulers.edm_scheduler import EDMScheduler
+from diffusolve.schedulers.edm_scheduler import EDMMultistepScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
-from diffusolve.schedulers.reaching import FIXED_IN_DPM_SOLVER
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.steps import Array
 from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
@@ -25,7 +24,7 @@ from diffusolve.solvers import Solver, dpmpp_multistep
 __all__ = ["CosineDPMSolverMultistepScheduler"]
 
 
-class CosineDPMSolverMultistepScheduler(EDMScheduler):
+class CosineDPMSolverMultistepScheduler(EDMMultistepScheduler):
     """Multistep DPM-Solver++ as SDE, on noise along a Brownian path: Stable Audio (A1111: "DPM++ 2M SDE").
 
     Lu et al. 2022, DPM-Solver++, section 4.3; the network is told the time of the cosine schedule (Salimans & Ho
@@ -46,13 +45,10 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
 
-    kept = members.KEPT_BY_DPM_SOLVER
-    members = members.MULTISTEP
-    clears = frozenset({"lower_order_nums"})
-    begins_with_last = True
-    fixed = EDMScheduler.fixed | FIXED_IN_DPM_SOLVER
-
-    only_read = frozenset({"noise_sampler"})
+    members: ClassVar[members.Members] = {
+        **members.DPM_SOLVER,
+        **members.unreachable("noise follows from the generator handed to the first step of a run", "noise_sampler"),
+    }
 
     @register_to_config
     def __init__(
@@ -110,9 +106,6 @@ class CosineDPMSolverMultistepScheduler(EDMScheduler):
             start, end = high ** (1 / config["rho"]), low ** (1 / config["rho"])
             sigmas = (torch.linspace(0, 1, len(position)) * (end - start) + start) ** config["rho"]
         return np.asarray(sigmas.double().numpy())
-
-    def _end(self, sigmas: Array) -> float:
-        return min(super()._end(sigmas), float(self.config["sigma_min"]))  # a single step begins at sigma_max
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

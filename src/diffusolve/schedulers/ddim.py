@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddim_with_deviation
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep
+from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep, variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.step_types import WithEta, declared_as
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -103,10 +103,7 @@ class DDIMScheduler(OneStepScheduler):
         return self._result(previous, run, model_output, sample, return_dict)
 
     def _get_variance(self, timestep: int | Tensor, prev_timestep: int | Tensor) -> Tensor:
-        """The variance of the noise in a step between two timesteps with ``eta=1`` (Song et al. 2021, equation 16)."""
-        table = self._signal
-        power, before = table[timestep], table[prev_timestep] if prev_timestep >= 0 else self.final_alpha_cumprod
-        return (1 - before) / (1 - power) * (1 - power / before)
+        return variance_between(self, timestep, prev_timestep)
 
     def _deviation_replaced(self, timestep: int | Tensor, eta: float) -> float:
         """The standard deviation of a step's noise by a subclass's own variance.

@@ -46,6 +46,10 @@ class DDIMParallelScheduler(DDIMScheduler):
         raw = self._clips and not use_clipped_model_output
         return self._rows_stepped(model_output, timesteps, sample, eta=0.0, unclipped_noise=raw)
 
+    def _batch_get_variance(self, t: Tensor, prev_t: Tensor) -> Tensor:
+        """The same for several steps at once, shape (steps,)."""
+        return torch.stack([self._get_variance(*pair) for pair in zip(t.tolist(), prev_t.tolist(), strict=True)])
+
     def _get_variance(self, timestep: Any, prev_timestep: Any = None) -> Tensor:
         """The variance that DDPM would add in a step from `timestep`; pipelines measure their errors in it."""
         at = int(timestep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import ddpm_to_data
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
@@ -41,6 +42,8 @@ class DDPMWuerstchenScheduler(Scheduler):
     timestep_dtype = np.float32
     init_noise_sigma: float = 1.0
 
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {"_alpha_cumprod"}
+    members = unreachable("noise_schedule has alpha and sigma at any ratio", "_init_alpha_cumprod")
     only_read = frozenset({"s", "scaler"})
 
     @register_to_config

@@ -58,10 +58,11 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     samples_flow: ClassVar[bool] = False
 
     kept = members.KEPT_BY_MULTISTEP
-    members = members.MULTISTEP
+    members: ClassVar[members.Members] = {
+        **members.DPM_SOLVER,
+        **members.unreachable("lambda_min_clipped of the configuration decides it", "noisiest_timestep"),
+    }
     clears = frozenset({"lower_order_nums"})
-
-    only_read = frozenset({"noisiest_timestep"})
 
     _training_sigma = TableScheduler._training_sigma  # with `use_flow_sigmas` too, as diffusers has it here
 

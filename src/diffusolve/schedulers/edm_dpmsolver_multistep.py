@@ -7,19 +7,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diffusolve.config import register_to_config
-from diffusolve.schedulers import members
-from diffusolve.schedulers.edm_scheduler import EDMScheduler
+from diffusolve.schedulers.edm_scheduler import EDMMultistepScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
-from diffusolve.schedulers.reaching import FIXED_IN_DPM_SOLVER
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
-from diffusolve.schedulers.steps import Array
 from diffusolve.schedulers.words import FinalSigmasType, PredictionType, SigmaSchedule, SolverType
 from diffusolve.solvers import Solver, dpmpp_multistep
 
 __all__ = ["EDMDPMSolverMultistepScheduler"]
 
 
-class EDMDPMSolverMultistepScheduler(EDMScheduler):
+class EDMDPMSolverMultistepScheduler(EDMMultistepScheduler):
     """Multistep DPM-Solver++ for EDM networks: Playground v2.5 (A1111: "DPM++ 2M", "DPM++ 2M SDE").
 
     Lu et al. 2022, DPM-Solver++. Linear in the sample, but for `thresholding`.
@@ -40,12 +37,6 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         euler_at_final: the last step is always of first order.
         final_sigmas_type: the last step leads to "zero" or to "sigma_min".
     """
-
-    kept = members.KEPT_BY_DPM_SOLVER
-    members = members.MULTISTEP
-    clears = frozenset({"lower_order_nums"})
-    begins_with_last = True
-    fixed = EDMScheduler.fixed | FIXED_IN_DPM_SOLVER
 
     @register_to_config
     def __init__(
@@ -83,9 +74,6 @@ class EDMDPMSolverMultistepScheduler(EDMScheduler):
         if self.config["algorithm_type"].startswith("sde"):
             self._draw_last(run, model_output, generator)
         return self._result(previous, run, model_output, sample, return_dict)
-
-    def _end(self, sigmas: Array) -> float:
-        return min(super()._end(sigmas), float(self.config["sigma_min"]))  # a single step begins at sigma_max
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         config = self.config

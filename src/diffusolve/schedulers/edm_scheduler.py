@@ -11,13 +11,15 @@ from torch import Tensor
 
 from diffusolve.noise import NoiseSchedule, Scaling, VarianceExploding
 from diffusolve.prediction import EDM, Prediction
+from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.reaching import FIXED_IN_DPM_SOLVER, ReachesIntoSigmas, is_scale_input_called
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps, check_sigmas
 from diffusolve.spacing.by_sigma import Exponential, Karras
 
-__all__ = ["DenoisedByCaller", "EDMScheduler"]
+__all__ = ["DenoisedByCaller", "EDMMultistepScheduler", "EDMScheduler"]
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,36 @@ class EDMScheduler(Scheduler):
         from_end = np.linspace(0.0, 1.0, len(position))[::-1]  # a single step begins at sigma_min, as in diffusers
         return Exponential().ramp(1.0 - from_end, low, high, Scaling.VARIANCE_EXPLODING)
 
+    def _compute_karras_sigmas(
+        self, ramp: Tensor, sigma_min: float | None = None, sigma_max: float | None = None
+    ) -> Tensor:
+        """The sigmas at `ramp` along the curve of Karras et al. 2022, from 0 at `sigma_max` to 1 at `sigma_min`."""
+        curve = Karras(rho=self.config["rho"])
+        return self._at_ramp(curve, ramp.double().numpy(), sigma_min, sigma_max).to(ramp)
+
+    def _compute_exponential_sigmas(
+        self, ramp: Tensor, sigma_min: float | None = None, sigma_max: float | None = None
+    ) -> Tensor:
+        """As many sigmas with equal ratios as `ramp` has places, from `sigma_max` to `sigma_min`."""
+        return self._at_ramp(Exponential(), np.linspace(0.0, 1.0, len(ramp)), sigma_min, sigma_max).to(ramp)
+
+    def _at_ramp(self, curve: Karras | Exponential, ramp: Array, low: float | None, high: float | None) -> Tensor:
+        ends = (low or self.config["sigma_min"], high or self.config["sigma_max"])
+        return torch.from_numpy(curve.ramp(ramp, *ends, Scaling.VARIANCE_EXPLODING))
+
     # Preconditioning ----------------------------------------------------------------
 
+    is_scale_input_called = is_scale_input_called
     scale_model_input = Scheduler._model_input
 
     def precondition_inputs(self, sample: Tensor, sigma: float | Tensor) -> Tensor:
         """``c_in * sample``: what the network sees."""
-        scaled: Tensor = sample * (1 / (sigma**2 + self.config["sigma_data"] ** 2) ** 0.5)
+        scaled: Tensor = sample * self._get_conditioning_c_in(sigma)
         return scaled
+
+    def _get_conditioning_c_in(self, sigma: Any) -> Any:
+        """``c_in``: what samples are multiplied by for the network."""
+        return 1 / (sigma**2 + self.config["sigma_data"] ** 2) ** 0.5
 
     def precondition_noise(self, sigma: float | Tensor) -> Tensor:
         """``c_noise``: what the network is told, shape (1,) for a number."""
@@ -149,6 +173,33 @@ class EDMScheduler(Scheduler):
         sign = 1 if kind == "epsilon" else -1
         denoised: Tensor = data**2 / power * sample + sign * data * sigma / power**0.5 * model_output
         return denoised
+
+
+class EDMMultistepScheduler(EDMScheduler):
+    """Multistep DPM-Solver++ for such networks."""
+
+    kept = members.KEPT_BY_DPM_SOLVER
+    members = members.DPM_SOLVER
+    clears = frozenset({"lower_order_nums"})
+    begins_with_last = True
+    fixed: ClassVar[frozenset[str]] = EDMScheduler.fixed | FIXED_IN_DPM_SOLVER
+
+    _sigma_to_t = ReachesIntoSigmas._sigma_to_t
+
+    def _sigma_to_alpha_sigma_t(self, sigma: Any) -> tuple[Tensor, Any]:
+        """(alpha, sigma) of the samples: they are scaled to alpha = 1."""
+        return torch.tensor(1.0), sigma
+
+    def convert_model_output(self, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The data prediction, from the network's output at the next evaluation; shape (batch, ...), as `sample`."""
+        generation = self._current
+        prepared, transform = generation.prepared, self._clipping()
+        stage = prepared.plan.stages[generation.step_index or 0]
+        data = self.precondition_outputs(sample, model_output, stage.point.sigma)
+        return data if transform is None else transform(data, stage)
+
+    def _end(self, sigmas: Array) -> float:
+        return min(super()._end(sigmas), float(self.config["sigma_min"]))  # a single step begins at sigma_max
 
 
 def _tensor(sigma: float | Tensor) -> Tensor:

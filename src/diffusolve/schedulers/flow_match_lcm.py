@@ -13,6 +13,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.flow_scheduler import FlowScheduler
 from diffusolve.schedulers.generation import Noise, Prepared
 from diffusolve.schedulers.keys import KEYS
+from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.words import TimeShiftType
@@ -40,6 +41,8 @@ class FlowMatchLCMScheduler(FlowScheduler):
         scale_factors: the size of the data after each step but the last, in units of their first size.
         upscale_mode: how data are brought to that size, a mode of :func:`torch.nn.functional.interpolate`.
     """
+
+    members = unreachable("it is the size of the sample that the first step was handed", "_init_size")
 
     @register_to_config
     def __init__(

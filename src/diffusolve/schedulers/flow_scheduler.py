@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusolve.noise import NoiseSchedule
+from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
-from diffusolve.schedulers.flow_sigmas import FlowSigmas, ReversedFlow
+from diffusolve.schedulers.flow_sigmas import FlowSigmas, ReversedFlow, ShiftsTime
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.mixin import keys_of
+from diffusolve.schedulers.reaching import check_beta
 from diffusolve.schedulers.scheduler import Scheduler
-from diffusolve.schedulers.steps import Array, Steps
-from diffusolve.spacing.flow import shift_from_mu, stretched
+from diffusolve.schedulers.steps import Array, Steps, curve_named
 
 __all__ = ["FlowScheduler"]
 
 
-class FlowScheduler(Scheduler):
+class FlowScheduler(ShiftsTime, Scheduler):
     """Samples are ``(1 - sigma) * x0 + sigma * noise``, and the network is told ``num_train_timesteps * sigma``.
 
     The sigmas of a run are equally spaced or given; they are shifted towards noise, then stretched to end at
@@ -154,14 +154,23 @@ class FlowScheduler(Scheduler):
     def _steps(self, asked: Asked) -> Steps:
         return self._flow_sigmas.steps(asked, np.linspace(self.sigma_max, self.sigma_min, asked.steps))
 
-    def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
-        """``s / (s + (1 / t - 1)**sigma)``, element by element: `t` shifted by s, which `mu` stands for."""
-        shift = shift_from_mu(mu, self.config.get("time_shift_type", "exponential"))
-        return shift / (shift + (1 / t - 1) ** sigma)
+    def _convert_to_karras(self, in_sigmas: Any, num_inference_steps: int) -> Array:
+        """Sigmas along the curve of Karras et al. 2022, equation 5, between the ends of `in_sigmas`."""
+        return self._converted("use_karras_sigmas", in_sigmas, num_inference_steps)
 
-    def stretch_shift_to_terminal(self, t: Any) -> Any:
-        """The sigmas `t`, an array or tensor, with 1 - t multiplied so that the last one is `shift_terminal`."""
-        return stretched(t, self.config.get("shift_terminal"))
+    def _convert_to_exponential(self, in_sigmas: Any, num_inference_steps: int) -> Array:
+        """Sigmas with equal ratios, between the ends of `in_sigmas`."""
+        return self._converted("use_exponential_sigmas", in_sigmas, num_inference_steps)
+
+    def _convert_to_beta(
+        self, in_sigmas: Any, num_inference_steps: int, alpha: float = 0.6, beta: float = 0.6
+    ) -> Array:
+        """Sigmas at quantiles of a beta distribution, between the ends of `in_sigmas`."""
+        check_beta(alpha, beta)
+        return self._converted("use_beta_sigmas", in_sigmas, num_inference_steps)
+
+    def _converted(self, curve: str, in_sigmas: Any, steps: int) -> Array:
+        return curve_named(curve).between(float(in_sigmas[0]), float(in_sigmas[-1]), steps, Scaling.FLOW)
 
     def _sigma_to_t(self, sigma: Any) -> Any:
         """The timestep that the network is told at `sigma`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_nam
 from diffusolve.solvers import Solver
 from diffusolve.spacing.flow import shift_from_mu, stretched
 
-__all__ = ["FlowSigmas", "ReversedFlow"]
+__all__ = ["FlowSigmas", "ReversedFlow", "ShiftsTime"]
 
 
 @dataclass(frozen=True)
@@ -184,3 +184,33 @@ class FlowSigmas:
         if mu is None:
             raise self.without_mu()
         return shift_from_mu(mu, self.time_shift_type)
+
+
+class ShiftsTime:
+    """Functions of diffusers' classes that place steps of flow matching."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def config(self) -> Any: ...
+
+    def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
+        """``s / (s + (1 / t - 1)**sigma)``, element by element: `t` shifted by s, which `mu` stands for."""
+        return _time_shifted(self.config.get("time_shift_type", "exponential"), mu, sigma, t)
+
+    def _time_shift_exponential(self, mu: float, sigma: float, t: Any) -> Any:
+        """The same where `mu` is the logarithm of s."""
+        return _time_shifted("exponential", mu, sigma, t)
+
+    def _time_shift_linear(self, mu: float, sigma: float, t: Any) -> Any:
+        """The same where `mu` is s."""
+        return _time_shifted("linear", mu, sigma, t)
+
+    def stretch_shift_to_terminal(self, t: Any) -> Any:
+        """The sigmas `t`, an array or tensor, with 1 - t multiplied so that the last one is `shift_terminal`."""
+        return stretched(t, self.config.get("shift_terminal"))
+
+
+def _time_shifted(kind: str, mu: float, sigma: float, t: Any) -> Any:
+    shift = shift_from_mu(mu, kind)
+    return shift / (shift + (1 / t - 1) ** sigma)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class IPNDMScheduler(Scheduler):
 
     kept = members.KEPT_BY_IPNDM
     members = members.IPNDM
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {"_get_prev_sample"}
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, trained_betas: Sequence[float] | None = None) -> None:

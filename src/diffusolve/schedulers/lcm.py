@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,11 +11,12 @@ from diffusolve.config import register_to_config
 from diffusolve.plan import Stage
 from diffusolve.schedulers.consistency import DistilledScheduler
 from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.members import Member, Members
 from diffusolve.schedulers.outputs import SchedulerOutputWithDenoised, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
 from diffusolve.solvers import Solver, lcm
-from diffusolve.solvers.lcm import boundary_scalings
+from diffusolve.solvers.lcm import SIGMA_DATA, boundary_scalings
 
 __all__ = ["LCMScheduler"]
 
@@ -40,6 +41,7 @@ class LCMScheduler(DistilledScheduler):
     output = SchedulerOutputWithDenoised
 
     ends_by_number = True
+    members: ClassVar[Members] = {"sigma_data": Member(lambda _: SIGMA_DATA)}
 
     @register_to_config
     def __init__(

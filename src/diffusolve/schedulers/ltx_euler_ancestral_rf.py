@@ -37,6 +37,8 @@ class LTXEulerAncestralRFScheduler(FlowScheduler):
 
     _compatibles: ClassVar[list[str]] = ["FlowMatchEulerDiscreteScheduler"]
 
+    fixed: ClassVar[frozenset[str]] = FlowScheduler.fixed | {"_sigma_broadcast"}
+
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, eta: float = 1.0, s_noise: float = 1.0) -> None:
         self._configured()

@@ -490,10 +490,24 @@ MULTISTEP: Members = {
     "lower_order_nums": Member(read_lower_order_nums, write_lower_order_nums),
 }
 
-SA_SOLVER: Members = {
+WITH_CORRECTOR: Members = {
     **MULTISTEP,
     "timestep_list": Member(read_timestep_list),
     "last_sample": Member(read_last_sample, write_last_sample),
+}
+
+SA_SOLVER: Members = {
+    **WITH_CORRECTOR,
+    "predict_x0": Member(
+        lambda scheduler: scheduler.config["algorithm_type"] == "data_prediction",
+        lambda scheduler, value: scheduler._check_same("predict_x0", value),
+    ),
+    **unreachable("it is drawn with the generator that step is handed", "last_noise"),
+    **unreachable(
+        "predictor_order and corrector_order of the configuration say it, and plan has each step",
+        "this_corrector_order",
+        "this_predictor_order",
+    ),
 }
 
 
@@ -518,7 +532,7 @@ def order_of_last_step(scheduler: Any, steps_made: int, steps_left: int) -> int:
 
 
 UNIPC: Members = {
-    **SA_SOLVER,
+    **WITH_CORRECTOR,
     "this_order": Member(read_this_order, lambda scheduler, order: write(scheduler, "this_order", int(order))),
     "timestep_list": Member(read_timestep_list, lambda scheduler, told: write(scheduler, "timestep_list", told)),
 }
@@ -542,22 +556,27 @@ def updated(
     scheduler: Any,
     order_of_step: int,
     outputs: Any,
-    *_: Any,
+    *others: Any,
     sample: Tensor | None = None,
     noise: Tensor | None = None,
-    **__: Any,
+    **_: Any,
 ) -> Tensor:
     """`sample` one step on from where the run stands, by a step of some order.
 
     Args:
         order_of_step: how many outputs count.
         outputs: what the solver extrapolates, as `convert_model_output` makes it, the newest last, or that alone.
+        others: timesteps, which are ignored, and then sample and noise, if they are not named.
         sample: shape (batch, ...).
         noise: for SDEs, standard normal.
 
     Raises:
         ValueError: there are not as many outputs, or not as many steps before; `sample` is missing.
     """
+    named = {"sample": sample, "noise": noise}
+    missing = [name for name, value in named.items() if value is None]
+    named.update(zip(missing, (other for other in others if isinstance(other, Tensor) and other.ndim), strict=False))
+    sample, noise = named["sample"], named["noise"]
     given = [outputs] if isinstance(outputs, Tensor) else [*outputs][-order_of_step:]
     prepared, index = scheduler._current.prepared, scheduler.step_index or 0
     if sample is None or len(given) < order_of_step or index < order_of_step - 1:
@@ -771,6 +790,9 @@ PNDM: Members = {
     "prk_timesteps": Member(read_prk_timesteps),
     "plms_timesteps": Member(read_plms_timesteps),
     "pndm_order": Member(lambda _: ADAMS_ORDER),
+    **unreachable(
+        "timesteps has those that the network is told, prk_timesteps and plms_timesteps its parts", "_timesteps"
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
-__all__ = ["OneStepScheduler", "end_by_another_name", "following_timestep", "strided_timestep"]
+__all__ = ["OneStepScheduler", "end_by_another_name", "following_timestep", "strided_timestep", "variance_between"]
 
 StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
@@ -152,6 +152,14 @@ class OneStepScheduler(TimestepScheduler):
             output, x = model_output[row : row + 1], sample[row : row + 1]
             rows.append(self._stepped(*self._run_at(timestep, noise, **options), output, x))
         return torch.cat(rows)
+
+
+def variance_between(scheduler: Any, timestep: int | Tensor, prev_timestep: int | Tensor) -> Tensor:
+    """The variance of the noise in a step between two timesteps with ``eta=1`` (Song et al. 2021, equation 16)."""
+    table = scheduler._signal
+    power, before = table[timestep], table[prev_timestep] if prev_timestep >= 0 else scheduler.final_alpha_cumprod
+    variance: Tensor = (1 - before) / (1 - power) * (1 - power / before)
+    return variance
 
 
 def strided_timestep(generation: Generation, timestep: int, place: int | None, count: int) -> int:

@@ -15,6 +15,7 @@ from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler, index_of
 from diffusolve.schedulers.step_types import Plain, declared_as
@@ -44,6 +45,8 @@ class PiflowScheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float32
     init_noise_sigma: float = 1.0
 
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {"_policy_step", "_step_index_for", "_to_grid"}
+    members = unreachable("timesteps and sigmas show where the steps fall", "_piflow_raw_timesteps")
     only_read = frozenset({"eps", "final_step_size_scale", "n_grid", "num_policy_substeps"})
 
     @register_to_config

@@ -15,8 +15,9 @@ from torch import from_numpy as tensor_of
 from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import CONFIGURED, Prediction, prediction
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.flow_sigmas import FlowSigmas, ShiftsTime
 from diffusolve.schedulers.generation import Prepared, check_options_of
+from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.spacing.flow import shift_from_mu
@@ -24,7 +25,7 @@ from diffusolve.spacing.flow import shift_from_mu
 __all__ = ["PyramidScheduler"]
 
 
-class PyramidScheduler(Scheduler):
+class PyramidScheduler(ShiftsTime, Scheduler):
     """A run for each stage of a pyramid of resolutions; in between the caller enlarges the sample and adds noise.
 
     Jin et al. 2024, Pyramidal Flow Matching. A stage has sigmas of its own, from nearly 1 to 0 as the stage's end, and
@@ -44,6 +45,27 @@ class PyramidScheduler(Scheduler):
     timestep_dtype: ClassVar[type] = np.float64
     init_noise_sigma: float = 1.0
     drops_last: ClassVar[bool] = False
+    fixed: ClassVar[frozenset[str]] = Scheduler.fixed | {
+        "_sigma_to_alpha_sigma_t",
+        "_sigma_to_t",
+        "_time_shift_exponential",
+        "_time_shift_linear",
+        "convert_model_output",
+        "init_sigmas",
+        "init_sigmas_for_each_stage",
+        "multistep_uni_c_bh_update",
+        "multistep_uni_p_bh_update",
+        "step_euler",
+        "step_unipc",
+        "time_shift",
+    }
+    members = unreachable(
+        "a run holds what the solver needs of it in registers that plan names; reset_scheduler_history forgets it",
+        "last_sample",
+        "lower_order_nums",
+        "model_outputs",
+        "timestep_list",
+    )
 
     def _configured(self) -> None:
         config, stages = self.config, int(self.config["stages"])
@@ -205,11 +227,6 @@ class PyramidScheduler(Scheduler):
     def _end(self) -> float:
         """The sigma where the last step of a stage leads."""
         return 0.0
-
-    def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
-        """``s / (s + (1 / t - 1)**sigma)``, element by element: `t` shifted by s, which `mu` stands for."""
-        shift = shift_from_mu(mu, self.config["time_shift_type"])
-        return shift / (shift + (1 / t - 1) ** sigma)
 
     def reset_scheduler_history(self) -> None:
         """Begin the stage's run anew."""

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from diffusolve.backends import Run
     from diffusolve.schedulers.generation import Generation, Options
 
-__all__ = ["FIXED_IN_DPM_SOLVER", "ReachesIntoRuns", "ReachesIntoSigmas", "check_overridden"]
+__all__ = [
+    "FIXED_IN_DPM_SOLVER",
+    "ReachesIntoRuns",
+    "ReachesIntoSigmas",
+    "check_beta",
+    "check_overridden",
+    "is_scale_input_called",
+]
 
 
 FIXED_IN_DPM_SOLVER = frozenset(
@@ -70,6 +77,11 @@ class ReachesIntoRuns:
 
     def __getattr__(self, name: str) -> Any:
         member = type(self).members.get(name)
+        if member is None and name in type(self).fixed:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}: the coefficients of its steps are worked out once for the whole "
+                "run. step makes a step with them, and plan shows them."
+            )
         if member is None:
             return super().__getattr__(name)  # type: ignore[misc]  # of ConfigMixin
         if member.read is None:
@@ -142,10 +154,28 @@ class ReachesIntoRuns:
         begin = generation.begin_index
         self._step_index = self.index_for_timestep(timestep) if begin is None else begin
 
+    @property
+    def _has_begun(self) -> bool:
+        """True once the run was begun, by `scale_model_input` or a step."""
+        generation = self._generation
+        return generation is not None and generation.run is not None
+
     def _threshold_sample(self, sample: Tensor) -> Tensor:
         """`sample`, a prediction of the data, limited as `thresholding` of the configuration does it."""
         config = self.config
         return dynamic_threshold(sample, config["dynamic_thresholding_ratio"], config["sample_max_value"])
+
+
+def _turn_no_warning_off(scheduler: Any, value: bool) -> None:
+    """Nothing: in diffusers this turns a warning off that there is none of here."""
+
+
+is_scale_input_called = property(
+    lambda scheduler: scheduler._has_begun,
+    _turn_no_warning_off,
+    doc="True once the run was begun, by `scale_model_input` or a step.",
+)
+"""For classes that scale the network's input."""
 
 
 def check_overridden(cls: type[ReachesIntoRuns]) -> None:
@@ -165,6 +195,12 @@ def check_overridden(cls: type[ReachesIntoRuns]) -> None:
             + "; or derive the class from that of diffusers."
         )
     cls._replaced = cls._replaced | (own & cls.replaceable)
+
+
+def check_beta(alpha: float, beta: float) -> None:
+    """Raise ValueError unless these are the parameters of the beta distribution that sigmas are taken from."""
+    if (alpha, beta) != (0.6, 0.6):
+        raise ValueError(f"alpha and beta are {alpha} and {beta}: only 0.6 and 0.6 are known here.")
 
 
 class ReachesIntoSigmas(ReachesIntoRuns):
@@ -203,8 +239,7 @@ class ReachesIntoSigmas(ReachesIntoRuns):
 
     def _convert_to_beta(self, in_sigmas: Any, num_inference_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Any:
         """Sigmas at quantiles of a beta distribution, between the ends configured or of `in_sigmas`."""
-        if (alpha, beta) != (0.6, 0.6):
-            raise ValueError(f"alpha and beta are {alpha} and {beta}: only 0.6 and 0.6 are known here.")
+        check_beta(alpha, beta)
         return self._converted("use_beta_sigmas", in_sigmas, num_inference_steps)
 
     def _converted(self, curve: str, in_sigmas: Any, steps: int) -> np.ndarray[Any, Any]:

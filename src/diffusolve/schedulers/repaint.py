@@ -15,7 +15,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler
+from diffusolve.schedulers.one_step import OneStepScheduler, variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.solvers import Solver, euler
@@ -38,6 +38,8 @@ class RePaintScheduler(OneStepScheduler):
 
     _compatibles = []  # noqa: RUF012
     _end_configured = 1.0
+    replaceable: ClassVar[frozenset[str]] = OneStepScheduler.replaceable - {"_get_variance"}
+    fixed: ClassVar[frozenset[str]] = OneStepScheduler.fixed | {"_get_variance"}
 
     changes_samples: ClassVar[str] = "the known part of the picture is put into it, with the same noise"
 
@@ -143,6 +145,10 @@ class RePaintScheduler(OneStepScheduler):
 
     def _previous(self, generation: Generation | None, timestep: int, place: int | None) -> int:
         return timestep - self._stride(generation)
+
+    def _get_variance(self, t: int | Tensor) -> Tensor:
+        """The variance of the noise in a step of the run from timestep `t` with ``eta=1``."""
+        return variance_between(self, t, t - self._stride(None))
 
     def _stride(self, generation: Generation | None) -> int:
         """The number of training timesteps that a step of the run leads down, or a jump of one step up."""

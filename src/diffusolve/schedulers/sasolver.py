@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,7 +65,14 @@ class SASolverScheduler(LogSNRScheduler):
     members = members.SA_SOLVER
     clears = frozenset({"last_sample", "lower_order_nums"})
 
-    only_read = frozenset({"predict_x0"})
+    fixed: ClassVar[frozenset[str]] = LogSNRScheduler.fixed | {
+        "get_coefficients_exponential_negative",
+        "get_coefficients_exponential_positive",
+        "get_coefficients_fn",
+        "lagrange_polynomial_coefficient",
+        "stochastic_adams_bashforth_update",
+        "stochastic_adams_moulton_update",
+    }
 
     @register_to_config
     def __init__(

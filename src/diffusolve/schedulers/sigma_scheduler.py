@@ -14,7 +14,7 @@ from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
-from diffusolve.schedulers.reaching import ReachesIntoSigmas
+from diffusolve.schedulers.reaching import ReachesIntoSigmas, is_scale_input_called
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
 from diffusolve.schedulers.table_scheduler import TableScheduler
 from diffusolve.schedulers.tables import NEARLY_ZERO
@@ -117,16 +117,7 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         largest = self.sigmas.max()
         return largest if self.config["timestep_spacing"] in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
-    @property
-    def is_scale_input_called(self) -> bool:
-        """True once the run was begun, by `scale_model_input` or a step."""
-        generation = self._generation
-        return generation is not None and generation.run is not None
-
-    @is_scale_input_called.setter
-    def is_scale_input_called(self, value: bool) -> None:
-        """Nothing: in diffusers it turns a warning off that there is none of here."""
-
+    is_scale_input_called = is_scale_input_called
     scale_model_input = TableScheduler._model_input
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

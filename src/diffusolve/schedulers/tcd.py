@@ -11,6 +11,7 @@ from diffusolve.backends import Transform
 from diffusolve.config import register_to_config
 from diffusolve.noise import Grid, Point
 from diffusolve.schedulers.consistency import DistilledScheduler
+from diffusolve.schedulers.one_step import variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithNoised
 from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -98,6 +99,8 @@ class TCDScheduler(DistilledScheduler):
     def _distilled_on(self, original_inference_steps: int | None) -> int:
         # A number given here makes all training timesteps those of the distillation, as in diffusers.
         return len(self) if original_inference_steps else super()._distilled_on(None)
+
+    _get_variance = variance_between
 
     def _solver(self, steps: int, **options: Any) -> Solver:
         return tcd.with_options(**options)

@@ -14,7 +14,7 @@ from diffusolve.config import register_to_config
 from diffusolve.noise import Grid
 from diffusolve.schedulers import members
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.flow_sigmas import FlowSigmas
+from diffusolve.schedulers.flow_sigmas import FlowSigmas, ShiftsTime
 from diffusolve.schedulers.generation import Generation, Options
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
@@ -33,7 +33,7 @@ from diffusolve.solvers import Solver, unipc
 __all__ = ["UniPCMultistepScheduler"]
 
 
-class UniPCMultistepScheduler(LogSNRScheduler):
+class UniPCMultistepScheduler(ShiftsTime, LogSNRScheduler):
     """Multistep predictor with a corrector that costs no evaluation of the network (A1111: "UniPC").
 
     Zhao et al. 2023, UniPC: A Unified Predictor-Corrector Framework.
@@ -63,6 +63,12 @@ class UniPCMultistepScheduler(LogSNRScheduler):
     """
 
     curves_of_flow: ClassVar[tuple[str, ...]] = ("use_karras_sigmas",)
+    fixed: ClassVar[frozenset[str]] = LogSNRScheduler.fixed | {
+        "_time_shift_exponential",
+        "_time_shift_linear",
+        "stretch_shift_to_terminal",
+        "time_shift",
+    }
     precision = "sample"
 
     kept = members.KEPT_WITH_CORRECTOR

@@ -35,6 +35,11 @@ class TokenScheduler(SchedulerMixin):
     timesteps: Tensor | None = None
     num_inference_steps: int | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "_sample_from_logits":
+            raise AttributeError(f"{type(self).__name__} has no {name}: step draws the tokens.")
+        return super().__getattr__(name)
+
     def _count(self, steps: Any, device: Any, rising: bool = False) -> None:
         """Number `steps` steps, from 0 up if `rising`, else down to 0."""
         self.num_inference_steps = positive("num_inference_steps", steps)
