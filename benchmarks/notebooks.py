@@ -20,7 +20,7 @@ def executed(path: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, timeout=120, kernel_name="python3", record_timing=False).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute()
     return notebook
 
 

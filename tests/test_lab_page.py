@@ -58,7 +58,7 @@ def users(browser: Any) -> Iterator[Any]:
 
     def user(address: str) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.requested = []
