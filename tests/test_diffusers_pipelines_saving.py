@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +134,15 @@ def test_a_pipeline_pushes_itself_with_our_scheduler(pipeline: Any, hub: Hub, mo
     pipeline.push_to_hub("lab/pipeline")
     index = json.loads(hub.repositories["lab/pipeline"].files["model_index.json"])
     assert index["scheduler"] == ["diffusolve", "ExampleScheduler"]
+
+
+def test_diffusers_is_imported_after_the_library_was_imported_anew() -> None:
+    script = """
+import sys, diffusolve
+for name in [name for name in sys.modules if name.split(".")[0] == "diffusolve"]:
+    del sys.modules[name]
+import diffusolve, diffusers
+print(isinstance(diffusolve.DDIMScheduler(), diffusers.DDIMScheduler))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]

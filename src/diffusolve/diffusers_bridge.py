@@ -127,15 +127,18 @@ class _Absent:
 
 
 class _Finder:
-    """Finds modules as the other finders do; those of diffusers that matter are followed by a :func:`join`."""
+    """Finds modules as the finders after it do; those of diffusers that matter are followed by a :func:`join`.
+
+    Those before it have been asked already. One of them may be another of these, if the library was imported anew.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname not in _followed:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _Followed(spec.loader, join)  # type: ignore[assignment]
