@@ -11,12 +11,9 @@ from tqdm.auto import tqdm
 
 from diffusolve.bulk.job import Folder, Job
 from diffusolve.bulk.worker import AHEAD, Turn
-from diffusolve.workers import Died, Failed, Hands
+from diffusolve.workers import Deaths, Died, Hands
 
 __all__ = ["Drive"]
-
-PATIENCE = 3
-"""Deaths in a row, without a block done between them and besides one for each worker, after which it is hopeless."""
 
 
 class Drive:
@@ -43,7 +40,6 @@ class Drive:
         self._pending = deque(block for block in range(job.blocks) if block not in complete)
         self._given: dict[int, list[int]] = {}
         self._held: dict[int, int] = {}
-        self._deaths_in_a_row = 0
 
     @property
     def occupancy(self) -> float:
@@ -58,18 +54,17 @@ class Drive:
             Exception: whatever a worker cannot get over.
         """
         begun = time.monotonic()
+        in_a_row = Deaths(workers, "calls generate()")
         bar = tqdm(total=self.job.rows, initial=self.rows_done, disable=not self.progress, unit="row", desc="rows")
         with bar, contextlib.closing(hands):
             for _ in range(min(workers, len(self._pending))):
                 self._start(hands)
             while len(self.complete) < self.job.blocks:
-                for worker, said in hands.wait(1.0):
-                    if isinstance(said, Failed):
-                        raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
+                for worker, said in hands.heard(1.0):
                     if isinstance(said, Died):
-                        self._replace(hands, worker, said, workers)
+                        self._replace(hands, worker, said, in_a_row)
                     else:
-                        self._take(hands, worker, said)
+                        self._take(hands, worker, said, in_a_row)
                 if self.progress:
                     self._show(bar, time.monotonic() - begun)
 
@@ -90,13 +85,13 @@ class Drive:
         if self._given[worker]:
             hands.give(worker, blocks, not self._pending)
 
-    def _take(self, hands: Hands, worker: int, turn: Turn) -> None:
+    def _take(self, hands: Hands, worker: int, turn: Turn, in_a_row: Deaths) -> None:
         for done in turn.done:
             self.folder.note(done.block, done.made, done.failed)
             self._given[worker].remove(done.block)
             self.complete[done.block] = done.failed
             self.rows_done += done.rows
-            self._deaths_in_a_row = 0
+            in_a_row.done()
         self._held[worker] = turn.held
         self.computed += turn.computed
         self.evaluations += turn.evaluations
@@ -104,18 +99,12 @@ class Drive:
             self.widths[shape] = max(self.widths.get(shape, width), width)
         self._give(hands, worker, turn.wants)
 
-    def _replace(self, hands: Hands, worker: int, died: Died, workers: int) -> None:
+    def _replace(self, hands: Hands, worker: int, died: Died, in_a_row: Deaths) -> None:
         """Give the blocks of a dead worker back, and start another one."""
         lost = self._given.pop(worker)
         self._pending.extendleft(reversed(lost))
         self._held.pop(worker, None)
         self.deaths += 1
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= PATIENCE + workers:
-            blocks = ", ".join(map(str, lost))
-            raise RuntimeError(
-                f"{self._deaths_in_a_row} workers died without a shard done between them; the last, {died.how}, was "
-                f"at blocks {blocks}. Is memory short? Does the script that calls generate() guard it by "
-                '`if __name__ == "__main__":`, as processes need it?'
-            )
+        blocks = ", ".join(map(str, lost))
+        in_a_row.count(f"without a shard done between them; the last, {died.how}, was at blocks {blocks}")
         self._start(hands)

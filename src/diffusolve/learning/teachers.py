@@ -14,12 +14,9 @@ from diffusolve.arrays import Array, array_like, is_torch, to_numpy
 from diffusolve.errors import shown
 from diffusolve.learning.model import Model, Rows
 from diffusolve.learning.teacher import walk
-from diffusolve.workers import Died, Failed, Hands, workers_for
+from diffusolve.workers import Deaths, Died, Hands, workers_for
 
 __all__ = ["Teachers"]
-
-PATIENCE = 3
-"""Deaths of workers in a row, besides one for each, after which it is hopeless."""
 
 Walked = tuple[list[Array], list[Array]]
 
@@ -101,25 +98,21 @@ class Teachers:
         """
         waiting, at_work = deque(range(len(batches))), dict[int, int]()
         found: dict[int, Walked] = {}
-        deaths = 0
+        in_a_row = Deaths(self._workers, "learns")
         for wanted in range(len(batches)):
             while wanted not in found:
                 while waiting and (self._idle or self._started < self._workers):
                     worker = self._idle.pop() if self._idle else self._start()
                     at_work[worker] = waiting.popleft()
                     self._hands.give(worker, steps, *batches[at_work[worker]])
-                for worker, said in self._hands.wait(1.0):
-                    if isinstance(said, Failed):
-                        raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
+                for worker, said in self._hands.heard(1.0):
                     batch = at_work.pop(worker)
                     if isinstance(said, Died):
-                        deaths += 1
                         waiting.appendleft(batch)
                         self._started -= 1
-                        if deaths >= PATIENCE + self._workers:
-                            raise RuntimeError(_hopeless(deaths, said))
+                        in_a_row.count(f"one after the other; the last, {said.how}")
                     else:
-                        deaths = 0
+                        in_a_row.done()
                         self._idle.append(worker)
                         found[batch] = self._unpacked(said, batches[batch][0])
                         seen()
@@ -136,10 +129,3 @@ class Teachers:
     def close(self) -> None:
         """End the workers."""
         self._hands.close()
-
-
-def _hopeless(deaths: int, died: Died) -> str:
-    return (
-        f"{deaths} workers died one after the other; the last, {died.how}. Is memory short? Does the script that "
-        'learns guard it by `if __name__ == "__main__":`, as processes need it?'
-    )

@@ -6,12 +6,12 @@ float, and the solver never learns whether it is a tensor or a symbol.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from diffusolve.noise import Point
 
-__all__ = ["ErrorRatio", "Evaluate", "Keep", "Noise", "Request", "SolverRun", "StepEnded", "Value"]
+__all__ = ["ErrorRatio", "Evaluate", "Keep", "Noise", "Request", "SolverRun", "StepEnded", "Value", "intercepted"]
 
 
 class Value(Protocol):
@@ -96,3 +96,15 @@ Request: TypeAlias = Evaluate | Noise | Keep | ErrorRatio | StepEnded
 
 SolverRun: TypeAlias = Generator[Request, Any, Value]
 """A solver under way: yields requests, returns the sample at the last point."""
+
+
+def intercepted(run: SolverRun, answered: Callable[[Request], Generator[Request, Any, Any]]) -> SolverRun:
+    """A solver's run whose requests go to `answered`, a generator that may make others and returns the answer."""
+    answer: Any = None
+    while True:
+        try:
+            request = run.send(answer)
+        except StopIteration as stop:
+            result: Value = stop.value
+            return result
+        answer = yield from answered(request)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from sys import float_info
 from typing import Any
 
 from diffusolve.noise import Grid, NoiseSchedule, Point, Scaling, VarianceExploding
-from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
+from diffusolve.solvers.requests import Evaluate, Keep, Request, SolverRun, Value, intercepted
 
 __all__ = ["after_percent", "in_sigma_alone", "sigma_at_percent"]
 
@@ -27,18 +27,14 @@ def in_sigma_alone(function: Callable[..., SolverRun], grid: Grid, x: Value, **o
     def true(point: Point) -> Point:
         return known.get(point.sigma) or grid.at_sigma(point.sigma, allow_untrained=True)
 
-    run = function(Grid.through(EVERY_SIGMA, grid.sigmas, grid.sigmas), x, **options)
-    answer: Any = None
-    while True:
-        try:
-            request = run.send(answer)
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+    def at_true_point(request: Request) -> Generator[Request, Any, Any]:
         if isinstance(request, Evaluate) or (isinstance(request, Keep) and request.point is not None):
             assert request.point is not None
             request = request._replace(point=true(request.point))
-        answer = yield request
+        return (yield request)
+
+    run = function(Grid.through(EVERY_SIGMA, grid.sigmas, grid.sigmas), x, **options)
+    return (yield from intercepted(run, at_true_point))
 
 
 def after_percent(grid: Grid, percent: float) -> Grid:

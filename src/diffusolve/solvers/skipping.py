@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from math import comb
 from typing import Any
 
-from diffusolve.noise import Point
-from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
+from diffusolve.solvers.exponential import noise_prediction
+from diffusolve.solvers.requests import Evaluate, Keep, Request, SolverRun, intercepted
 
 __all__ = ["skipping"]
 
@@ -33,29 +33,27 @@ def skipping(run: SolverRun, every: int, order: int, steps: int) -> SolverRun:
             f"skip_every is {every} and skip_order {order}: expected at least 2, or 0 for no skipping, and 2 to {MOST}."
         )
     history: list[Any] = []
-    step, answer = -1, None
-    while True:
-        try:
-            request = run.send(answer)
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+    step = -1
+
+    def answered(request: Request) -> Generator[Request, Any, Any]:
+        nonlocal step
         if not isinstance(request, Evaluate):
-            answer = yield request
-            continue
+            return (yield request)
         step += request.stage == 0
+        point = request.point
         if (step + 1) % every == 0 and step < steps - 1 and len(history) >= order:
             if request.unguided:
                 raise ValueError("CFG++ needs an output without guidance at each step, so that none can be left out.")
             x = yield Keep(request.x)
-            data = _data(x, _extrapolated(history[-order:]), request.point)
-            answer = (x, data, data)[: 2 + request.unclipped]
-            continue
+            data = (x - point.sigma * _extrapolated(history[-order:])) / point.alpha
+            return (x, data, data)[: 2 + request.unclipped]
         answer = yield request
         if request.stage == 0:
             x, data = answer[:2]
-            point = request.point
-            history.append((yield Keep((x - point.alpha * data) / point.sigma)))
+            history.append((yield Keep(noise_prediction(x, data, point))))
+        return answer
+
+    return intercepted(run, answered)
 
 
 def _extrapolated(history: Sequence[Any]) -> Any:
@@ -66,8 +64,3 @@ def _extrapolated(history: Sequence[Any]) -> Any:
     for back, weight in enumerate(weights[1:], 2):
         total = total + float(weight) * history[-back]
     return total
-
-
-def _data(x: Any, noise: Any, point: Point) -> Any:
-    """The data prediction that goes with a noise prediction."""
-    return (x - point.sigma * noise) / point.alpha

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from diffusolve.workers.hands import Died, Failed, Hands, OneHand, Order, Processes, with_device, workers_for
+from diffusolve.workers.hands import Deaths, Died, Failed, Hands, OneHand, Order, Processes, with_device, workers_for
 
-__all__ = ["Died", "Failed", "Hands", "OneHand", "Order", "Processes", "with_device", "workers_for"]
+__all__ = ["Deaths", "Died", "Failed", "Hands", "OneHand", "Order", "Processes", "with_device", "workers_for"]

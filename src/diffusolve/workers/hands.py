@@ -8,10 +8,26 @@ import pickle
 import signal
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Died", "Failed", "Hands", "OneHand", "Order", "Processes", "Servant", "with_device", "workers_for"]
+__all__ = [
+    "Deaths",
+    "Died",
+    "Failed",
+    "Hands",
+    "OneHand",
+    "Order",
+    "Processes",
+    "Servant",
+    "with_device",
+    "workers_for",
+]
+
+
+PATIENCE = 3
+"""Deaths in a row, without anything done between them and besides one for each worker, after which it is hopeless."""
 
 
 class Worker(Protocol):
@@ -63,9 +79,51 @@ class Hands(ABC):
     def wait(self, seconds: float) -> list[tuple[int, Any]]:
         """The answers of workers, as far as there are any; none after so many seconds without a word."""
 
+    def heard(self, seconds: float) -> Iterator[tuple[int, Any]]:
+        """The same, what turns say and :class:`Died`.
+
+        Raises:
+            Exception: whatever a worker cannot get over.
+        """
+        for worker, said in self.wait(seconds):
+            if isinstance(said, Failed):
+                raise said.error from RuntimeError(f"in a worker:\n{said.trace}")
+            yield worker, said
+
     @abstractmethod
     def close(self) -> None:
         """End all workers, whatever they are at."""
+
+
+class Deaths:
+    """Counts deaths of workers since something was done, and gives up when they are too many.
+
+    Args:
+        workers: how many there are at once.
+        does: what the script that has started them does, for the error: "calls generate()".
+    """
+
+    def __init__(self, workers: int, does: str) -> None:
+        self._most = PATIENCE + workers
+        self._does = does
+        self._in_a_row = 0
+
+    def done(self) -> None:
+        """Something was done: begin to count anew."""
+        self._in_a_row = 0
+
+    def count(self, how: str) -> None:
+        """Count one more; `how` goes on after "5 workers died".
+
+        Raises:
+            RuntimeError: it is hopeless.
+        """
+        self._in_a_row += 1
+        if self._in_a_row >= self._most:
+            raise RuntimeError(
+                f"{self._in_a_row} workers died {how}. Is memory short? Does the script that {self._does} guard it by "
+                '`if __name__ == "__main__":`, as processes need it?'
+            )
 
 
 class OneHand(Hands):
