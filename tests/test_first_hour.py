@@ -186,6 +186,34 @@ def test_timesteps_of_the_wrong_kind_are_said_in_words_by_every_class() -> None:
     assert not missed
 
 
+def test_samples_and_timesteps_that_are_none_are_said_in_words_by_every_class() -> None:
+    x, missed = torch.ones(2, 3, 8, 8), []
+    whole, array = torch.ones(2, 3, 8, 8, dtype=torch.int64), np.ones((2, 3, 8, 8))
+    cases: list[tuple[Any, Any, Any, str]] = [
+        (array, None, x, "model_output is a ndarray: schedulers step torch tensors"),
+        (x, None, array, "sample is a ndarray: schedulers step torch tensors"),
+        (None, None, x, "model_output is a NoneType: schedulers step torch tensors"),
+        (whole, None, whole, "model_output is of torch.int64: expected floating-point numbers"),
+        (x, None, whole, "sample is of torch.int64: expected floating-point numbers"),
+        (x, True, x, "timestep is True: expected one of scheduler.timesteps, or its number"),
+        (x, "999", x, "timestep is '999': expected one of scheduler.timesteps, or its number"),
+        (x, float("nan"), x, "timestep is nan: expected one of scheduler.timesteps, or its number"),
+        (x, float("inf"), x, "timestep is inf: expected one of scheduler.timesteps, or its number"),
+    ]
+    for name in sorted(set(CLASSES) - {"RFD4ProteinaScheduler"} - STEPS_OTHERWISE):
+        for output, timestep, sample, words in cases:
+            scheduler: Any = getattr(diffusolve, name)()
+            scheduler.set_timesteps(4)
+            try:
+                scheduler.step(output, scheduler.timesteps[0] if timestep is None else timestep, sample)
+            except Exception as error:  # which one is what is asked here
+                if not isinstance(error, (TypeError, ValueError)) or words not in str(error):
+                    missed.append((name, words, repr(error)))
+            else:
+                missed.append((name, words, "no error"))
+    assert not missed, "\n".join(map(str, missed))
+
+
 def test_an_uncaught_misspelt_name_has_one_hint() -> None:
     code = "import diffusolve; diffusolve.denoiser"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

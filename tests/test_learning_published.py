@@ -68,6 +68,13 @@ def test_tables_of_ones_own_are_read_and_those_that_are_none_refused(tmp_path: P
         ({"tables": [{"steps": [0.5, 0.4]}]}, "a way of 0.9"),
         ({"tables": [{"sigmas": [1, 0.2, 0.6, 0]}]}, "expected positive numbers"),
         ({"tables": [{"steps": [0.5, 0.5], "weights": [[], [1, 2]]}]}, "expected lists of 0, 1, ... 1 numbers"),
+        ({"tables": [{"steps": [0.5, 0.5], "weights": [1, 2]}]}, "expected a list of lists"),
+        ({"tables": [{"steps": [0.5, 0.5], "weights": [[], [1e13]]}]}, '"weights" of a table holds 10000000000000.0'),
+        ({"tables": [{"steps": [0.5, True]}]}, '"steps" of a table holds True: expected finite numbers'),
+        ({"tables": [{"steps": []}]}, "expected positive numbers"),
+        ({"tables": [{"steps": 2}]}, '"steps" of a table is 2: expected a list'),
+        ({"tables": [{"steps": [0.5, 0.5], "weight": [[], [1]]}]}, "no other keys than sigmas, steps, weights"),
+        ({"tables": [{"steps": [0.5, 0.5]}, {"sigmas": [1, 0.5, 0]}]}, "two tables of 2 steps"),
     ):
         with pytest.raises(ValueError, match=words):
             published(written(**changed), 2)

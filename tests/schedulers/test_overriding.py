@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import warnings
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -101,3 +102,66 @@ def test_no_overridden_method_is_silently_left_out() -> None:
         diffusers.logging.set_verbosity(verbosity)
     # The variance is asked for where it counts: with eta above 0.
     assert found == ["DDIMScheduler._get_variance"]
+
+
+def test_methods_set_on_a_class_later_or_by_another_base_are_overridden_too() -> None:
+    x = torch.ones(1, 1, 2, 2)
+
+    def stepped(scheduler: Any) -> Any:
+        scheduler.set_timesteps(4)
+        return scheduler.step(0.1 * x, scheduler.timesteps[0], x, eta=1.0, generator=torch.Generator().manual_seed(0))
+
+    class Derived(diffusolve.DDIMScheduler):
+        pass
+
+    class Mixin:
+        def _get_variance(self, *_: Any) -> Any:
+            return torch.tensor(0.0)
+
+    class Mixed(Mixin, diffusolve.DDIMScheduler):  # type: ignore[misc]
+        pass
+
+    begun = diffusolve.DDIMScheduler(), Derived()
+    before = stepped(begun[0]).prev_sample
+    with mock.patch.object(diffusolve.DDIMScheduler, "_get_variance", Mixin._get_variance):
+        changed = [stepped(scheduler).prev_sample for scheduler in (*begun, Derived())]
+    assert all(torch.equal(sample, stepped(Mixed()).prev_sample) for sample in changed)
+    assert not torch.equal(before, changed[0])
+    assert all(torch.equal(before, stepped(scheduler).prev_sample) for scheduler in begun)
+
+    multistep = diffusolve.DPMSolverMultistepScheduler()
+    multistep.set_timesteps(4)
+    expected = multistep.step(x, multistep.timesteps[0], x).prev_sample
+    asked = []
+
+    def converted(self: Any, model_output: Any, *_: Any, sample: Any = None) -> Any:
+        asked.append(model_output)
+        return 0.0 * model_output
+
+    with mock.patch.object(diffusolve.DPMSolverMultistepScheduler, "convert_model_output", converted):
+        multistep.set_timesteps(4)
+        assert not torch.equal(multistep.step(x, multistep.timesteps[0], x).prev_sample, expected)
+    assert len(asked) == 1
+    multistep.set_timesteps(4)
+    assert torch.equal(multistep.step(x, multistep.timesteps[0], x).prev_sample, expected)
+
+    limiting = diffusolve.DDPMScheduler(thresholding=True, clip_sample=False)
+    with mock.patch.object(diffusolve.DDPMScheduler, "_threshold_sample", lambda self, sample: 0.0 * sample):
+        limiting.set_timesteps(4)
+        assert not limiting.step(x, limiting.timesteps[-1], x).pred_original_sample.any()
+
+    with pytest.raises(TypeError, match="DDIMScheduler overrides index_for_timestep, which steps here do not call"):
+        diffusolve.DDIMScheduler.index_for_timestep = lambda *_: 0  # type: ignore[method-assign,assignment]
+
+
+def test_pndm_hands_arguments_by_name_to_an_overridden_step() -> None:
+    class Named(diffusolve.PNDMScheduler):
+        def step_plms(self, sample: Any, timestep: Any, model_output: Any, return_dict: bool = True) -> Any:  # type: ignore[override]
+            return super().step_plms(0.5 * model_output, timestep, sample, return_dict)
+
+    x = torch.ones(1, 1, 2, 2)
+    plain, named = diffusolve.PNDMScheduler(skip_prk_steps=True), Named(skip_prk_steps=True)
+    for scheduler in (plain, named):
+        scheduler.set_timesteps(4)
+    t = plain.timesteps[0]
+    assert torch.equal(named.step(2.0 * x, t, x).prev_sample, plain.step(x, t, x).prev_sample)

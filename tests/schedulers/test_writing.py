@@ -211,6 +211,32 @@ def test_a_history_that_would_reach_before_the_first_step_is_refused() -> None:
     singlestep.step(x, singlestep.timesteps[3], x)
 
 
+def test_a_foreign_history_of_sa_solver_has_no_timesteps_to_ask_tau_func_for() -> None:
+    x = standard_noise()
+    with_noise = ours("SASolverScheduler", STABLE_DIFFUSION)
+    with_noise.set_timesteps(8)
+    with_noise.model_outputs, with_noise.lower_order_nums, with_noise.last_sample = [x, x], 2, x
+    with_noise._step_index = 3
+    with pytest.raises(ValueError, match="SASolverScheduler remembers the noise of its last step too"):
+        with_noise.step(x, with_noise.timesteps[3], x)
+    sa_solver = ours("SASolverScheduler", {**STABLE_DIFFUSION, "tau_func": lambda _: 0.0})
+    sa_solver.set_timesteps(8)
+    sa_solver.model_outputs, sa_solver.lower_order_nums, sa_solver.last_sample = [x, x], 2, x
+    sa_solver._step_index = 3
+    with pytest.raises(ValueError, match="history of this SASolverScheduler has no timesteps, which tau_func asks for"):
+        sa_solver.step(x, sa_solver.timesteps[3], x)
+
+
+def test_a_history_that_is_read_farther_back_than_it_is_held_says_how_far_it_is() -> None:
+    scheduler = ours("IPNDMScheduler", {"num_train_timesteps": 1000})
+    scheduler.keep_history()
+    scheduler.set_timesteps(20)
+    walked(scheduler, scheduler.timesteps[:14])
+    assert torch.isfinite(scheduler.ets[-1]).all()
+    with pytest.raises(ValueError, match="holds of its history what its later steps read: expected one of the last"):
+        scheduler.ets[0]
+
+
 def test_pndm_by_hand_says_what_its_memory_lacks_and_is_left_where_it_was() -> None:
     pndm = ours("PNDMScheduler", {**STABLE_DIFFUSION, "skip_prk_steps": True})
     pndm.set_timesteps(6)

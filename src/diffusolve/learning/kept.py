@@ -41,6 +41,7 @@ class Kept:
 
     Raises:
         ValueError: the folder is of another network.
+        NotADirectoryError: it is a file.
         OSError: nothing can be written there.
     """
 
@@ -48,6 +49,8 @@ class Kept:
         self.folder, self.model = folder, model
         if folder is None:
             return
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file: give a folder to keep the work in.")
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "network.npy"
         probe = self._probe(conditions)

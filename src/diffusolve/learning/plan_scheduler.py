@@ -14,7 +14,7 @@ from diffusolve.noise import NoiseSchedule
 from diffusolve.noise.from_config import noise_schedule_from_config
 from diffusolve.plan import Plan, check_noise_schedule
 from diffusolve.prediction import prediction_from_config
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.step_types import WithGenerator, declared_as

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffusolve.learning.table import Numbers, Table, plan_of
 from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan
+from diffusolve.plan.json_format import LARGEST_COEFFICIENT, is_number
 from diffusolve.prediction import Prediction
 from diffusolve.prediction import prediction as prediction_called
 
@@ -24,6 +24,9 @@ PUBLISHED: Mapping[str, str] = {"neural solver": "neural_solver.json"}
 """Name -> file of the tables that come with the package."""
 
 FORMAT = "diffusolve published tables"
+
+KEYS = ("sigmas", "steps", "weights")
+"""Of a table."""
 
 ROUNDING = 1e-3
 """Published steps are rounded: they may be so far from going all the way, and are then made longer or shorter alike."""
@@ -54,7 +57,11 @@ def published(
         ValueError: no table of so many steps, a file of another form, a network that is of no flow matching.
     """
     document = _document(tables)
-    by_steps = {table.steps: table for table in map(_table, document["tables"])}
+    by_steps: dict[int, Table] = {}
+    for table in map(_table, document["tables"]):
+        if table.steps in by_steps:
+            raise ValueError(f"{tables} has two tables of {table.steps} steps: expected one.")
+        by_steps[table.steps] = table
     if steps not in by_steps:
         known = ", ".join(map(str, sorted(by_steps)))
         raise ValueError(f"steps is {steps}: {tables} has tables of {known} steps.")
@@ -88,17 +95,19 @@ def _document(tables: str | Path) -> dict[str, Any]:
 
 def _table(told: Any) -> Table:
     """The table that an entry tells. Raises ValueError if it is none."""
-    sigmas = _sigmas(told if isinstance(told, dict) else {})
+    if not isinstance(told, dict) or not told.keys() <= set(KEYS):
+        raise ValueError(f"a table is {shown(told)}: expected an object with no other keys than {', '.join(KEYS)}.")
+    sigmas = _sigmas(told)
     count = len(sigmas) - 1
     rows = told.get("weights", [[0.0] * i for i in range(count)])
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ValueError(f'"weights" of a table are {shown(rows)}: expected a list of lists of numbers.')
     if [len(row) for row in rows] != list(range(count)):
         raise ValueError(f'"weights" of a table of {count} steps: expected lists of 0, 1, ... {count - 1} numbers.')
     weights = np.zeros((count, count))
     for i, row in enumerate(rows):
-        weights[i, :i] = row
+        weights[i, :i] = _numbers("weights", row)
         weights[i, i] = 1.0 - sum(row)
-    if not np.isfinite(weights).all():
-        raise ValueError('"weights" holds a number that is not finite.')
     return Table(sigmas, np.zeros(count), weights)
 
 
@@ -106,10 +115,25 @@ def _sigmas(told: Mapping[str, Any]) -> Numbers:
     """Falling sigmas, from exactly 1 to exactly 0."""
     if ("sigmas" in told) == ("steps" in told):
         raise ValueError(f'a table is {shown(told)}: expected "sigmas" or "steps", one of them.')
-    numbers = told.get("steps") or [high - low for high, low in zip(told["sigmas"], told["sigmas"][1:], strict=False)]
-    if not all(isfinite(number) and number > 0.0 for number in numbers):
-        raise ValueError(f"the steps of a table are {shown(numbers)}: expected positive numbers; sigmas fall.")
-    if not abs(sum(numbers) - 1.0) <= ROUNDING:
-        raise ValueError(f"the steps of a table go a way of {sum(numbers):g}: expected 1, from noise to data.")
-    left = 1.0 - np.cumsum(numbers) / sum(numbers)
+    key = "steps" if "steps" in told else "sigmas"
+    numbers = _numbers(key, told[key])
+    steps = numbers if key == "steps" else -np.diff(numbers)
+    if not len(steps) or not (steps > 0.0).all():
+        raise ValueError(f"the steps of a table are {shown(steps.tolist())}: expected positive numbers; sigmas fall.")
+    if not abs(steps.sum() - 1.0) <= ROUNDING:
+        raise ValueError(f"the steps of a table go a way of {steps.sum():g}: expected 1, from noise to data.")
+    left = 1.0 - np.cumsum(steps) / steps.sum()
     return np.array([1.0, *left[:-1], 0.0])
+
+
+def _numbers(key: str, told: Any) -> Numbers:
+    """The numbers that a table has under `key`. Raises ValueError if one is none that a plan could hold."""
+    if not isinstance(told, list):
+        raise ValueError(f'"{key}" of a table is {shown(told)}: expected a list of numbers.')
+    for number in told:
+        if not is_number(number) or abs(number) > LARGEST_COEFFICIENT:
+            raise ValueError(
+                f'"{key}" of a table holds {shown(number)}: expected finite numbers of at most '
+                f"{LARGEST_COEFFICIENT:g} in size."
+            )
+    return np.array(told, dtype=np.float64)

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusolve.backends import Run
 from diffusolve.schedulers.asked import asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler, check_timesteps
 from diffusolve.spacing.by_timestep import Distilled

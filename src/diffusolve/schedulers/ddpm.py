@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
 from diffusolve.schedulers.generation import Generation, Noise
+from diffusolve.schedulers.given import check_tensors
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
@@ -113,6 +114,7 @@ class DDPMScheduler(OneStepScheduler):
             timestep: a timestep of the run; any whole training timestep if there is none.
             sample: shape (batch, channels, ...).
         """
+        check_tensors(model_output, sample)
         noise = Noise(model_output.dtype)
         key, run = self._run_at(timestep, noise)
         whole = model_output

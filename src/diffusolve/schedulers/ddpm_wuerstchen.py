@@ -16,7 +16,7 @@ from diffusolve.prediction import Prediction, prediction
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.as_in_diffusers import ddpm_to_data
 from diffusolve.schedulers.asked import Asked
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler

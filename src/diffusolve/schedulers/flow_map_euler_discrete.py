@@ -15,7 +15,7 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutput
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import Fields, by_return_dict

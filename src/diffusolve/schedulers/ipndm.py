@@ -20,7 +20,7 @@ from diffusolve.schedulers.as_in_diffusers import ipndm_of_noise
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import Plain, declared_as

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.plan import Stage
 from diffusolve.schedulers.consistency import DistilledScheduler
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.members import Member, Members
 from diffusolve.schedulers.outputs import SchedulerOutputWithDenoised, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as

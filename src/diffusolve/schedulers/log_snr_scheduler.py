@@ -84,10 +84,13 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         }
     )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "convert_model_output" in cls._replaced:
+    @classmethod
+    def _take_overridden(cls, names: frozenset[str]) -> None:
+        super()._take_overridden(names)
+        if "convert_model_output" in names:
             cls._advance = LogSNRScheduler._advance_converted  # type: ignore[method-assign,assignment]
+        elif "_advance" in vars(cls) and vars(cls)["_advance"] is LogSNRScheduler._advance_converted:
+            del cls._advance
 
     def _advance_converted(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *others: Any
@@ -245,6 +248,8 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         Raises:
             ValueError: the number of channels is neither that of `sample` nor, with a learned variance, twice that.
         """
+        if not (isinstance(model_output, Tensor) and isinstance(sample, Tensor)):
+            return model_output  # the run says so
         if model_output.shape == sample.shape or model_output.ndim != sample.ndim or sample.ndim < 2:
             return model_output  # of another shape altogether: the run says so
         channels, own = model_output.shape[1], sample.shape[1]

@@ -146,6 +146,12 @@ def opened(scheduler: Any) -> OpenRun | None:
 
 
 def not_held(scheduler: Any) -> ValueError:
+    """The error for a part of its history that the run of `scheduler` does not hold."""
+    if isinstance(run_of(scheduler), OpenRun):
+        return ValueError(
+            f"this run of {type(scheduler).__name__} holds of its history what its later steps read: expected one of "
+            f"the last {len([*scheduler.kept.places(scheduler)(run_of(scheduler))])} outputs."
+        )
     return ValueError(
         f"this run of {type(scheduler).__name__} does not hold its whole history, which nobody had asked for. From now "
         "on the scheduler's runs do: call set_timesteps to begin another, or say scheduler.keep_history() before the "
@@ -309,7 +315,13 @@ def begun_with_history(scheduler: Any, generation: Generation, index: int, optio
         assert sample is not None  # as it was counted
         run.held[register] = sample
         run.held.update(last_noise(run_of(scheduler), run))
-        if not run.lacks() <= {run.stage.sample}:
+        lacks = run.lacks() - {run.stage.sample}
+        if lacks & {noise.register for stage in plan.stages for noise in stage.update.noises}:
+            raise ValueError(
+                f"a run of {type(scheduler).__name__} remembers the noise of its last step too, which a history that "
+                "was written has not: call set_timesteps to begin anew, or go on with the scheduler that made it."
+            )
+        if lacks:
             raise half_cleared(scheduler)
     return run
 
@@ -373,7 +385,9 @@ def half_cleared(scheduler: Any) -> ValueError:
 
 def is_nothing(value: Any) -> bool:
     """True for what clears a member: None, 0, or a list of no outputs."""
-    return value is None or (isinstance(value, list) and all(item is None for item in value)) or value == 0
+    if isinstance(value, list):
+        return all(item is None for item in list.__iter__(value))
+    return value is None or (isinstance(value, int) and value == 0)
 
 
 # Multistep classes ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import ReversedFlow
 from diffusolve.schedulers.generation import Generation
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.keys import KEYS
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler

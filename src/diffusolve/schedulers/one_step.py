@@ -16,7 +16,7 @@ from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Noise, Prepared
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
@@ -130,7 +130,11 @@ class OneStepScheduler(TimestepScheduler):
 
     def _stepped(self, key: StepKey, run: Run, model_output: Tensor, sample: Tensor) -> Tensor:
         """The sample after the step that `run` is of."""
-        if sample.dtype is not model_output.dtype:
+        try:
+            is_usual = sample.dtype is model_output.dtype and sample.dtype.is_floating_point
+        except AttributeError:
+            is_usual = False
+        if not is_usual:
             sample = self._promoted(sample, model_output)
         generation = self._generation if sample.numel() >= MANY else None
         if generation is None:

@@ -14,7 +14,7 @@ from diffusolve.noise import FlowMatching, NoiseSchedule, shifted
 from diffusolve.prediction import Flow, Prediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.members import unreachable
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import Scheduler, index_of

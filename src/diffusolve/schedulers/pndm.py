@@ -17,7 +17,7 @@ from diffusolve.schedulers import members
 from diffusolve.schedulers.as_in_diffusers import pndm_by_calls
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Options, Prepared
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.pndm_by_hand import EVALUATIONS, ByHand, Call, Memory
@@ -95,7 +95,9 @@ class PNDMScheduler(TimestepScheduler):
         """The sample to evaluate next."""
         if self._replaced:
             kind = "step_prk" if self._is_of_runge_kutta(self._generation_of(timestep)) else "step_plms"
-            result: StepResult = getattr(self, kind)(model_output, timestep, sample, return_dict)
+            result: StepResult = getattr(self, kind)(
+                model_output=model_output, timestep=timestep, sample=sample, return_dict=return_dict
+            )
             return result
         previous, run = self._advance(model_output, timestep, sample)
         return self._result(previous, run, model_output, sample, return_dict)

@@ -6,6 +6,8 @@ writing has an effect on in diffusers can be written here, with the same effect.
 
 from __future__ import annotations
 
+from abc import ABCMeta
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIXED_IN_DPM_SOLVER",
+    "Overridable",
     "ReachesIntoRuns",
     "ReachesIntoSigmas",
     "check_beta",
-    "check_overridden",
     "is_scale_input_called",
 ]
 
@@ -52,7 +54,7 @@ class ReachesIntoRuns:
         members: of the history of a run, see :mod:`~diffusolve.schedulers.members`.
         kept: what the class remembers of a run, if a run can begin with such a history.
         clears: the members that are cleared together when a history is to be forgotten.
-        _replaced: those of `replaceable` that a subclass overrides.
+        _replaced: those of `replaceable` that are overridden.
     """
 
     replaceable: ClassVar[frozenset[str]] = frozenset()
@@ -108,6 +110,11 @@ class ReachesIntoRuns:
         else:
             return False
         return True
+
+    @classmethod
+    def _take_overridden(cls, names: frozenset[str]) -> None:
+        """Let steps call the methods called `names`, which are overridden."""
+        cls._replaced = names
 
     def _begun_with_history(self, generation: Generation, index: int, options: Options) -> Run | None:
         """A run that goes on at evaluation `index` with the history that `generation` brings; None to begin anew.
@@ -178,23 +185,58 @@ is_scale_input_called = property(
 """For classes that scale the network's input."""
 
 
-def check_overridden(cls: type[ReachesIntoRuns]) -> None:
-    """Take note of the methods that a class outside of this package overrides, or refuse them.
+class Overridable(ABCMeta):
+    """Classes that know which of their methods programs override: in a subclass or one of its bases, or set later."""
 
-    Raises:
-        TypeError: it overrides one that is not called.
-    """
-    if cls.__module__.split(".")[0] == __name__.split(".")[0]:
-        return
-    own = set(vars(cls))
-    for name in sorted(own & cls.fixed):
-        raise TypeError(
-            f"{cls.__name__} overrides {name}, which steps here do not call: their coefficients are worked out once "
-            "for the whole run. Override set_timesteps or step"
-            + (f", or {', '.join(sorted(cls.replaceable))}, which are called" if cls.replaceable else "")
-            + "; or derive the class from that of diffusers."
+    def __init__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, members, **kwargs)
+        cls._notice_overridden()
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name in cls.fixed and _is_outside(value, *BOTH):  # type: ignore[attr-defined]
+            raise _never_called(cls, name)
+        super().__setattr__(name, value)
+        if name in cls.replaceable:  # type: ignore[attr-defined]
+            cls._notice_overridden()
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        if name in cls.replaceable:  # type: ignore[attr-defined]
+            cls._notice_overridden()
+
+    def _notice_overridden(cls: Any) -> None:
+        """Take note of the methods that are overridden in `cls`, and in the classes derived from it.
+
+        Raises:
+            TypeError: steps do not call one of them.
+        """
+        for name in sorted(cls.fixed):
+            if _is_outside(getattr_static(cls, name, None), *BOTH):
+                raise _never_called(cls, name)
+        cls._take_overridden(
+            frozenset(name for name in cls.replaceable if _is_outside(getattr_static(cls, name, None), BOTH[0]))
         )
-    cls._replaced = cls._replaced | (own & cls.replaceable)
+        for derived in cls.__subclasses__():
+            derived._notice_overridden()
+
+
+BOTH = "diffusolve", "diffusers"
+"""The packages whose methods do not override each other's."""
+
+
+def _is_outside(method: Any, *packages: str) -> bool:
+    """True for a method that is there, and was defined in none of the `packages`."""
+    function = getattr(method, "fget", getattr(method, "__func__", method))
+    return function is not None and str(getattr(function, "__module__", "")).split(".")[0] not in packages
+
+
+def _never_called(cls: Any, name: str) -> TypeError:
+    return TypeError(
+        f"{cls.__name__} overrides {name}, which steps here do not call: their coefficients are worked out once "
+        "for the whole run. Override set_timesteps or step"
+        + (f", or {', '.join(sorted(cls.replaceable))}, which are called" if cls.replaceable else "")
+        + "; or derive the class from that of diffusers."
+    )
 
 
 def check_beta(alpha: float, beta: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from diffusolve.schedulers.generation import Generation
-from diffusolve.schedulers.given_timesteps import several_timesteps
+from diffusolve.schedulers.given import several_timesteps
 from diffusolve.schedulers.versions import UNTRACKED, version_of
 
 __all__ = ["Entry", "Registry", "notice_writes"]

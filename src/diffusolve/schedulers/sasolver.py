@@ -17,7 +17,7 @@ from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers import members
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Prepared
-from diffusolve.schedulers.given_timesteps import number_of
+from diffusolve.schedulers.given import number_of
 from diffusolve.schedulers.log_snr_scheduler import LogSNRScheduler
 from diffusolve.schedulers.outputs import SchedulerOutput, StepResult
 from diffusolve.schedulers.scheduler import MOST_PREPARED
@@ -162,7 +162,13 @@ class SASolverScheduler(LogSNRScheduler):
     def _begun_with_history(self, generation: Generation, index: int, options: Any) -> Run | None:
         run = super()._begun_with_history(generation, index, options)
         if run is not None:
-            told, own = float(members.read_timestep_list(self)[-1]), generation.values[index - 1]
+            last, own = members.read_timestep_list(self)[-1], generation.values[index - 1]
+            if last is None:
+                raise ValueError(
+                    f"the history of this {type(self).__name__} has no timesteps, which tau_func asks for: it was "
+                    "written where no step was made. Call set_timesteps to begin anew."
+                )
+            told = float(last)
             if self._taus([told]) != self._taus([own]):
                 raise ValueError(
                     f"the run of this {type(self).__name__} comes to evaluation {index} from timestep {told:g}, at "

@@ -30,12 +30,12 @@ from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
-from diffusolve.schedulers.given_timesteps import number_of, timesteps_on
+from diffusolve.schedulers.given import check_tensors, number_of, timesteps_on
 from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple
-from diffusolve.schedulers.reaching import ReachesIntoRuns, check_overridden
+from diffusolve.schedulers.reaching import Overridable, ReachesIntoRuns
 from diffusolve.schedulers.registry import Entry, Registry, notice_writes
 from diffusolve.schedulers.step_types import Fields
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
@@ -55,7 +55,7 @@ MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
-class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
+class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin, metaclass=Overridable):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
@@ -106,10 +106,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     begins_with_last: ClassVar[bool] = False
     follows_timesteps: ClassVar[bool] = False
     output: ClassVar[type[SchedulerOutput] | type[LazyOutput]] = SchedulerOutput
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        check_overridden(cls)
 
     def _repr_html_(self) -> str:
         rows = [(key, repr(value)) for key, value in self.config.items() if not key.startswith("_")]
@@ -168,6 +164,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         self._transform = self._clipping()
         self._prepared_runs: Cache[Asked, Prepared] = Cache(MOST_PREPARED)
         self._configured_for: object = self.config
+        self._configured_with = self._replaced
         self._edition = object()
         if "_registry" not in vars(self):
             self._registry = Registry()
@@ -210,8 +207,8 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         return super()._names_of_compatibles() | flow
 
     def _follow_configuration(self) -> None:
-        """Take note of a configuration that was replaced since, as some pipelines do with outdated ones."""
-        if self.config is not self._configured_for:
+        """Take note of a configuration, or methods of the class, that were replaced since."""
+        if self.config is not self._configured_for or self._configured_with != self._replaced:
             self._configured()
 
     def _forget_plans(self) -> None:
@@ -292,6 +289,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 and (place is not None or (self.reads_timesteps and self._is_elsewhere(generation, timestep)))
             )
         ):
+            check_tensors(model_output, sample)
             run = self._started(generation, place, timestep, options)
         is_mixed = sample.dtype is not model_output.dtype
         if is_mixed:
@@ -315,7 +313,12 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         return generation.values[index : index + 1] != [number_of(timestep)]
 
     def _promoted(self, sample: Tensor, model_output: Tensor) -> Tensor:
-        """The sample in the precision that a step with an output of another one is computed in: a run keeps to it."""
+        """The sample in the precision that a step with an output of another one is computed in: a run keeps to it.
+
+        Raises:
+            TypeError: one of the two is no tensor of floating-point numbers.
+        """
+        check_tensors(model_output, sample)
         if self.precision == "sample":
             return sample
         return sample.to(torch.promote_types(sample.dtype, model_output.dtype))
@@ -661,8 +664,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 output_version, sample_version = model_output._version, sample._version
             except RuntimeError:  # one of them comes from inference mode
                 output_version = UNTRACKED
-            except AttributeError:
-                raise _no_tensors(model_output, sample) from None
         versions = output_version, sample_version
         source = stage, transform or self._transform, model_output, sample, *versions, self.data_precision
         if not return_dict:
@@ -670,14 +671,6 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
         result: LazyOutput = kind.__new__(kind)
         result.prev_sample, result._source = previous, source
         return result  # type: ignore[return-value]
-
-
-def _no_tensors(output: object, sample: object) -> TypeError:
-    wrong, name = (sample, "sample") if isinstance(output, Tensor) else (output, "model_output")
-    return TypeError(
-        f"{name} is a {type(wrong).__name__}: schedulers step torch tensors. diffusolve.sample takes NumPy arrays "
-        "too, and those of other libraries."
-    )
 
 
 def index_of(value: float, values: list[float]) -> int:

@@ -16,7 +16,7 @@ from diffusolve.noise import Cosine, Grid, NoiseSchedule, Point, Scaling
 from diffusolve.prediction import Prediction, VPrediction
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Prepared
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.step_types import WithGenerator, declared_as

@@ -12,7 +12,7 @@ from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean

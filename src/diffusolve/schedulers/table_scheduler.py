@@ -14,7 +14,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Prepared
-from diffusolve.schedulers.given_timesteps import timesteps_on
+from diffusolve.schedulers.given import timesteps_on
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, check_entries, check_signal, tables_of

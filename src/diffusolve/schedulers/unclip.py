@@ -12,6 +12,7 @@ from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.generation import Generation, Noise
+from diffusolve.schedulers.given import check_tensors
 from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.step_types import Fields, by_return_dict
@@ -89,6 +90,7 @@ class UnCLIPScheduler(OneStepScheduler):
         Raises:
             ValueError: `prev_timestep` is not below `timestep`; the number of channels is not the one expected.
         """
+        check_tensors(model_output, sample)
         _, s, _ = self._asked(timestep)
         t = s - 1 if prev_timestep is None else int(prev_timestep)
         if t >= s:

@@ -23,7 +23,7 @@ def skipping(run: SolverRun, every: int, order: int, steps: int) -> SolverRun:
     the last one always ask, and so does the step after one that did not. ComfyUI's FSampler is of this kind.
 
     Args:
-        run: of any solver.
+        run: of a solver that adds no noise, which the extrapolation would carry on.
         every: at least 2.
         order: 2 to 4.
         steps: of the grid.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from diffusolve.catalog.entries import CATALOG, Entry
-from diffusolve.catalog.worlds.world import World, WorldSampler, table
-from diffusolve.solvers import dpmpp_sde, restart, unipc
+from diffusolve.catalog.worlds.world import World, WorldSampler, table, whole_way
+from diffusolve.solvers import dpm_adaptive, dpm_fast, dpmpp_sde, restart, unipc
 from diffusolve.spacing import (
     AlignYourSteps,
     BetaSigmas,
@@ -21,21 +21,17 @@ from diffusolve.spacing import (
     Simple,
     Spacing,
     Trailing,
-    TwoEnds,
 )
 
 __all__ = ["A1111"]
-
-WHOLE_WAY = TwoEnds(inner=Exponential(final_sigma="sigma_min"), of_steps=1)
-"""For samplers that divide the way from the largest sigma to the least themselves."""
 
 OWN_STEPS: dict[str, Spacing] = {
     "DDIM": LeadingIntervals(),
     "DDIM CFG++": LeadingIntervals(),
     "PLMS": LeadingIntervals(),
     "UniPC": Counted(inner=Linspace(to_first=False, final_sigma="sigma_min")),
-    "DPM fast": WHOLE_WAY,
-    "DPM adaptive": WHOLE_WAY,
+    "DPM fast": whole_way(dpm_fast),
+    "DPM adaptive": whole_way(dpm_adaptive),
 }
 """Samplers that no schedule type changes -> where their steps fall."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from diffusolve.catalog.entries import CATALOG, Entry
-from diffusolve.catalog.worlds.world import World, WorldSampler, table
+from diffusolve.catalog.worlds.world import World, WorldSampler, table, whole_way
 from diffusolve.solvers import dpmpp_sde
-from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential, TwoEnds
+from diffusolve.spacing import Exponential, Karras, Linspace, Polyexponential
 
 __all__ = ["K_DIFFUSION"]
 
@@ -21,7 +21,7 @@ def _row(entry: Entry) -> WorldSampler:
         entry.name,
         dpmpp_sde.with_options(noise="path") if entry.name == "DPM++ SDE" else entry.solver,
         brownian=entry.name in BROWNIAN,
-        own_steps=TwoEnds(inner=Exponential(final_sigma="sigma_min"), of_steps=1) if entry.spaces_itself else None,
+        own_steps=whole_way(entry.solver) if entry.spaces_itself else None,
     )
 
 

@@ -13,13 +13,17 @@ from diffusolve.catalog.schedule_types import SCHEDULE_TYPES
 from diffusolve.errors import UnknownNameError, unknown_name
 from diffusolve.noise import NoiseSchedule
 from diffusolve.solvers import Solver
-from diffusolve.spacing import DiscardPenultimate, Spacing, TableSize, TwoEnds
+from diffusolve.spacing import DiscardPenultimate, Exponential, Spacing, TableSize, TwoEnds
 
-__all__ = ["World", "WorldSampler"]
-
+__all__ = ["World", "WorldSampler", "whole_way"]
 
 ADAPTIVE_STEPS = 20
 """Of schedules from whose ends adaptive samplers step on their own, which are asked for no number of steps."""
+
+
+def whole_way(solver: Solver) -> Spacing:
+    """The ends for a `solver` that divides the way from the largest sigma to the least itself."""
+    return TwoEnds(inner=Exponential(final_sigma="sigma_min"), of_steps=1 if solver.adaptive else None)
 
 
 @dataclass(frozen=True)

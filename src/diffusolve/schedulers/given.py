@@ -1,0 +1,71 @@
+"""Samples, outputs and timesteps as calls of a scheduler are given them: a timestep as a number, or one per sample."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from diffusolve.arrays import moved
+from diffusolve.errors import shown
+
+__all__ = ["check_tensors", "number_of", "several_timesteps", "timesteps_on"]
+
+
+def check_tensors(output: object, sample: object) -> None:
+    """Raise TypeError unless a network's `output` and a `sample` are tensors of floating-point numbers."""
+    for name, given in (("model_output", output), ("sample", sample)):
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} is a {type(given).__name__}: schedulers step torch tensors. diffusolve.sample takes NumPy "
+                "arrays too, and those of other libraries."
+            )
+        if not given.is_floating_point():
+            raise TypeError(f"{name} is of {given.dtype}: expected floating-point numbers, for example torch.float32.")
+
+
+def number_of(timestep: Any) -> float:
+    """The `timestep` of a step, a number or a tensor of one, as a number.
+
+    Raises:
+        ValueError: a tensor of several, of which a step would be made from the first; no finite number.
+        TypeError: neither.
+    """
+    expected = "expected one of scheduler.timesteps, or its number."
+    try:
+        number = float(timestep)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not isinstance(timestep, Tensor):
+            raise TypeError(f"timestep is {shown(timestep)}: {expected}") from error
+        if timestep.numel() == 1:
+            raise
+        raise several_timesteps(timestep) from error
+    if isinstance(timestep, (bool, str, bytes)):
+        raise TypeError(f"timestep is {shown(timestep)}: {expected}")
+    if not isfinite(number):
+        raise ValueError(f"timestep is {number}: {expected}")
+    return number
+
+
+def several_timesteps(timestep: Tensor) -> ValueError:
+    """The error for a tensor of several timesteps, or none, where a step is from one."""
+    return ValueError(
+        f"timestep is {timestep.numel()} timesteps, {shown(timestep.tolist())}: a step is made from one for the whole "
+        "batch. Call it for the rows of each timestep on their own."
+    )
+
+
+def timesteps_on(timesteps: Tensor, like: Tensor) -> Tensor:
+    """`timesteps` on the device of `like`, without waiting for it.
+
+    Raises:
+        TypeError: they are no tensor.
+    """
+    if not isinstance(timesteps, Tensor):
+        raise TypeError(
+            f"timesteps is {shown(timesteps)}: expected a tensor with one for each sample, shape (batch,), for example "
+            "torch.tensor([5])."
+        )
+    there: Tensor = moved(timesteps, like.device)
+    return there
