@@ -63,6 +63,7 @@ DESCRIPTIONS = {
     "RES 3M": "a parabola through the last three data predictions, integrated exactly",
     "RES multistep a": "RES multistep to less noise than asked for, then fresh noise",
     "Gradient estimation": "Euler with a slope that leans away from the last one",
+    "CFG++ UD10 AB": "Euler CFG++, a quarter of the way to Adams-Bashforth, and to a line through the data at the end",
     "ER-SDE": "a polynomial through the last three data predictions, along an SDE with its own amount of noise",
     "SEEDS-2": "an exponential Runge-Kutta method of two stages for the reverse SDE",
     "SEEDS-3": "an exponential Runge-Kutta method of three stages for the reverse SDE",

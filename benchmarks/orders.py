@@ -58,6 +58,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
     unipc,
 )
 from diffusolve.solvers.ddpm import ddpm
@@ -177,6 +178,8 @@ CASES = [
     *(Case(f"iPNDM-v {order}", ipndm_v.with_options(max_order=order), order, order) for order in (1, 2, 3, 4)),
     Case("gradient estimation", gradient_estimation, 1, 2),
     Case("gradient estimation, gamma 3/2", gradient_estimation.with_options(ge_gamma=1.5), 2, 2),
+    Case("UD10 AB", ud10_ab, 1, 2),
+    Case("UD10 AB, all the way to second order", ud10_ab.with_options(slope_weight=1.0), 2, 2),
     Case("RES multistep", res_multistep, 2, 2),
     *(
         Case(f"ER-SDE {order}, eta 0", er_sde.with_options(max_stage=order, eta=0.0), order, order)

@@ -32,6 +32,7 @@ class Slip:
         name, schedule, model: where it shows.
         says: what the program does.
         undone: options of the solver or the spacing without it.
+        given: options that both are measured with.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Slip:
     model: str
     says: str
     undone: dict[str, Any] = field(hash=False)
+    given: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 SLIPS = {
@@ -52,6 +54,14 @@ SLIPS = {
         Slip("uni_pc", "simple", "sd3", "steps in log sigma, not in log-SNR", {"sigma_alone": False}),
         Slip(
             "exp_heun_2_x0", "simple", "sd3", "the first step begins after 0.01 % of the time", {"start_percent": 0.0}
+        ),
+        Slip(
+            "cfgpp_ud10_ab",
+            "karras",
+            "sd15",
+            "noise is extrapolated by a tenth of the step (here without guidance)",
+            {"noise_weight": 0.0},
+            {"cfg_pp": False},
         ),
         Slip("euler", "normal", "sd3", "the smallest sigma is shifted twice", {"shifted_twice": False}),
     ),
@@ -105,7 +115,7 @@ def slips(world: str) -> str:
     heading = ["name", "schedule", "model", "what it does", *(f"error in {n} steps, and without" for n in STEPS)]
     rows = [heading, ["---"] * len(heading)]
     for slip in SLIPS[world]:
-        made = sampler(slip.name, slip.schedule, world=world)
+        made = sampler(slip.name, slip.schedule, world=world, **slip.given)
         own, other = errors(made, slip.model), errors(without(made, slip.undone), slip.model)
         numbers = [f"{a:.3f}, {b:.3f}" for a, b in zip(own, other, strict=True)]
         rows.append([f"`{slip.name}`", slip.schedule, MODELS[slip.model], slip.says, *numbers])

@@ -36,6 +36,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
     unipc,
 )
 from diffusolve.solvers.pndm import pndm
@@ -138,6 +139,13 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     st.builds(ipndm.with_options, max_order=st.integers(1, 4)),
     st.builds(ipndm_v.with_options, max_order=st.integers(1, 4)),
     st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0), cfg_pp=st.booleans()),
+    st.builds(
+        ud10_ab.with_options,
+        noise_weight=st.floats(0.0, 0.5),
+        slope_weight=st.floats(0.0, 1.0),
+        end_weight=st.floats(0.0, 1.0),
+        cfg_pp=st.booleans(),
+    ),
     st.builds(lcm.with_options, s_noise=st.floats(0.5, 1.5)),
     st.builds(exp_heun_2_x0.with_options, eta=st.one_of(st.just(0.0), unit), s_noise=st.floats(0.5, 1.5)),
     st.builds(res_singlestep.with_options, order=st.integers(2, 3), c_2=st.floats(0.2, 0.6), c_3=st.floats(0.7, 1.0)),

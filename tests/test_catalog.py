@@ -190,7 +190,7 @@ COMFYUI = (
     "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_ancestral", "gradient_estimation", "er_sde", "seeds_2",
     "seeds_3", "sa_solver", "sa_solver_pece", "exp_heun_2_x0", "ddim", "uni_pc", "uni_pc_bh2", "euler_cfg_pp",
     "euler_ancestral_cfg_pp", "dpmpp_2m_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_cfg_pp",
-    "res_multistep_ancestral_cfg_pp", "gradient_estimation_cfg_pp",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation_cfg_pp", "cfgpp_ud10_ab",
 )  # fmt: skip
 COMFYUI_SCHEDULES = (
     "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
@@ -243,8 +243,8 @@ def test_what_is_no_name_is_refused_by_its_type(name: Any, spacing: Any, world: 
         (lambda: sampler("DPM++ 2M", "ays"), "unknown spacing 'ays': did you mean 'Align Your Steps'"),
         (lambda: sampler("euler sgm"), "did you mean 'euler SGM Uniform'"),
         (
-            lambda: sampler("cfgpp_ud10_ab karras"),
-            "'cfgpp_ud10_ab karras': did you mean .*'euler_cfg_pp Karras'",
+            lambda: sampler("heun_cfg_pp karras"),
+            "'heun_cfg_pp karras': did you mean .*'euler_cfg_pp Karras'",
         ),
         (lambda: sampler("Euler Karas"), "did you mean 'Euler Karras'"),
         (lambda: sampler("Karras"), "unknown sampler 'Karras'"),

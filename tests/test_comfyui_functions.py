@@ -27,6 +27,10 @@ class Denoiser:
 
     def __init__(self, flow: bool = False) -> None:
         self.evaluations, self.flow = 0, flow
+        if flow:
+            told = SimpleNamespace(noise_scaling=lambda sigma, noise, data: sigma * noise + (1 - sigma) * data)
+            patcher = SimpleNamespace(get_model_object={"model_sampling": told}.__getitem__)
+            self.inner_model = SimpleNamespace(model_patcher=patcher)
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: dict[str, Any] | None = None) -> Tensor:
         self.evaluations += 1
@@ -76,11 +80,11 @@ def test_the_functions_give_comfyuis_samples_after_as_many_evaluations_and_draws
     assert {"er_sde", "ipndm_v", "dpmpp_2m_cfg_pp", "res_multistep_ancestral_cfg_pp"} < compared
 
 
-def test_deis_sa_solver_and_the_forms_for_flow_matching_give_comfyuis_samples() -> None:
+def test_deis_sa_solver_and_the_functions_for_flow_matching_give_comfyuis_samples() -> None:
     names, differ = json.loads((FIGURES_FOLDER / "comfyui_names.json").read_text()), []
     alpha_1 = {"deis": {}, "sa_solver": {"tau_func": tau}, "sa_solver_pece": {"tau_func": tau}}
-    rectified = {"euler_ancestral_RF": {}, "dpmpp_2s_ancestral_RF": {}}
-    for model, functions in {"sd15": alpha_1, "sd3": rectified}.items():
+    rectified = ["euler_ancestral_RF", "dpmpp_2s_ancestral_RF", "lcm", "euler_cfg_pp", "euler_ancestral_cfg_pp"]
+    for model, functions in {"sd15": alpha_1, "sd3": {name: {} for name in rectified}}.items():
         for schedule in ("normal", "karras", "simple"):
             for steps in ("5", "20"):
                 sigmas = torch.tensor(names["levels"][model][schedule][steps], dtype=torch.float64)

@@ -25,7 +25,7 @@ from diffusolve.noise import NOISE_SCHEDULES, Grid, NoiseSchedule
 from diffusolve.plan import Plan
 from diffusolve.prediction import PREDICTIONS
 from diffusolve.sampling import Sampler, sample
-from diffusolve.solvers import Evaluate, Noise, SolverRun, Value, euler, gradient_estimation, lcm, solver
+from diffusolve.solvers import Evaluate, Noise, SolverRun, Value, euler, gradient_estimation, lcm, solver, ud10_ab
 from diffusolve.spacing import Karras
 from tests.tables import for_each
 
@@ -201,7 +201,7 @@ def steps_of(entry: Entry, name: str, schedule_type: str) -> int:
     )
     if entry.name.removesuffix(" CFG++") in SLOWLY:
         steps = 5 * steps // 3
-    if entry.solver.function in (euler.function, gradient_estimation.function):
+    if entry.solver.function in (euler.function, gradient_estimation.function, ud10_ab.function):
         return 3 * steps  # of first order
     return 5 * steps // 2 if entry.name.startswith(("DPM++ 2M SDE Heun", "RES multistep a")) else steps
 

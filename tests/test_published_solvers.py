@@ -40,6 +40,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
     unipc,
 )
 from diffusolve.solvers.er_sde import NOISE_SCALERS, integrals
@@ -661,6 +662,8 @@ def test_sa_solver_counts_percent_in_levels_of_any_noise_schedule(schedule: Flow
         (ipndm, 10, 10, 4),
         (ipndm_v.with_options(max_order=2), 10, 10, 2),
         (gradient_estimation, 10, 10, 2),
+        (ud10_ab, 10, 10, 2),  # the sample and the last slope, for the last step the last data prediction
+        (ud10_ab.with_options(noise_weight=0.1), 10, 10, 3),
         (lcm, 10, 10, 1),
         (res_multistep.with_options(eta=1.0), 10, 10, 2),
         (er_sde, 10, 10, 3),

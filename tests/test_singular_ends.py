@@ -31,6 +31,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
     unipc,
 )
 from diffusolve.solvers.pndm import pndm
@@ -77,6 +78,7 @@ SOLVERS_WITH_OPTIONS: dict[str, Solver] = {
     "unip 3": unipc.with_options(order=3, corrector=False),
     "res ancestral": res_multistep.with_options(eta=1.0),
     "res, eta 3": res_multistep.with_options(eta=3.0),
+    "ud10_ab, as in ComfyUI": ud10_ab.with_options(noise_weight=0.1),
     "er_sde 2, reverse": er_sde.with_options(max_stage=2, noise_scaler="reverse_time_sde"),
     "er_sde, eta 0": er_sde.with_options(eta=0.0),
     "er_sde, eta 20": er_sde.with_options(eta=20.0),
@@ -187,10 +189,11 @@ WITH_LIMIT: dict[str, Solver] = {
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler", "heun", "dpm_2", "lms", "dpmpp_multistep")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler ancestral", "2M heun", "2M SDE", "3M", "3M SDE")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler churn", "heun churn")},
-    **{name: SOLVERS[name] for name in ("heunpp2", "ipndm", "ipndm_v", "gradient_estimation", "lcm")},
+    **{name: SOLVERS[name] for name in ("heunpp2", "ipndm", "ipndm_v", "gradient_estimation", "ud10_ab", "lcm")},
     **{name: SOLVERS[name] for name in ("res_multistep", "er_sde", "exp_heun_2_x0")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("res ancestral", "er_sde 2, reverse", "er_sde, eta 0")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("exp_heun sde", "sa, eta 0", "sa, all the way")},
+    "ud10_ab, as in ComfyUI": SOLVERS_WITH_OPTIONS["ud10_ab, as in ComfyUI"],
     "unip 1": unipc.with_options(order=1, corrector=False),
     "unip 2": unipc.with_options(order=2, corrector=False),
 }

@@ -212,7 +212,7 @@ def test_worlds_differ_from_the_librarys_own_reading_only_where_asked() -> None:
         ("Euler", "linear_quadratic", "a1111", "unknown schedule of A1111 'linear_quadratic'"),
         ("ddim_uniform", None, "comfyui", "is a schedule of ComfyUI, not a sampler: .* example 'euler ddim_uniform'"),
         ("KL Optimal", None, "a1111", "is a schedule of A1111, not a sampler: .* 'DPM.. 2M KL Optimal'"),
-        ("cfgpp_ud10_ab", None, "comfyui", "unknown sampler of ComfyUI 'cfgpp_ud10_ab': did you mean .*'euler_cfg_pp'"),
+        ("heun_cfg_pp", None, "comfyui", "unknown sampler of ComfyUI 'heun_cfg_pp': did you mean 'euler_cfg_pp'"),
     ],
 )
 def test_what_a_world_does_not_have_is_refused_with_the_nearest(

@@ -38,6 +38,7 @@ from diffusolve.solvers import (
     seeds_2,
     seeds_3,
     tcd,
+    ud10_ab,
     unipc,
 )
 
@@ -512,6 +513,10 @@ ENTRIES = (
         a1111=False,
         comfyui=("gradient_estimation_cfg_pp",),
         nearest="Gradient estimation",
+    ),
+    # ComfyUI's extrapolates the noise by a tenth of the step as well, with which more steps lead to no solution.
+    Entry(
+        "CFG++ UD10 AB", ud10_ab.with_options(cfg_pp=True), 1, a1111=False, comfyui=("cfgpp_ud10_ab",), nearest="Euler"
     ),
     Entry("SEEDS-2", seeds_2, 2, a1111=False, comfyui=("seeds_2",), nearest="DPM++ SDE"),
     Entry("SEEDS-3", seeds_3, 2, a1111=False, comfyui=("seeds_3",), nearest="DPM++ SDE"),

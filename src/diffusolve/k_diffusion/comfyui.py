@@ -1,11 +1,13 @@
 """The functions that ComfyUI's ``k_diffusion.sampling`` has beside k-diffusion's own, with the same arguments.
 
-They can be found in :mod:`diffusolve.k_diffusion.sampling` too. The functions with ``_cfg_pp`` in their names need a
-model that tells its prediction without guidance as ComfyUI's models do
+They can be found in :mod:`diffusolve.k_diffusion.sampling` too. The functions with ``cfg_pp`` or ``cfgpp`` in their
+names need a model that tells its prediction without guidance as ComfyUI's models do
 (:class:`~diffusolve.k_diffusion.loop.Unguided`).
 
 They do what ComfyUI's do, slips included (docs/coming-from-comfyui.md lists these). Those with ``_RF`` in their names
 are for samples of flow matching, ``(1 - sigma) * x0 + sigma * noise``; ComfyUI calls them on its own for such models.
+`sample_lcm`, `sample_euler_cfg_pp`, `sample_euler_ancestral_cfg_pp` and `sample_cfgpp_ud10_ab` are for both kinds: a
+model of ComfyUI's tells which is its own (:func:`~diffusolve.k_diffusion.loop.is_on_flow`), and of others alpha is 1.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from diffusolve.k_diffusion.loop import (
     after_each_step,
     as_the_run_does,
     before_each_step,
+    is_on_flow,
     part_and_whole,
     parts,
     run_solver,
+    sampling_of,
     whole_steps,
     with_numbers,
 )
@@ -53,9 +57,11 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
 )
 
 __all__ = [
+    "sample_cfgpp_ud10_ab",
     "sample_ddpm",
     "sample_deis",
     "sample_dpm_2_ancestral_RF",
@@ -140,6 +146,7 @@ def sample_lcm(
         disable,
         noise_sampler or default_noise_sampler(x),
         after_each_step,
+        flow=is_on_flow(model),
     )
 
 
@@ -204,7 +211,21 @@ def sample_euler_cfg_pp(
 ) -> Tensor:
     """Euler's method of CFG++ (Chung et al. 2024): guided data, renoised without guidance."""
     solver = euler.with_options(cfg_pp=True)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=is_on_flow(model))
+
+
+@torch.no_grad()
+def sample_cfgpp_ud10_ab(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """Euler's method of CFG++ that leans on the step before: noise by 0.1, slopes by 0.25, the end on a line."""
+    solver = ud10_ab.with_options(cfg_pp=True, noise_weight=0.1)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=is_on_flow(model))
 
 
 @torch.no_grad()
@@ -603,7 +624,7 @@ def sample_sa_solver_pece(
 def _tau_of(model: Model) -> Callable[[float], float]:
     """Tau 1 between 20 and 80 % of the training time, which ComfyUI's models tell."""
     try:
-        told: Any = model.inner_model.model_patcher.get_model_object("model_sampling")  # type: ignore[attr-defined]
+        told = sampling_of(model)
         start, end = float(told.percent_to_sigma(0.2)), float(told.percent_to_sigma(0.8))
     except AttributeError:
         raise ValueError(
@@ -616,8 +637,11 @@ def _tau_of(model: Model) -> Callable[[float], float]:
 # Ancestral, in one frame
 
 
-def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool = False) -> Callable[..., Tensor]:
-    """The function `name`: `solver` with fresh noise after each step; on samples of flow matching if `flow`."""
+def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool | None = False) -> Callable[..., Tensor]:
+    """The function `name`: `solver` with fresh noise after each step; on samples of flow matching if `flow`.
+
+    With ``flow=None`` the model tells which samples are its own.
+    """
 
     @torch.no_grad()
     def function(
@@ -633,7 +657,10 @@ def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool = False) -
     ) -> Tensor:
         numbered = with_numbers(solver, eta=eta, s_noise=s_noise)
         noise = noise_sampler or default_noise_sampler(x)
-        return run_solver(numbered, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=flow)
+        on_flow = is_on_flow(model) if flow is None else flow
+        return run_solver(
+            numbered, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=on_flow
+        )
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = summary
@@ -644,6 +671,7 @@ sample_euler_ancestral_cfg_pp = _ancestral(
     "sample_euler_ancestral_cfg_pp",
     euler.with_options(cfg_pp=True),
     "Euler ancestral of CFG++ (Chung et al. 2024).",
+    flow=None,
 )
 sample_dpmpp_2s_ancestral_cfg_pp = _ancestral(
     "sample_dpmpp_2s_ancestral_cfg_pp",

@@ -39,9 +39,11 @@ __all__ = [
     "before_each_step",
     "fast_plan",
     "follow",
+    "is_on_flow",
     "part_and_whole",
     "parts",
     "run_solver",
+    "sampling_of",
     "two_ends",
     "whole_steps",
     "with_numbers",
@@ -84,6 +86,7 @@ def run_solver(
         noise_sampler: where its noise comes from; a Brownian path when missing.
         due: how much noise is drawn, and when; None for solvers without noise.
         intervals: between which sigmas noise is drawn; whole steps when missing.
+        flow: samples are ``(1 - sigma) * x0 + sigma * noise``, not ``x0 + sigma * noise``.
     """
     values = _values_of(sigmas, may_rise=due is not as_the_run_does)
     if len(values) < 2:
@@ -104,6 +107,23 @@ def run_solver(
         options = unguided.watched(extra_args)
         return follow(plan, model, x, options, callback, disable, noise, drawn, describe, [*ends, plan.nfe], unguided)
     return follow(plan, model, x, extra_args, callback, disable, noise, drawn, describe, [*ends, plan.nfe])
+
+
+def sampling_of(model: Model) -> Any:
+    """What a model of ComfyUI's tells of its noise levels; AttributeError for other models."""
+    return model.inner_model.model_patcher.get_model_object("model_sampling")  # type: ignore[attr-defined]
+
+
+def is_on_flow(model: Model) -> bool:
+    """True if `model` tells, as ComfyUI's do, that its samples are ``(1 - sigma) * x0 + sigma * noise``.
+
+    Of data 1 and noise 0 it makes the sample at sigma = 1/2, which is 1/2 on flow matching and 1 elsewhere.
+    """
+    try:
+        answer = sampling_of(model).noise_scaling(torch.full((1,), 0.5), torch.zeros(1), torch.ones(1))
+    except AttributeError:
+        return False
+    return float(answer) == 0.5
 
 
 class Unguided:

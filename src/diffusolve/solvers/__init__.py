@@ -24,6 +24,7 @@ from diffusolve.solvers.seeds import exp_heun_2_x0, seeds_2, seeds_3
 from diffusolve.solvers.solver import Solver, solver
 from diffusolve.solvers.tcd import tcd
 from diffusolve.solvers.two_stage import dpm_2, heun
+from diffusolve.solvers.ud10_ab import ud10_ab
 from diffusolve.solvers.unipc import unipc
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "seeds_3",
     "solver",
     "tcd",
+    "ud10_ab",
     "unipc",
 ]
 
@@ -80,6 +82,7 @@ SOLVERS: dict[str, Solver] = {
         ipndm,
         ipndm_v,
         gradient_estimation,
+        ud10_ab,
         deis,
         dpm_singlestep,
         dpmpp_singlestep,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
+from math import inf, isfinite
 
 from diffusolve.errors import unknown_name
 
-__all__ = ["check_choice", "check_eta", "check_lengths", "check_part", "check_past", "check_up_to"]
+__all__ = ["check_choice", "check_eta", "check_finite", "check_lengths", "check_part", "check_past", "check_up_to"]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -20,6 +20,12 @@ def check_eta(eta: float) -> None:
     """Raise ValueError unless `eta`, how much noise a stochastic solver replaces, is a number from 0 up."""
     if not 0.0 <= eta < inf:
         raise ValueError(f"eta is {eta:g}: expected at least 0 (0 adds no noise, 1 is the default of most samplers).")
+
+
+def check_finite(option: str, value: float) -> None:
+    """Raise ValueError unless `value`, a weight of something, is a finite number."""
+    if not isfinite(value):
+        raise ValueError(f"{option} is {value:g}: expected a number (0 leaves out what it weighs).")
 
 
 def check_up_to(option: str, value: int, highest: int) -> None:

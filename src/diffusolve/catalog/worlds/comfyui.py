@@ -1,4 +1,4 @@
-"""ComfyUI, as measured on a copy of August 2026 (0.31).
+"""ComfyUI, as measured on a copy of August 2026 (0.31); ``cfgpp_ud10_ab``, which is newer, on one of September.
 
 Each option that is not a solver's default is what ComfyUI does there; docs/coming-from-comfyui.md says which of them
 are slips, and how large.
@@ -33,6 +33,7 @@ from diffusolve.solvers import (
     sa_solver,
     seeds_2,
     seeds_3,
+    ud10_ab,
     unipc,
 )
 from diffusolve.spacing import (
@@ -107,6 +108,7 @@ COMFYUI = World(
         WorldSampler("ipndm", "iPNDM", ipndm),
         WorldSampler("ipndm_v", "iPNDM-v", ipndm_v.with_options(misplaced=True)),
         WorldSampler("deis", "DEIS", deis.with_options(polynomial="time", **ALONE)),
+        WorldSampler("cfgpp_ud10_ab", "CFG++ UD10 AB", ud10_ab.with_options(cfg_pp=True, noise_weight=0.1)),
         WorldSampler("res_multistep", "RES multistep", res_multistep.with_options(**ALONE)),
         WorldSampler(
             "res_multistep_cfg_pp",
