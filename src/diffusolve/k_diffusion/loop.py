@@ -110,7 +110,7 @@ def run_solver(
 
 
 def sampling_of(model: Model) -> Any:
-    """What a model of ComfyUI's tells of its noise levels; AttributeError for other models."""
+    """The `model_sampling` of a model of ComfyUI's, which knows its noise levels; AttributeError for others."""
     return model.inner_model.model_patcher.get_model_object("model_sampling")  # type: ignore[attr-defined]
 
 
