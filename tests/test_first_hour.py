@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import diffusolve
-from diffusolve import k_diffusion
+from diffusolve import k_diffusion, spacing
 from diffusolve.denoisers import Denoiser
 from diffusolve.errors import UnknownNameError
 from diffusolve.schedulers import CLASSES
@@ -212,6 +212,78 @@ def test_samples_and_timesteps_that_are_none_are_said_in_words_by_every_class() 
             else:
                 missed.append((name, words, "no error"))
     assert not missed, "\n".join(map(str, missed))
+
+
+def test_what_noise_is_made_of_and_for_is_said_in_words() -> None:
+    x, missed = torch.ones(2, 3, 8, 8), []
+    cases: list[tuple[Any, Any, int, str]] = [
+        (x.numpy(), x, 2, "sample is a ndarray: schedulers add noise to torch tensors"),
+        (x, x.numpy(), 2, "noise is a ndarray: schedulers add noise to torch tensors"),
+        (x.long(), x, 2, "sample is of torch.int64: expected floating-point numbers"),
+        (x, x[:, :2], 2, r"noise has shape (2, 2, 8, 8): expected that of the samples, (2, 3, 8, 8)"),
+        (x, x, 3, "timesteps holds 3 for 2 samples: expected one for each, or one for all"),
+    ]
+    others = {"ConsistencyDecoderScheduler", "KarrasVeScheduler", "RFD4ProteinaScheduler", "ScoreSdeVpScheduler"}
+    for name in sorted(set(CLASSES) - TAKES_NUMBERS - others - {"HeliosScheduler", "PiflowScheduler"}):
+        scheduler: Any = getattr(diffusolve, name)()
+        timestep = torch.tensor([1])
+        if name not in STEPS_OTHERWISE | {"SCMScheduler"}:
+            scheduler.set_timesteps(4)
+            timestep = scheduler.timesteps[:1]
+        for samples, noise, count, words in cases:
+            try:
+                scheduler.add_noise(samples, noise, timestep.repeat(count))
+            except Exception as error:  # which one is what is asked here
+                if not isinstance(error, (TypeError, ValueError)) or words not in str(error):
+                    missed.append((name, words, repr(error)))
+            else:
+                missed.append((name, words, "no error"))
+    assert not missed, "\n".join(map(str, missed))
+
+
+def test_what_else_is_no_value_is_said_in_words() -> None:
+    x = torch.ones(2, 3, 8, 8)
+
+    def euler_a(**options: Any) -> Any:
+        scheduler = diffusolve.EulerAncestralDiscreteScheduler()
+        scheduler.set_timesteps(4)
+        return scheduler.step(x, scheduler.timesteps[0], x, **options)
+
+    def sampled(network: Any = lambda x, t: 0.1 * x, **options: Any) -> Any:
+        return diffusolve.sample(network, x, EULER.plan("sd15", "epsilon", 2), **options)
+
+    def log_prob(**options: Any) -> Any:
+        scheduler = diffusolve.EulerAncestralDiscreteScheduler()
+        scheduler.set_timesteps(4)
+        return scheduler.step_log_prob(x, scheduler.timesteps[0], x, **options)
+
+    class Boundary(diffusolve.DDIMScheduler):
+        pass
+
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (lambda: euler_a(generator=5), TypeError, "generator is 5: expected a torch.Generator"),
+        (lambda: Boundary().set_timesteps(4, "gpu9"), ValueError, "device is 'gpu9': expected one of PyTorch's"),
+        (lambda: Boundary().set_timesteps(4, 3.5), ValueError, "device is 3.5: expected one of PyTorch's"),  # type: ignore[arg-type]
+        (lambda: spacing.Counted(inner="Karras"), TypeError, "inner of Counted is 'Karras': expected a spacing"),  # type: ignore[arg-type]
+        (lambda: spacing.Shifted(shift=3.0, inner=3), TypeError, "inner of Shifted is 3: expected a spacing"),  # type: ignore[arg-type]
+        (lambda: sampled(lambda x, t: x + 1j), TypeError, "the network returned torch.complex64: expected floating"),
+        (lambda: sampled(lambda x, t: x > 0), TypeError, "the network returned torch.bool: expected floating"),
+        (lambda: sampled(clip=1.0), TypeError, "clip is 1.0: expected a function"),
+        (lambda: sampled(clip=lambda x0: x0[:1]), ValueError, r"clip returned .* for data of shape \(2, 3, 8, 8\)"),
+        (lambda: sampled(callback=3), TypeError, "callback is 3: expected a function"),
+        (lambda: diffusolve.learn(lambda x, t: x, x, minute=3), ValueError, "option of learn 'minute': did you mean"),
+        (lambda: log_prob(next_sample=x), ValueError, "option of EulerAncestralDiscreteScheduler.step_log_prob"),
+        (
+            lambda: diffusolve.sampler("DDIM", world="a1111").plan("sd15", "epsilon", 600),
+            ValueError,
+            "two of them begin at the last timestep; use at most 500",
+        ),
+    ]
+    for call, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            call()
+    with pytest.raises(AttributeError, match="CogVideoXDDIMScheduler has no _threshold_sample"):
+        diffusolve.CogVideoXDDIMScheduler()._threshold_sample(x)
 
 
 def test_an_uncaught_misspelt_name_has_one_hint() -> None:

@@ -66,6 +66,8 @@ class Recipes:
         sampler = sampler_called(row.sampler, world=row.world)
         schedule = self._model.noise_schedule
         if sampler.solver.adaptive:
+            if row.steps != Row.steps:
+                raise ValueError(f"steps is {row.steps}: {row.sampler} chooses its own: leave steps out.")
             return Recipe(None, sampler, sampler.grid(schedule, 1))
         plan = sampler.plan(schedule, self._model.prediction, row.steps)
         return Recipe(plan, sampler, sampler.grid(schedule, row.steps) if plan.is_stochastic else None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from inspect import signature
 from math import inf, isfinite
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from diffusolve.arrays import Array, is_torch
-from diffusolve.errors import shown, unknown_name
+from diffusolve.errors import check_options, shown, unknown_name
 from diffusolve.learning.fit import Fit, search
 from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, check_begins, judge
 from diffusolve.learning.kept import Kept
@@ -92,6 +93,7 @@ def learn(network: Any, like: Array, steps: int = 5, **options: Any) -> Plan:
 
     Arguments and errors as :func:`learn_with_report`. The report is in ``plan.extra["learned"]``.
     """
+    check_options("learn", options, [*signature(learn_with_report).parameters][3:])
     return learn_with_report(network, like, steps, **options)[0]
 
 

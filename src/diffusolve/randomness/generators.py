@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from diffusolve.arrays import Array, concatenate, is_torch, moved, namespace
+from diffusolve.errors import shown
 from diffusolve.randomness.counter import CounterNoise, counter_normal
 
 __all__ = ["NoiseLike", "draw_normal", "draw_normal_with", "noise_source"]
@@ -55,10 +56,17 @@ def draw_normal_with(generator: Any, like: Array) -> Array:
 
     Raises:
         ValueError: a list whose length is not the batch size.
+        TypeError: neither.
     """
     if isinstance(generator, Sequence) and len(generator) != like.shape[0]:
         raise _wrong_count(len(generator), like)
-    return _draw(like, generator)
+    try:
+        return _draw(like, generator)
+    except AttributeError as error:
+        raise TypeError(
+            f"generator is {shown(generator)}: expected a torch.Generator, for example "
+            "torch.Generator().manual_seed(0), or a list with one for each sample."
+        ) from error
 
 
 def _generators(noise: NoiseLike, like: Array, stream: int) -> Any:

@@ -14,6 +14,7 @@ from tqdm import TqdmWarning
 
 from diffusolve.arrays import Array, cast_like, is_floating, is_torch, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
+from diffusolve.errors import shown
 from diffusolve.noise import Grid, NoiseSchedule, Point
 from diffusolve.plan import Plan, PlanPoint, Stage, check_noise_schedule, check_prediction
 from diffusolve.prediction import Prediction, PredictionOrName, prediction
@@ -195,6 +196,9 @@ def sample_with_report(
     """As :func:`sample`, and how many evaluations and steps it took."""
     check_network(network)
     _check_sample(x)
+    for name, given, example in (("callback", callback, "print"), ("clip", clip, "lambda x0: x0.clip(-1, 1)")):
+        if given is not None and not callable(given):
+            raise TypeError(f"{name} is {shown(given)}: expected a function, for example {example}.")
     if donate and gradients:
         raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
     with _gradient_mode(x, gradients), calls_explained(network):
@@ -248,7 +252,7 @@ def _run_plan(
     backend: BackendName,
 ) -> tuple[Array, Report]:
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
-    transform = None if clip is None else lambda data, stage: clip(data)
+    transform = None if clip is None else lambda data, stage: _clipped(clip, data)
     run = Run(plan, draw_noise, transform, donate, backend)
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
     like = x
@@ -300,7 +304,7 @@ def _run_adaptive(
             if step.accepted:
                 bar.update((step.t.log_snr - grid[0].log_snr) / span - bar.n)
 
-        transform = None if clip is None else lambda data, point: clip(data)
+        transform = None if clip is None else lambda data, point: _clipped(clip, data)
         result = run_directly(
             sampler.solver,
             grid,
@@ -335,6 +339,19 @@ def _check_output(output: Array, like: Array) -> None:
         raise TypeError(
             f"the network returned a {_kind(output)} for samples in a {_kind(like)}: expected the same kind of array."
         )
+    if not is_floating(output):
+        raise TypeError(f"the network returned {output.dtype}: expected floating point numbers, as of the samples.")
+
+
+def _clipped(clip: ClipData, data: Array) -> Array:
+    """What `clip` makes of a data prediction. Raises ValueError if it has another shape."""
+    clipped = clip(data)
+    if getattr(clipped, "shape", None) != data.shape:
+        raise ValueError(
+            f"clip returned {shown(getattr(clipped, 'shape', clipped))} for data of shape {tuple(data.shape)}: "
+            "expected an array of the same shape."
+        )
+    return clipped
 
 
 def _kind(x: Array) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
+from diffusolve.schedulers.given import device_of
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput
@@ -91,6 +92,7 @@ class KarrasVeScheduler(SchedulerMixin):
         low, high = self.config["sigma_min"], self.config["sigma_max"]
         places = torch.arange(steps - 1, -1, -1)
         self.num_inference_steps = steps
+        device = None if device is None else device_of(device)
         self.timesteps = places.to(device)
         self.schedule = ((low**2 / high**2) ** (places / max(steps - 1, 1)) * high**2).to(device)
 

@@ -41,6 +41,7 @@ class LCMScheduler(DistilledScheduler):
     output = SchedulerOutputWithDenoised
 
     ends_by_number = True
+    fixed: ClassVar[frozenset[str]] = DistilledScheduler.fixed | {"get_scalings_for_boundary_condition_discrete"}
     members: ClassVar[Members] = {"sigma_data": Member(lambda _: SIGMA_DATA)}
 
     @register_to_config

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from diffusolve.backends import Run
 from diffusolve.backends.log_prob import LogProbArguments, LogProbStep
-from diffusolve.errors import NoDensityError
+from diffusolve.errors import NoDensityError, check_options
 
 if TYPE_CHECKING:
     from diffusolve.schedulers.generation import Options
@@ -21,6 +22,10 @@ CLASSES_WITH_DENSITY = (
     "EulerAncestralDiscreteScheduler, DDIMScheduler with eta above 0, DPMSolverMultistepScheduler with "
     "algorithm_type='sde-dpmsolver++' and, on flow matching, FlowMatchSDEDiscreteScheduler"
 )
+
+
+NOT_OPTIONS = {"self", "model_output", "timestep", "sample", "return_dict"}
+"""Arguments of `step` that are not handed on."""
 
 
 class HasLogProbs:
@@ -72,6 +77,9 @@ class HasLogProbs:
         """
         kind: Any = type(self)
         name = kind.__name__
+        known = signature(kind.step).parameters
+        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in known.values()):
+            check_options(f"{name}.step_log_prob", options, known.keys() - NOT_OPTIONS)
         if self.changes_samples:
             raise NoDensityError(f"a step of {name} has no density: {self.changes_samples}. Take another class.")
         rounds = sample.dtype is not model_output.dtype and self.precision == "output"

@@ -168,8 +168,14 @@ class ReachesIntoRuns:
         return generation is not None and generation.run is not None
 
     def _threshold_sample(self, sample: Tensor) -> Tensor:
-        """`sample`, a prediction of the data, limited as `thresholding` of the configuration does it."""
+        """`sample`, a prediction of the data, limited as `thresholding` of the configuration does it.
+
+        Raises:
+            AttributeError: the class has no such configuration.
+        """
         config = self.config
+        if "dynamic_thresholding_ratio" not in config:
+            raise AttributeError(f"{type(self).__name__} has no _threshold_sample: its configuration limits no data.")
         return dynamic_threshold(sample, config["dynamic_thresholding_ratio"], config["sample_max_value"])
 
 

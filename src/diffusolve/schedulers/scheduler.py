@@ -30,7 +30,7 @@ from diffusolve.schedulers.clipping import clip_asked_for
 from diffusolve.schedulers.compatible import COMPATIBLE
 from diffusolve.schedulers.flow_config import FLOW_KEYS, FLOW_STEPS, carried_flow, check_no_flow, is_flow
 from diffusolve.schedulers.generation import Generation, Noise, Options, Prepared, check_options_of, shown
-from diffusolve.schedulers.given import check_tensors, number_of, timesteps_on
+from diffusolve.schedulers.given import check_noise, check_tensors, device_of, number_of, timesteps_on
 from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
@@ -239,6 +239,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
 
     def _begin(self, asked: Asked, device: Any) -> Generation:
         """Begin a generation with what was `asked` for; it is returned."""
+        device = None if device is None else device_of(device)
         with self._registry.lock:
             self._follow_configuration()
             prepared, edition = self._prepared(asked), self._edition
@@ -575,6 +576,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
                 with betas take these in the middle of a run too.
         """
         alpha, sigma = self._signal_and_noise(original_samples, timesteps)
+        check_noise(noise, original_samples)
         noised: Tensor = alpha * original_samples + sigma * noise
         return noised
 

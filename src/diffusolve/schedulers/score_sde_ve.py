@@ -12,7 +12,7 @@ from diffusolve.arrays import moved
 from diffusolve.config import register_to_config
 from diffusolve.randomness import draw_normal_with
 from diffusolve.schedulers.asked import asked_for
-from diffusolve.schedulers.given import timesteps_on
+from diffusolve.schedulers.given import check_noise, timesteps_on
 from diffusolve.schedulers.mixin import SchedulerMixin
 from diffusolve.schedulers.of_each_loop import OfEachLoop
 from diffusolve.schedulers.outputs import SchedulerOutput, SchedulerOutputWithMean
@@ -160,8 +160,10 @@ class ScoreSdeVeScheduler(SchedulerMixin):
             noise: likewise; drawn when missing.
             timesteps: places among ``scheduler.discrete_sigmas``, shape (batch,).
         """
-        sigma: Tensor = moved(self.discrete_sigmas, original_samples.device)[timesteps_on(timesteps, original_samples)]
+        timesteps = timesteps_on(timesteps, original_samples)
+        sigma: Tensor = moved(self.discrete_sigmas, original_samples.device)[timesteps]
         noise = torch.randn_like(original_samples) if noise is None else noise
+        check_noise(noise, original_samples)
         return original_samples + sigma.reshape(-1, *[1] * (original_samples.ndim - 1)) * noise
 
 

@@ -13,6 +13,7 @@ from diffusolve.noise import Scaling
 from diffusolve.schedulers.asked import Asked, asked_for
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Prepared
+from diffusolve.schedulers.given import check_noise
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.reaching import ReachesIntoSigmas, is_scale_input_called
 from diffusolve.schedulers.steps import Array, Steps, curve_asked_for, curve_named, spaced, timestep_spacing
@@ -131,7 +132,9 @@ class SigmaScheduler(ReachesIntoSigmas, TableScheduler):
         """
         if self._flow is not None:
             return super().add_noise(original_samples, noise, timesteps)
-        return original_samples + self._sigma_at(original_samples, timesteps) * noise
+        sigma = self._sigma_at(original_samples, timesteps)
+        check_noise(noise, original_samples)
+        return original_samples + sigma * noise
 
     def _steps(self, asked: Asked) -> Steps:
         """Timesteps by the configured spacing, sigmas by interpolation or along the curve asked for, and the end."""

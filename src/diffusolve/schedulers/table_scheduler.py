@@ -14,7 +14,7 @@ from diffusolve.prediction import Prediction
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.flow_sigmas import FlowSigmas
 from diffusolve.schedulers.generation import Generation, Prepared
-from diffusolve.schedulers.given import timesteps_on
+from diffusolve.schedulers.given import check_noise, timesteps_on
 from diffusolve.schedulers.scheduler import Scheduler
 from diffusolve.schedulers.steps import Array, Steps
 from diffusolve.schedulers.tables import Tables, check_entries, check_signal, tables_of
@@ -163,6 +163,7 @@ class TableScheduler(Scheduler):
                 f"scale_noise is for flow-matching models, and this {type(self).__name__} has betas: use add_noise."
             )
         alpha, sigma = TableScheduler._signal_and_noise(self, sample, timestep)  # whatever add_noise of a class does
+        check_noise(noise, sample)
         noised: Tensor = alpha * sample + sigma * noise
         return noised
 
@@ -181,15 +182,17 @@ class TableScheduler(Scheduler):
             timesteps: whole training timesteps, shape (batch,).
         """
         alpha, sigma = self._trained_signal_and_noise(sample, timesteps)
+        check_noise(noise, sample)
         return alpha * noise - sigma * sample
 
     def _trained_signal_and_noise(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at whole training timesteps, with alpha^2 + sigma^2 = 1, shape (batch, 1, ...), as `like`."""
+        timesteps = timesteps_on(timesteps, like)
         table = self._signal
         if table.device != like.device:
             table = moved(table, like.device)
             vars(self)["_signal"] = table  # the same numbers
-        power = table.to(like.dtype)[timesteps_on(timesteps, like).long()]
+        power = table.to(like.dtype)[timesteps.long()]
         power = power.reshape(-1, *[1] * (like.ndim - 1))
         return power**0.5, (1 - power) ** 0.5
 

@@ -35,6 +35,12 @@ class Spacing(ABC):
 
     def __post_init__(self) -> None:
         check_numbers(type(self).__name__, vars(self))
+        inner = vars(self).get("inner", self)
+        if not isinstance(inner, Spacing):
+            raise TypeError(
+                f"inner of {type(self).__name__} is {shown(inner)}: expected a spacing, for example "
+                "diffusolve.spacing.Karras()."
+            )
         if self.final_sigma not in FINAL_SIGMAS:
             raise unknown_name("final_sigma", self.final_sigma, FINAL_SIGMAS)
 

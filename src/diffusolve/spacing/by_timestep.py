@@ -145,6 +145,11 @@ class LeadingIntervals(IndexSpacing):
         indices = self._on(noise_schedule, checked_steps(steps, noise_schedule.num_train_timesteps))
         if len(indices) < 2:
             raise ValueError(f"steps is {steps}: expected at least 2, since the last of the timesteps is the end.")
+        if len(set(indices.tolist())) < len(indices):
+            raise ValueError(
+                f"steps is {steps}: with steps_offset={self.steps_offset} two of them begin at the last timestep; use "
+                f"at most {noise_schedule.num_train_timesteps // 2}."
+            )
         sigmas = noise_schedule.sigma_at_index(indices)
         return Grid.from_sigmas(noise_schedule, sigmas, indices if noise_schedule.is_discrete else None)
 
