@@ -41,7 +41,7 @@ def check_noise(noise: object, samples: Tensor) -> None:
     assert isinstance(noise, Tensor)
     if noise.shape != samples.shape:
         try:
-            torch.broadcast_shapes(noise.shape, samples.shape)
+            torch.broadcast_shapes(noise.shape, samples.shape)  # type: ignore[no-untyped-call]
         except RuntimeError:
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}: expected that of the samples, {tuple(samples.shape)}."
