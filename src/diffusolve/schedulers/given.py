@@ -21,7 +21,7 @@ def check_tensors(output: object, sample: object) -> None:
 
 
 def device_of(device: Any) -> torch.device:
-    """PyTorch's device called `device`. Raises ValueError if it is none."""
+    """The device that PyTorch calls `device`. Raises ValueError if it has none of that name."""
     try:
         return torch.device(device)
     except (RuntimeError, TypeError):
