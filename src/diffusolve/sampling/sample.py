@@ -344,7 +344,7 @@ def _check_output(output: Array, like: Array) -> None:
 
 
 def _clipped(clip: ClipData, data: Array) -> Array:
-    """What `clip` makes of a data prediction. Raises ValueError if it has another shape."""
+    """The data prediction that `clip` makes of another. Raises ValueError if it has another shape."""
     clipped = clip(data)
     if getattr(clipped, "shape", None) != data.shape:
         raise ValueError(
