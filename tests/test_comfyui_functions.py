@@ -144,6 +144,7 @@ def test_names_with_gpu_or_heun_are_the_same_samplers_on_the_same_noise() -> Non
     start = sigmas[0] * torch.tensor(FIGURES["start"]["numbers"], dtype=torch.float64)[None]
     for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"):
         assert torch.equal(made(name, sigmas, start)[0], made(f"{name}_gpu", sigmas, start)[0])
+        assert getattr(sampling, f"sample_{name}_gpu") is getattr(sampling, f"sample_{name}")
 
 
 def test_every_function_is_found_in_sampling_with_k_diffusions_first_arguments() -> None:
@@ -153,6 +154,51 @@ def test_every_function_is_found_in_sampling_with_k_diffusions_first_arguments()
         assert getattr(sampling, name) is function
         assert list(inspect.signature(function).parameters)[:6] == first, name
         assert function.__doc__
+
+
+MADE_NOISE = "eta=1.0, s_noise=1.0, noise_sampler=None"
+FURTHER = {
+    "ddpm": "noise_sampler=None",
+    "lcm": "noise_sampler=None",
+    "heunpp2": "s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0",
+    "ipndm": "max_order=4",
+    "ipndm_v": "max_order=4",
+    "deis": "max_order=3, deis_mode='tab'",
+    "euler_cfg_pp": "",
+    "dpmpp_2m_cfg_pp": "",
+    "cfgpp_ud10_ab": "",
+    **dict.fromkeys(("euler_ancestral_RF", "dpm_2_ancestral_RF", "dpmpp_2s_ancestral_RF"), MADE_NOISE),
+    **dict.fromkeys(("euler_ancestral_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_3m_sde_gpu"), MADE_NOISE),
+    **dict.fromkeys(("res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"), MADE_NOISE),
+    "dpmpp_sde_gpu": f"{MADE_NOISE}, r=0.5",
+    "dpmpp_2m_sde_gpu": f"{MADE_NOISE}, solver_type='midpoint'",
+    **dict.fromkeys(("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"), f"{MADE_NOISE}, solver_type='heun'"),
+    **dict.fromkeys(("res_multistep", "res_multistep_cfg_pp"), "s_noise=1.0, noise_sampler=None"),
+    "gradient_estimation": "ge_gamma=2.0, cfg_pp=False",
+    "gradient_estimation_cfg_pp": "ge_gamma=2.0",
+    "er_sde": "s_noise=1.0, noise_sampler=None, noise_scaler=None, max_stage=3",
+    "seeds_3": f"{MADE_NOISE}, r_1={1 / 3}, r_2={2 / 3}",
+    "sa_solver": "tau_func=None, s_noise=1.0, noise_sampler=None, predictor_order=3, corrector_order=4, "
+    "use_pece=False, simple_order_2=False",
+    "sa_solver_pece": "tau_func=None, s_noise=1.0, noise_sampler=None, predictor_order=3, corrector_order=4, "
+    "simple_order_2=False",
+}
+"""The arguments after the first six with their defaults, as ComfyUI's functions have them (October 2025 and later)."""
+
+
+def test_the_arguments_and_their_defaults_are_comfyuis() -> None:
+    found = {}
+    for name in FURTHER:
+        first, further = [], []
+        for parameter in inspect.signature(getattr(sampling, f"sample_{name}")).parameters.values():
+            told = parameter.replace(annotation=inspect.Parameter.empty)
+            (first if len(first) < 6 else further).append(str(told).replace(" = ", "="))
+        quiet = "False" if name.startswith("sa_solver") else "None"
+        assert first == ["model", "x", "sigmas", "extra_args=None", "callback=None", f"disable={quiet}"], name
+        found[name] = ", ".join(further)
+    assert found == FURTHER
+    untold = {"sample_seeds_2", "sample_exp_heun_2_x0", "sample_exp_heun_2_x0_sde"}  # newer than what was looked at
+    assert {f"sample_{name}" for name in FURTHER} | untold == set(comfyui.__all__)
 
 
 def test_a_model_that_does_not_tell_its_prediction_without_guidance_is_refused() -> None:

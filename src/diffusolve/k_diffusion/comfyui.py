@@ -13,9 +13,8 @@ model of ComfyUI's tells which is its own (:func:`~diffusolve.k_diffusion.loop.i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,21 +30,24 @@ from diffusolve.k_diffusion.loop import (
     as_the_run_does,
     before_each_step,
     is_on_flow,
-    part_and_whole,
     parts,
     run_solver,
     sampling_of,
     whole_steps,
     with_numbers,
 )
-from diffusolve.k_diffusion.sampling import default_noise_sampler
+from diffusolve.k_diffusion.sampling import (
+    default_noise_sampler,
+    sample_dpmpp_2m_sde,
+    sample_dpmpp_3m_sde,
+    sample_dpmpp_sde,
+)
 from diffusolve.solvers import (
     Solver,
     deis,
     dpm_2,
     dpmpp_2s_ancestral,
     dpmpp_multistep,
-    dpmpp_sde,
     er_sde,
     euler,
     gradient_estimation,
@@ -96,7 +98,6 @@ __all__ = [
 ]
 
 DPMPP_M = dpmpp_multistep.with_options(lower_order_final=False)
-DPMPP_3M = DPMPP_M.with_options(order=3, third_order="authors", solver_type="heun")
 
 
 @torch.no_grad()
@@ -111,17 +112,8 @@ def sample_ddpm(
 ) -> Tensor:
     """Ancestral sampling of DDPM (Ho et al. 2020), which is Euler ancestral with `eta` 1."""
     solver = euler.with_options(eta=1.0)
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
+    noise_sampler = noise_sampler or default_noise_sampler(x)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
 
 
 @torch.no_grad()
@@ -135,18 +127,9 @@ def sample_lcm(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """Multistep consistency sampling (Luo et al. 2023): the data prediction, and all of the next point's noise."""
-    solver = lcm
+    noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-        flow=is_on_flow(model),
+        lcm, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=is_on_flow(model)
     )
 
 
@@ -269,8 +252,7 @@ def sample_gradient_estimation_cfg_pp(
     ge_gamma: float = 2.0,
 ) -> Tensor:
     """Gradient estimation of CFG++."""
-    solver = with_numbers(gradient_estimation, ge_gamma=ge_gamma).with_options(cfg_pp=True)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
+    return sample_gradient_estimation(model, x, sigmas, extra_args, callback, disable, ge_gamma, cfg_pp=True)
 
 
 @torch.no_grad()
@@ -306,24 +288,6 @@ def sample_res_multistep_cfg_pp(
 
 
 @torch.no_grad()
-def sample_dpmpp_2m_sde_gpu(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    solver_type: str = "midpoint",
-) -> Tensor:
-    """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
-    solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
-
-
-@torch.no_grad()
 def sample_dpmpp_2m_sde_heun(
     model: Model,
     x: Tensor,
@@ -336,65 +300,9 @@ def sample_dpmpp_2m_sde_heun(
     noise_sampler: NoiseSampler | None = None,
     solver_type: str = "heun",
 ) -> Tensor:
-    """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
-    solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
-
-
-@torch.no_grad()
-def sample_dpmpp_2m_sde_heun_gpu(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    solver_type: str = "heun",
-) -> Tensor:
-    """DPM-Solver++(2M) of the SDE; the noise is made on the device of `x` in any case."""
-    solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
-
-
-@torch.no_grad()
-def sample_dpmpp_3m_sde_gpu(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """DPM-Solver++(3M) of the SDE; the noise is made on the device of `x` in any case."""
-    solver = with_numbers(DPMPP_3M, eta=eta, s_noise=s_noise)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
-
-
-@torch.no_grad()
-def sample_dpmpp_sde_gpu(
-    model: Model,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: ExtraArgs = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    r: float = 1 / 2,
-) -> Tensor:
-    """DPM-Solver++ of the SDE with two evaluations; the noise is made on the device of `x` in any case."""
-    solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path")
-    intervals = partial(part_and_whole, r=r)
-    return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, intervals
-    )
+    """DPM-Solver++(2M) of the SDE, with the line through two data predictions integrated exactly."""
+    noise = (eta, s_noise, noise_sampler)
+    return sample_dpmpp_2m_sde(model, x, sigmas, extra_args, callback, disable, *noise, solver_type)
 
 
 @torch.no_grad()
@@ -418,17 +326,8 @@ def sample_er_sde(
     solver = with_numbers(er_sde, s_noise=s_noise).with_options(max_stage=max_stage, third_order="authors", points=200)
     if noise_scaler is not None:
         raise ValueError(f"noise_scaler is {noise_scaler!r}: expected None; diffusolve.solvers.er_sde has named ones.")
-    return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_step,
-    )
+    noise_sampler = noise_sampler or default_noise_sampler(x)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
 
 
 @torch.no_grad()
@@ -447,18 +346,9 @@ def sample_seeds_2(
 ) -> Tensor:
     """SEEDS-2 (Gonzalez et al. 2023), with the second evaluation at the part `r` of a step in log sigma."""
     solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=r).with_options(solver_type=solver_type)
-    intervals = parts(r)
+    noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_evaluation,
-        intervals,
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(r)
     )
 
 
@@ -478,18 +368,9 @@ def sample_seeds_3(
 ) -> Tensor:
     """SEEDS-3 (Gonzalez et al. 2023), with evaluations at the parts `r_1` and `r_2` of a step in log sigma."""
     solver = with_numbers(seeds_3, eta=eta, s_noise=s_noise, r_1=r_1, r_2=r_2)
-    intervals = parts(r_1, r_2)
+    noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_evaluation,
-        intervals,
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(r_1, r_2)
     )
 
 
@@ -523,18 +404,9 @@ def sample_exp_heun_2_x0_sde(
 ) -> Tensor:
     """Exponential Heun of the SDE. Noise is drawn twice for a step, and used once, as there."""
     solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=1.0).with_options(solver_type=solver_type)
-    intervals = parts(1.0)
+    noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        noise_sampler or default_noise_sampler(x),
-        after_each_evaluation,
-        intervals,
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(1.0)
     )
 
 
@@ -567,7 +439,7 @@ def sample_sa_solver(
     sigmas: Tensor,
     extra_args: ExtraArgs = None,
     callback: Callback = None,
-    disable: bool | None = None,
+    disable: bool | None = False,
     tau_func: Callable[[float], float] | None = None,
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
@@ -608,7 +480,7 @@ def sample_sa_solver_pece(
     sigmas: Tensor,
     extra_args: ExtraArgs = None,
     callback: Callback = None,
-    disable: bool | None = None,
+    disable: bool | None = False,
     tau_func: Callable[[float], float] | None = None,
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
@@ -637,7 +509,24 @@ def _tau_of(model: Model) -> Callable[[float], float]:
 # Ancestral, in one frame
 
 
-def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool | None = False) -> Callable[..., Tensor]:
+class Ancestral(Protocol):
+    """A function with fresh noise after each step."""
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: ExtraArgs = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+        eta: float = 1.0,
+        s_noise: float = 1.0,
+        noise_sampler: NoiseSampler | None = None,
+    ) -> Tensor: ...
+
+
+def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool | None = False) -> Ancestral:
     """The function `name`: `solver` with fresh noise after each step; on samples of flow matching if `flow`.
 
     With ``flow=None`` the model tells which samples are its own.
@@ -708,6 +597,14 @@ sample_dpmpp_2s_ancestral_RF = _ancestral(
 )
 
 
+# The same functions by other names: noise is made on the device of `x` in any case
+
+sample_dpmpp_sde_gpu = sample_dpmpp_sde
+sample_dpmpp_2m_sde_gpu = sample_dpmpp_2m_sde
+sample_dpmpp_2m_sde_heun_gpu = sample_dpmpp_2m_sde_heun
+sample_dpmpp_3m_sde_gpu = sample_dpmpp_3m_sde
+
+
 for _name in __all__:
-    if _name.startswith("sample_"):
+    if globals()[_name].__name__ == _name:
         explain_arguments(globals()[_name])
