@@ -2,7 +2,7 @@
 
 PATH is a checkout of another commit with its modules compiled (`python setup.py build_ext --inplace` in it). Both are
 loaded in processes of their own, which take turns of some milliseconds, so that what else the machine does hits both
-alike; what is shown is the median over all turns of the time of a step on a small sample, where the network's output
+alike; what is shown is the median over all turns of the processor time of a step on a small sample, where the network's output
 and the sample are the only tensors of any size.
 """
 
@@ -39,10 +39,10 @@ def loop_of(name: str) -> Callable[[], float]:
         scheduler.set_timesteps(STEPS)
         sample, timesteps = x, [*scheduler.timesteps]
         scheduler.scale_model_input(sample, timesteps[0])
-        begun = time.perf_counter()
+        begun = time.process_time()
         for timestep in timesteps:
             sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
-        return 1e6 * (time.perf_counter() - begun) / len(timesteps)
+        return 1e6 * (time.process_time() - begun) / len(timesteps)
 
     return loop
 

@@ -114,8 +114,11 @@ class DDPMScheduler(OneStepScheduler):
             timestep: a timestep of the run; any whole training timestep if there is none.
             sample: shape (batch, channels, ...).
         """
-        check_tensors(model_output, sample)
-        noise = Noise(model_output.dtype)
+        try:
+            noise = Noise(model_output.dtype)
+        except AttributeError:
+            check_tensors(model_output, sample)
+            raise
         key, run = self._run_at(timestep, noise)
         whole = model_output
         model_output, deviation = self._split(model_output, sample, run.plan)

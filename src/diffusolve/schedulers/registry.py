@@ -96,7 +96,7 @@ class Registry:
             except (AttributeError, NotImplementedError):  # another tensor, or one in a transform of torch.func
                 generation = None
             if generation is not None:
-                if timestep.ndim and not may_be_several and timestep.numel() > 1 and any(timestep.stride()):
+                if not may_be_several and timestep.ndim and timestep.numel() > 1 and any(timestep.stride()):
                     raise several_timesteps(timestep)
                 place: int = timestep.storage_offset()  # type: ignore[assignment]  # a symbol only in compiled code
                 if generation.owner is not self._key:
