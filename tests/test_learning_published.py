@@ -36,6 +36,25 @@ def test_a_published_table_walks_as_its_formula_says() -> None:
         np.testing.assert_allclose(made, expected, rtol=1e-7, atol=1e-9)
 
 
+def test_optimal_steps_are_eulers_on_sigmas_of_the_table() -> None:
+    for name, steps, first, last in (
+        ("flux", 10, 0.9968, 0.2808),
+        ("wan", 20, 1.0, 0.208),
+        ("chroma", 40, 0.992, 0.048),
+    ):
+        plan = published(f"optimal steps {name}", steps)
+        assert (plan.nfe, plan.sigmas[0], plan.sigmas[-2], plan.sigmas[-1]) == (steps, first, last, 0.0)
+        assert "2503.21774" in plan.extra["published"]["source"]
+        x = np.random.default_rng(0).standard_normal((2, 5))
+        expected = x.copy()
+        for high, low in zip(plan.sigmas, plan.sigmas[1:], strict=False):
+            expected = expected + (low - high) * np.tanh(expected + high)
+        made = diffusolve.sample(lambda x, t: np.tanh(x + t[:, None] / 1000.0), x, plan)
+        np.testing.assert_allclose(made, expected, rtol=1e-7, atol=1e-9)
+        with pytest.raises(ValueError, match=f"tables of {steps} steps"):
+            published(f"optimal steps {name}", 5)
+
+
 def test_published_tables_are_nearer_than_euler_on_another_model() -> None:
     schedule = FlowMatching()
     means = np.random.default_rng(0).normal(size=(5, 6))

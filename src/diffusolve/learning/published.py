@@ -20,13 +20,21 @@ from diffusolve.prediction import prediction as prediction_called
 
 __all__ = ["PUBLISHED", "published"]
 
-PUBLISHED: Mapping[str, str] = {"neural solver": "neural_solver.json"}
+PUBLISHED: Mapping[str, str] = {
+    "neural solver": "neural_solver.json",
+    "optimal steps flux": "optimal_steps_flux.json",
+    "optimal steps wan": "optimal_steps_wan.json",
+    "optimal steps chroma": "optimal_steps_chroma.json",
+}
 """Name -> file of the tables that come with the package."""
 
 FORMAT = "diffusolve published tables"
 
 KEYS = ("sigmas", "steps", "weights")
 """Of a table."""
+
+LEAST_FIRST = 0.9
+"""Tables that begin lower are none for sampling from noise."""
 
 ROUNDING = 1e-3
 """Published steps are rounded: they may be so far from going all the way, and are then made longer or shorter alike."""
@@ -46,9 +54,10 @@ def published(
 
     Args:
         tables: a name of :data:`PUBLISHED`, or a JSON file with "format": "diffusolve published tables", "source" and
-            "tables". A table has either "sigmas", falling from 1 to 0, or "steps", their differences, and may have
-            "weights": a list for each step, with a weight for the network's velocity at each step before it; the
-            velocity of its own step has what is left to 1, all of it without weights (Euler's method).
+            "tables". A table has either "sigmas", falling from 1 or a little less (at least 0.9) to 0, or "steps",
+            their differences, from 1. It may have "weights": a list for each step, with a weight for the network's
+            velocity at each step before it; the velocity of its own step has what is left to 1, all of it without
+            weights (Euler's method).
         steps: of one of the tables.
         noise_schedule, prediction_type: what the network was trained with.
 
@@ -112,7 +121,7 @@ def _table(told: Any) -> Table:
 
 
 def _sigmas(told: Mapping[str, Any]) -> Numbers:
-    """Falling sigmas, from exactly 1 to exactly 0."""
+    """Falling sigmas, to exactly 0; of steps from exactly 1."""
     if ("sigmas" in told) == ("steps" in told):
         raise ValueError(f'a table is {shown(told)}: expected "sigmas" or "steps", one of them.')
     key = "steps" if "steps" in told else "sigmas"
@@ -120,6 +129,8 @@ def _sigmas(told: Mapping[str, Any]) -> Numbers:
     steps = numbers if key == "steps" else -np.diff(numbers)
     if not len(steps) or not (steps > 0.0).all():
         raise ValueError(f"the steps of a table are {shown(steps.tolist())}: expected positive numbers; sigmas fall.")
+    if key == "sigmas" and numbers[-1] == 0.0 and LEAST_FIRST <= numbers[0] <= 1.0:
+        return numbers
     if not abs(steps.sum() - 1.0) <= ROUNDING:
         raise ValueError(f"the steps of a table go a way of {steps.sum():g}: expected 1, from noise to data.")
     left = 1.0 - np.cumsum(steps) / steps.sum()
