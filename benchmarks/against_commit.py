@@ -2,8 +2,7 @@
 
 PATH is a checkout of another commit with its modules compiled (`python setup.py build_ext --inplace` in it). Both are
 loaded in processes of their own, which take turns of some milliseconds, so that what else the machine does hits both
-alike; what is shown is the median over all turns of the processor time of a step on a small sample, where the network's output
-and the sample are the only tensors of any size.
+alike; what is shown is the median over all turns of the processor time of a step on a small sample.
 """
 
 from __future__ import annotations
