@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
+
+gc.set_threshold(50_000, 20, 20)
+"""Plans are made by the thousand and are kept: at the usual threshold a third of the time of tests that walk them goes
+into looking through them for cycles."""
 
 settings.register_profile(
     "diffusolve",

@@ -62,7 +62,7 @@ class Sum(NamedTuple):
 
     def with_terms(self, terms: Mapping[int, float]) -> Sum:
         """The same sum of other terms."""
-        return self._replace(sources=tuple(terms), coefficients=tuple(terms.values()))
+        return Sum(self.target, tuple(terms), tuple(terms.values()), self.limit, self.reusable, self.scratch)
 
 
 class Trait(Flag):

@@ -139,9 +139,9 @@ def _leading_to(following: str, writes: Sequence[Write]) -> tuple[Write, ...]:
 
 def _sum(write: Write, sample: str, number: Mapping[str, int], factors: Mapping[int, float]) -> Sum:
     """`write`, where `sample` is the current one, of registers that hold their value divided by one of `factors`."""
-    sources = tuple(SAMPLE if source == sample else number[source] for source, _ in write.terms)
+    sources = [SAMPLE if source == sample else number[source] for source, _ in write.terms]
     coefficients = [c * factors.get(source, 1.0) for source, (_, c) in zip(sources, write.terms, strict=True)]
-    return Sum(number[write.register], sources, tuple(coefficients))
+    return Sum(number[write.register], tuple(sources), tuple(coefficients))
 
 
 def _data(stage: Stage, target: int) -> Sum:
@@ -159,8 +159,10 @@ def _up_to_factor(total: Sum, factors: MutableMapping[int, float]) -> Sum:
 
 def _folded(total: Sum, stage: Stage, data: int) -> Sum:
     """`total` with ``data = a * sample + b * output`` put in."""
+    if data not in total.sources:
+        return total
     terms = total.terms
-    factor = terms.pop(data, 0.0)
+    factor = terms.pop(data)
     if factor:
         direct, through_data = terms.pop(SAMPLE, 0.0), factor * stage.a
         coefficient = _without_rounding(direct + through_data, direct)
@@ -173,6 +175,8 @@ def _folded(total: Sum, stage: Stage, data: int) -> Sum:
 
 def _with_copies(total: Sum, copies: Mapping[int, float]) -> Sum:
     """`total` with the output read from one of its `copies` (register -> multiple) that it reads anyway."""
+    if copies.keys().isdisjoint(total.sources):
+        return total
     terms = total.terms
     for register in terms.keys() & copies.keys():
         terms[register] += terms.pop(OUTPUT, 0.0) / copies[register]
@@ -262,28 +266,34 @@ def put_in_short_sums(sums: Sequence[Sum], after: Collection[int]) -> list[Sum]:
     short: dict[int, dict[int, float]] = {}
     kept = []
     for total in sums:
-        terms: dict[int, float] = {}
-        for source, c in total.terms.items():
-            for original, factor in short.get(source, {source: 1.0}).items():
-                before = terms.get(original, 0.0)
-                terms[original] = _without_rounding(before + c * factor, before)
+        terms = total.terms if short.keys().isdisjoint(total.sources) else _put_in(total, short)
         terms = {source: c for source, c in terms.items() if c} or terms
         scratch = total.target != NEXT and total.target not in after
         if scratch and len(terms) <= 2 and total.limit == inf:
             short[total.target] = terms
         else:
-            kept.append(total.with_terms(terms)._replace(scratch=scratch))
+            kept.append(Sum(total.target, tuple(terms), tuple(terms.values()), total.limit, total.reusable, scratch))
     return kept
+
+
+def _put_in(total: Sum, short: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
+    """The terms of `total`, with those of `short` sums in place of these."""
+    terms: dict[int, float] = {}
+    for source, c in total.terms.items():
+        for original, factor in short.get(source, {source: 1.0}).items():
+            before = terms.get(original, 0.0)
+            terms[original] = _without_rounding(before + c * factor, before)
+    return terms
 
 
 def with_reusable(sums: Sequence[Sum], registers: Collection[int]) -> list[Sum]:
     """`sums`, each with those of its sources among `registers` reusable that no later one reads."""
-    marked = []
-    for index, total in enumerate(sums):
-        later = {source for other in sums[index + 1 :] for source in other.sources}
-        reusable = tuple(source for source in total.sources if source in registers and source not in later)
-        marked.append(total._replace(reusable=reusable))
-    return marked
+    left, marked = {*registers}, []
+    for target, sources, coefficients, limit, _, scratch in reversed(sums):
+        reusable = tuple([source for source in sources if source in left])
+        marked.append(Sum(target, sources, coefficients, limit, reusable, scratch))
+        left.difference_update(reusable)
+    return marked[::-1]
 
 
 # Slots
@@ -314,15 +324,13 @@ def in_slots(sums: Sequence[Sum], held: dict[int, int], slots: Slots) -> tuple[S
     `held`, the slot of each register, is changed to what holds afterwards.
     """
     placed = []
-    for total in sums:
-        sources, reusable = (
-            tuple(held.get(source, source) for source in each) for each in (total.sources, total.reusable)
-        )
-        target = total.target
-        if target >= 0:
-            reused = next((register for register in total.reusable if register in held), None)
-            target = held[total.target] = slots.take() if reused is None else held.pop(reused)
-        placed.append(total._replace(target=target, sources=sources, reusable=reusable))
+    for register, sources, coefficients, limit, reusable, scratch in sums:
+        read, free = (tuple([held.get(source, source) for source in each]) for each in (sources, reusable))
+        target = register
+        if register >= 0:
+            reused = next((source for source in reusable if source in held), None)
+            target = held[register] = slots.take() if reused is None else held.pop(reused)
+        placed.append(Sum(target, read, coefficients, limit, free, scratch))
     return tuple(placed)
 
 
