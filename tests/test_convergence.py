@@ -19,30 +19,38 @@ from diffusolve.solvers import Solver, dpm_2, dpm_fast, dpmpp_2s_ancestral, dpmp
 from tests.every_solver import EVERY_SOLVER
 from tests.tables import for_each
 
-STEPS = (80, 160, 320)
+STEPS = (80, 160)
+
+UNEVEN = ("DPM++ 3S midpoint",)
+"""Cases whose error falls by turns more and less than the order says."""
+
+
+def doubled(case: Case) -> tuple[int, ...]:
+    """Two numbers of steps, the second about twice the first, between which the order of a case is measured."""
+    return case.steps if case.name in UNEVEN else case.steps[:2]
 
 
 @for_each("case", CASES, ids=lambda case: case.name)
 def test_started_from_exact_values_the_measured_order_is_the_papers(case: Case) -> None:
-    assert order(started_exactly(case.solver, case.history), case.steps) == pytest.approx(case.order, abs=0.15)
+    assert order(started_exactly(case.solver, case.history), doubled(case)) == pytest.approx(case.order, abs=0.15)
 
 
 @for_each("case", CASES, ids=lambda case: case.name)
 def test_the_usual_start_costs_orders_above_two_only(case: Case) -> None:
     # The first step is of first order: it leaves an error of second order that nothing later removes.
-    assert order(case.solver, case.steps) > min(case.order, 2) - 0.15
+    assert order(case.solver, [steps // 2 for steps in doubled(case)]) > min(case.order, 2) - 0.15
 
 
 @for_each("case", SDE_CASES, ids=lambda case: case.name)
 def test_the_mean_of_an_sde_solver_is_exact_and_its_standard_deviation_converges(case: Case) -> None:
     assert moments(case.solver, 10)[0] < 1e-12
-    assert std_order(case.solver, case.steps) == pytest.approx(case.order, abs=0.15)
+    assert std_order(case.solver, doubled(case)) == pytest.approx(case.order, abs=0.15)
 
 
 @for_each("case", MARGINAL_CASES, ids=lambda case: case.name)
 def test_solvers_with_any_amount_of_noise_keep_the_distribution(case: Case) -> None:
     assert marginals(case.solver, 10)[0] < 1e-12
-    assert std_order(case.solver, case.steps, marginals) == pytest.approx(case.order, abs=0.15)
+    assert std_order(case.solver, doubled(case), marginals) == pytest.approx(case.order, abs=0.15)
 
 
 def test_the_authors_code_makes_3m_a_method_of_second_order() -> None:
@@ -55,7 +63,7 @@ def test_the_authors_code_makes_3m_a_method_of_second_order() -> None:
 )
 def test_ancestral_solvers_with_several_evaluations_are_of_first_order(solver: Solver) -> None:
     """They go on to less noise without looking, so that their mean is not exact either."""
-    coarse, fine = (moments(solver, steps) for steps in (648, 1296))
+    coarse, fine = (moments(solver, steps) for steps in (324, 648))
     for error, half in zip(coarse, fine, strict=True):
         assert error / half == pytest.approx(2, abs=0.2)
 
