@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusolve.arrays import concatenate
+from diffusolve.catalog import sampler
 from diffusolve.denoisers import DatasetDenoiser
 from diffusolve.noise import VarianceExploding
 from diffusolve.randomness import draw_normal, noise_source
@@ -93,8 +95,8 @@ def test_with_a_seed_per_sample_its_noise_does_not_depend_on_the_batch(
 @for_each("solver", [euler, dpmpp_multistep], ids=lambda solver: solver.name)
 def test_with_a_seed_per_sample_a_sample_does_not_depend_on_its_batch(zeros: Callable[..., Any], solver: Any) -> None:
     """To the last bit, with a network that treats each sample alone."""
-    sampler = Sampler(solver.with_options(eta=1.0), Karras())
-    plan = sampler.plan(VE, "sample", 6)
+    made = Sampler(solver.with_options(eta=1.0), Karras())
+    plan = made.plan(VE, "sample", 6)
 
     def network(x: Any, timestep: Any) -> Any:
         return 0.3 * x / (1 + abs(x))
@@ -218,11 +220,50 @@ def test_starting_noise_cannot_come_from_a_callable() -> None:
 @both_libraries
 def test_start_is_sigma_times_noise_at_the_first_point(zeros: Callable[..., Any]) -> None:
     like = zeros(2, 6)
-    sampler = Sampler(euler, Karras())
-    plan, grid = sampler.plan(VE, "sample", 5), sampler.grid(VE, 5)
+    made = Sampler(euler, Karras())
+    plan, grid = made.plan(VE, "sample", 5), made.grid(VE, 5)
     expected = 20.0 * draw_normal(3, like)
     assert equal(start(plan, like, 3), expected)
     assert equal(start(grid, like, 3), expected)
+
+
+@both_libraries
+def test_a_start_with_data_of_deviation_1_is_the_noise_itself_where_programs_begin_with_that(
+    zeros: Callable[..., Any],
+) -> None:
+    like = zeros(2, 6)
+    noise = np.asarray(draw_normal([3, 4], like))
+    for name, steps in (("DDIM", 20), ("PLMS", 7), ("UniPC", 5)):
+        made = sampler(name, world="a1111")
+        grid = made.grid("sd15", steps)
+        np.testing.assert_allclose(np.asarray(start(grid, like, [3, 4], data_std=1.0)), noise, rtol=1e-6)
+        assert 0.002 < np.abs(np.asarray(start(grid, like, [3, 4])) / noise - 1).max() < 0.005
+    plan = sampler("lms", "normal", world="comfyui").plan("sd15", "epsilon", 8)
+    assert (plan.start.alpha, plan.start.sigma) == (1.0, pytest.approx(14.61464, abs=1e-5))
+    np.testing.assert_allclose(
+        np.asarray(start(plan, like, [3, 4], data_std=1.0)), math.sqrt(1 + 14.61464**2) * noise, rtol=1e-5
+    )
+    flow = sampler("euler", "normal", world="comfyui").grid("sd3", 8)
+    assert equal(start(flow, like, 3, data_std=1.0), start(flow, like, 3))
+
+
+@both_libraries
+@for_each(
+    ("data_std", "data", "message"),
+    [
+        (-1.0, None, "data_std is -1: expected at least 0"),
+        (math.inf, None, "data_std is inf: expected at least 0"),
+        (math.nan, None, "data_std is nan: expected at least 0"),
+        (1.0, 0.5, "data are given, and data_std=1 is for a start without: leave one of them out"),
+    ],
+)
+def test_a_start_of_no_deviation_or_of_two_minds_is_refused(
+    zeros: Callable[..., Any], data_std: float, data: float | None, message: str
+) -> None:
+    like = zeros(2, 6)
+    grid = Sampler(euler, Karras()).grid(VE, 5)
+    with pytest.raises(ValueError, match=message):
+        start(grid, like, 3, None if data is None else like + data, data_std)
 
 
 @both_libraries

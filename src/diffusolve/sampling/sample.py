@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import hypot, inf
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
@@ -72,11 +73,19 @@ ClipData = Callable[[Array], Array]
 
 @overload
 def start(
-    plan_or_grid: Plan | Grid, like: tuple[int, ...], noise: NoiseLike = None, data: Array | None = None
+    plan_or_grid: Plan | Grid,
+    like: tuple[int, ...],
+    noise: NoiseLike = None,
+    data: Array | None = None,
+    data_std: float = 0.0,
 ) -> Array: ...
 @overload
-def start(plan_or_grid: Plan | Grid, like: X, noise: NoiseLike = None, data: Array | None = None) -> X: ...
-def start(plan_or_grid: Plan | Grid, like: Any, noise: NoiseLike = None, data: Array | None = None) -> Any:
+def start(
+    plan_or_grid: Plan | Grid, like: X, noise: NoiseLike = None, data: Array | None = None, data_std: float = 0.0
+) -> X: ...
+def start(
+    plan_or_grid: Plan | Grid, like: Any, noise: NoiseLike = None, data: Array | None = None, data_std: float = 0.0
+) -> Any:
     """The sample to start from: ``sigma * noise`` at the first point, or ``alpha * data + sigma * noise``.
 
     >>> grid = diffusolve.sampler("Euler Karras").grid("sd15", 20)
@@ -89,9 +98,13 @@ def start(plan_or_grid: Plan | Grid, like: Any, noise: NoiseLike = None, data: A
             CPU: a torch tensor, or where torch is not installed a NumPy array.
         noise: seeds or generators, see :mod:`diffusolve.randomness`.
         data: an image to start from, for a plan that starts in the middle.
+        data_std: the standard deviation of data that are taken to be in the sample, where none are given: the noise is
+            multiplied by ``sqrt(sigma^2 + (alpha * data_std)^2)``. With 1 a sample of Stable Diffusion is the noise
+            itself, as ComfyUI begins, and A1111 with DDIM, PLMS and UniPC.
 
     Raises:
-        ValueError: a shape with a length below 1 or without dimensions; not one seed per sample.
+        ValueError: a shape with a length below 1 or without dimensions; not one seed per sample; a negative or infinite
+            `data_std`, or one beside `data`.
         TypeError: `plan_or_grid` or `like` is something else.
     """
     if not isinstance(plan_or_grid, (Plan, Grid)):
@@ -101,8 +114,12 @@ def start(plan_or_grid: Plan | Grid, like: Any, noise: NoiseLike = None, data: A
         )
     if isinstance(like, (tuple, list)):
         like = _empty(like)
+    if not 0.0 <= data_std < inf:
+        raise ValueError(f"data_std is {data_std:g}: expected at least 0 (1 for data of standard deviation 1).")
+    if data is not None and data_std:
+        raise ValueError(f"data are given, and data_std={data_std:g} is for a start without: leave one of them out.")
     first = plan_or_grid.start if isinstance(plan_or_grid, Plan) else plan_or_grid[0]
-    x = first.sigma * draw_normal(noise, like)
+    x = hypot(first.sigma, first.alpha * data_std) * draw_normal(noise, like)
     return x if data is None else x + first.alpha * data
 
 
