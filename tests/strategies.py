@@ -21,6 +21,7 @@ from diffusolve.solvers import (
     dpmpp_multistep,
     dpmpp_sde,
     dpmpp_singlestep,
+    epd,
     er_sde,
     euler,
     exp_heun_2_x0,
@@ -139,6 +140,7 @@ plannable_solvers: st.SearchStrategy[Solver] = st.one_of(
     st.builds(ipndm.with_options, max_order=st.integers(1, 4)),
     st.builds(ipndm_v.with_options, max_order=st.integers(1, 4)),
     st.builds(gradient_estimation.with_options, ge_gamma=st.floats(0.5, 3.0), cfg_pp=st.booleans()),
+    st.lists(st.floats(0.05, 0.95), min_size=1, max_size=3).map(lambda parts: epd.with_options(points=tuple(parts))),
     st.builds(
         ud10_ab.with_options,
         noise_weight=st.floats(0.0, 0.5),

@@ -380,9 +380,9 @@ def test_an_adaptive_sampler_reports_what_it_did(order: int, library: str) -> No
 def test_a_planned_sampler_reports_its_plan(name: str, nfe: int) -> None:
     made = sampler(name, spacing="karras")
     _, report = sample_with_report(DENOISER, noise_like("torch"), made, steps=7)
-    assert report == Report(nfe, 7, 0)
+    assert report == Report(nfe, 7, 0, nfe)
     _, report = sample_with_report(DENOISER, noise_like("torch"), made.plan(VE, "sample", 7))
-    assert report == Report(nfe, 7, 0)
+    assert report == Report(nfe, 7, 0, nfe)
 
 
 def test_an_adaptive_sampler_refuses_infinite_ranges() -> None:

@@ -189,7 +189,7 @@ WITH_LIMIT: dict[str, Solver] = {
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler", "heun", "dpm_2", "lms", "dpmpp_multistep")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler ancestral", "2M heun", "2M SDE", "3M", "3M SDE")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("euler churn", "heun churn")},
-    **{name: SOLVERS[name] for name in ("heunpp2", "ipndm", "ipndm_v", "gradient_estimation", "ud10_ab", "lcm")},
+    **{name: SOLVERS[name] for name in ("heunpp2", "ipndm", "ipndm_v", "gradient_estimation", "epd", "ud10_ab", "lcm")},
     **{name: SOLVERS[name] for name in ("res_multistep", "er_sde", "exp_heun_2_x0")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("res ancestral", "er_sde 2, reverse", "er_sde, eta 0")},
     **{name: SOLVERS_WITH_OPTIONS[name] for name in ("exp_heun sde", "sa, eta 0", "sa, all the way")},

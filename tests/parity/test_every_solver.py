@@ -28,6 +28,7 @@ WITHOUT_A_PEER = {
     "heunpp2": "its formula by hand; first order; Heun where both have two slopes",
     "ipndm_v": "is lms, which is compared, but for the last step",
     "gradient_estimation": "its formula by hand; Euler for gamma 1, and Adams-Bashforth's second order for gamma 3/2",
+    "epd": "its formula by hand; DPM-Solver-2's like where there is one point",
     "ud10_ab": "ComfyUI's samples; its formula by hand; iPNDM of order 2 and Euler where the weights say so",
     "res_singlestep": "is seeds_2 without noise in order 2; third order, as measured",
     "res_multistep": "is dpmpp_multistep, which is compared, without noise and with eta 1; marginals between",

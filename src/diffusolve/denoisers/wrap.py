@@ -54,7 +54,8 @@ class ClassifierFreeGuidance:
     Both outputs come from one call on a batch of twice the size; with scale 1 the unconditional one is not computed.
 
     Args:
-        network: called with samples, timesteps and a condition, each with the batch as first dimension.
+        network: called with samples, timesteps and a condition, each with the batch as first dimension; several batches
+            in one array (``diffusolve.sample(..., at_once=True)``) have the conditions once each.
         condition: what to generate, shape (batch, ...).
         unconditional: the condition that stands for none, of the same shape.
         scale: 1 is no guidance; 0 ignores the condition. With solvers that have ``cfg_pp=True`` (Chung et al. 2024,
@@ -81,20 +82,26 @@ class ClassifierFreeGuidance:
 
     def __call__(self, x: Array, timestep: Array) -> Array:
         if self.scale == 1.0:
-            self._check_batch(x)
-            return self.network(x, timestep, self.condition)
+            return self.network(x, timestep, self._conditions(x)[1])
         return self.guided_and_unguided(x, timestep)[0]
 
     def guided_and_unguided(self, x: Array, timestep: Array) -> tuple[Array, Array]:
         """The output for samples `x`, shape (batch, ...), and the one without the condition, both of that shape."""
-        self._check_batch(x)
-        both = self.network(concatenate([x, x]), concatenate([timestep, timestep]), self.both)
+        both = self.network(concatenate([x, x]), concatenate([timestep, timestep]), self._conditions(x)[0])
         unconditional, conditional = both[: x.shape[0]], both[x.shape[0] :]
         return unconditional + self.scale * (conditional - unconditional), unconditional
 
-    def _check_batch(self, x: Array) -> None:
-        if self.condition.shape[0] != x.shape[0]:
-            raise ValueError(f"a condition for {self.condition.shape[0]} samples, but the batch has {x.shape[0]}.")
+    def _conditions(self, x: Array) -> tuple[Array, Array]:
+        """The conditions for a call with `x` twice, first none and then that of each sample, and these alone."""
+        rows = self.condition.shape[0]
+        batches, rest = divmod(x.shape[0], rows)
+        if rest or not batches:
+            raise ValueError(f"a condition for {rows} samples, but the batch has {x.shape[0]}.")
+        if batches == 1:
+            return self.both, self.condition
+        unconditional = self.both[:rows]
+        both = concatenate([unconditional] * batches + [self.condition] * batches)
+        return both, both[rows * batches :]
 
 
 def alpha_sigma_like(noise_schedule: NoiseSchedule, timestep: Array, x: Array) -> tuple[Array, Array]:

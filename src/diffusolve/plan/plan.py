@@ -117,6 +117,26 @@ class Plan:
         """The number of function evaluations: runs of the network."""
         return len(self.stages)
 
+    @cached_property
+    def rounds(self) -> tuple[range, ...]:
+        """The stages of which the network can be asked at once, since no sample that it sees follows from an output of
+        the same round; as places in `stages`, in the order of these."""
+        firsts, following = [0], {OUTPUT, UNGUIDED}  # what follows from outputs of the round
+        for place, (stage, after) in enumerate(zip(self.stages, self.stages[1:], strict=False), start=1):
+            following.add(stage.data)
+            for write in stage.update.writes:
+                follows = any(source in following for source, _ in write.terms)
+                (following.add if follows else following.discard)(write.register)
+            if after.sample in following or stage.update.noises:
+                firsts.append(place)
+                following = {OUTPUT, UNGUIDED}
+        return tuple(range(first, end) for first, end in zip(firsts, [*firsts[1:], self.nfe], strict=True))
+
+    @property
+    def depth(self) -> int:
+        """The number of :attr:`rounds`: calls of the network one after the other, where it is asked at once."""
+        return len(self.rounds)
+
     @property
     def steps(self) -> int:
         """The number of steps of the sampler; a step may evaluate the network more than once."""
@@ -260,7 +280,8 @@ class Plan:
     def _summary(self) -> str:
         noise = ", stochastic" if self.is_stochastic else ""
         outputs = ", guided and unguided outputs" if self.reads_unguided else ""
-        sizes = f"{self.steps} steps, {self.nfe} evaluations, {self.registers} registers"
+        rounds = f" in {self.depth} rounds" if self.depth < self.nfe else ""
+        sizes = f"{self.steps} steps, {self.nfe} evaluations{rounds}, {self.registers} registers"
         return f"{self.solver}, {self.prediction}: {sizes}{noise}{outputs}"
 
     def __str__(self) -> str:

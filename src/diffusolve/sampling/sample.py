@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import hypot, inf
 from numbers import Integral
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, overload
 import numpy as np
 from tqdm import TqdmWarning
 
-from diffusolve.arrays import Array, cast_like, is_floating, is_torch, no_gradients, timesteps_like, widen
+from diffusolve.arrays import Array, cast_like, concatenate, is_floating, is_torch, no_gradients, timesteps_like, widen
 from diffusolve.backends import BackendName, Run
 from diffusolve.errors import shown
 from diffusolve.noise import Grid, NoiseSchedule, Point
@@ -57,11 +57,13 @@ class Report:
         nfe: number of function evaluations.
         accepted: steps taken.
         rejected: steps that an adaptive solver tried and gave up.
+        calls: of the network, fewer than evaluations where it was asked for several at once.
     """
 
     nfe: int
     accepted: int
-    rejected: int = 0
+    rejected: int
+    calls: int
 
 
 X = TypeVar("X")
@@ -149,6 +151,7 @@ def sample(
     clip: ClipData | None = None,
     donate: bool = False,
     backend: BackendName = "auto",
+    at_once: bool = False,
 ) -> X:
     """Walk `x` from noise to data and return the result, an array like `x`.
 
@@ -171,6 +174,9 @@ def sample(
         donate: `x`, each sample and each output of the network may be overwritten once it has been used. What a run
             takes of memory beyond them is then what its sampler remembers of earlier steps.
         backend: "auto", or "fused" for kernels that torch.compile makes, see :class:`~diffusolve.backends.Run`.
+        at_once: ask the network in one call for evaluations that do not need each other's outputs
+            (:attr:`Plan.rounds <diffusolve.Plan.rounds>`), as those inside a step of `epd` do not: it is then called
+            with so many batches, one after the other in one array, and their timesteps.
 
     Raises:
         ValueError: arguments that are missing or contradict each other, shapes that differ.
@@ -191,6 +197,7 @@ def sample(
         clip=clip,
         donate=donate,
         backend=backend,
+        at_once=at_once,
     )[0]
 
 
@@ -209,6 +216,7 @@ def sample_with_report(
     clip: ClipData | None = None,
     donate: bool = False,
     backend: BackendName = "auto",
+    at_once: bool = False,
 ) -> tuple[X, Report]:
     """As :func:`sample`, and how many evaluations and steps it took."""
     check_network(network)
@@ -218,17 +226,22 @@ def sample_with_report(
             raise TypeError(f"{name} is {shown(given)}: expected a function, for example {example}.")
     if donate and gradients:
         raise ValueError("gradients need the samples that donate=True lets a run overwrite: leave one of them out.")
+    if donate and at_once:
+        raise ValueError("at_once looks ahead from samples that donate=True may overwrite: leave one of them out.")
     with _gradient_mode(x, gradients), calls_explained(network):
         if isinstance(sampler, Plan):
             if steps is not None or noise_schedule is not None:
                 raise ValueError("a plan has its steps and noise schedule already: give them with a Sampler only.")
             _check_plan(network, sampler, prediction_type)
-            return _run_plan(network, x, sampler, noise, callback, progress and sampler.solver, clip, donate, backend)
+            named = progress and sampler.solver
+            return _run_plan(network, x, sampler, noise, callback, named, clip, donate, backend, at_once)
         if not isinstance(sampler, Sampler):
             hint = f"; diffusolve.sampler({sampler!r}) finds one by its name" if isinstance(sampler, str) else ""
             raise TypeError(f"sampler is {sampler!r}: expected a Plan or a Sampler{hint}.")
         noise_schedule, predicts = trained_for(network, noise_schedule, prediction_type)
         if sampler.solver.adaptive:
+            if at_once:
+                raise ValueError(f"{sampler} needs every output before it asks again: leave at_once out.")
             ends_follow = isinstance(sampler.spacing, TwoEnds) and sampler.spacing.ends_follow_steps
             if steps is not None and not ends_follow:
                 raise ValueError(f"steps is {steps}, but {sampler} chooses its steps by the data: leave steps out.")
@@ -238,7 +251,7 @@ def sample_with_report(
         plan = sampler.plan(noise_schedule, predicts, steps)
         if plan.is_stochastic:
             noise = noise_between_steps(sampler, sampler.grid(noise_schedule, steps), noise)
-        return _run_plan(network, x, plan, noise, callback, progress and str(sampler), clip, donate, backend)
+        return _run_plan(network, x, plan, noise, callback, progress and str(sampler), clip, donate, backend, at_once)
 
 
 def noise_between_steps(sampler: Sampler, grid: Grid, noise: NoiseLike) -> NoiseLike:
@@ -267,27 +280,61 @@ def _run_plan(
     clip: ClipData | None,
     donate: bool,
     backend: BackendName,
+    at_once: bool,
 ) -> tuple[Array, Report]:
     draw_noise = noise_source(noise, x) if plan.is_stochastic else None
     transform = None if clip is None else lambda data, stage: _clipped(clip, data)
     run = Run(plan, draw_noise, transform, donate, backend)
     both = two_outputs(network, plan.solver) if plan.reads_unguided else None
-    like = x
+    like, timesteps = x, timesteps_like(plan.timesteps, x)
     x = run.begin(widen(x))
     with tqdm(total=plan.nfe, disable=not progress, desc=progress or None, unit="eval") as bar:
-        for stage, timestep in zip(plan.stages, timesteps_like(plan.timesteps, like), strict=True):
-            shown, unguided = cast_like(run.model_input(x), like), None
-            if both is not None and stage.reads_unguided:
-                output, unguided = both(shown, timestep)
-                _check_output(unguided, like)
-            else:
-                output = network(shown, timestep)
-            _check_output(output, like)
-            if callback is not None and stage.stage == 0:
-                callback(_progress_of(stage, plan, run, x, output))
-            x = run.step(output, x, unguided)
-            bar.update()
-    return cast_like(x, like), Report(plan.nfe, plan.steps)
+        rounds = plan.rounds if at_once else tuple(range(place, place + 1) for place in range(plan.nfe))
+        for places in rounds:
+            shown = [cast_like(seen, like) for seen in _seen_ahead(run, x, len(places))]
+            stages = plan.stages[places.start : places.stop]
+            asked = both if any(stage.reads_unguided for stage in stages) else None
+            outputs = _outputs(network, asked, shown, timesteps[places.start : places.stop])
+            for stage, (output, unguided) in zip(stages, outputs, strict=True):
+                if callback is not None and stage.stage == 0:
+                    callback(_progress_of(stage, plan, run, x, output))
+                x = run.step(output, x, unguided if stage.reads_unguided else None)
+                bar.update()
+    return cast_like(x, like), Report(plan.nfe, plan.steps, 0, len(rounds))
+
+
+def _seen_ahead(run: Run, x: Array, count: int) -> Iterator[Array]:
+    """The input of the network in each of the next `count` evaluations, which need no output of each other."""
+    yield run.model_input(x)
+    if count == 1:
+        return
+    ahead, nothing = run.copied(), 0.0 * x
+    if ahead.transform is not None:
+        ahead.transform = lambda data, stage: data
+    for _ in range(count - 1):
+        x = ahead.step(nothing, x, nothing if ahead.stage.reads_unguided else None)
+        yield ahead.model_input(x)
+
+
+def _outputs(
+    network: Network,
+    both: Callable[[Array, Array], tuple[Array, Array]] | None,
+    shown: Sequence[Array],
+    timesteps: Sequence[Array],
+) -> Iterator[tuple[Array, Array | None]]:
+    """The network's output for each of the batches `shown`, asked for in one call, and that without guidance."""
+    x, timestep = (shown[0], timesteps[0]) if len(shown) == 1 else (concatenate(shown), concatenate(timesteps))
+    output, unguided = (network(x, timestep), None) if both is None else both(x, timestep)
+    _check_output(output, x)
+    if unguided is not None:
+        _check_output(unguided, x)
+    if len(shown) == 1:
+        yield output, unguided
+        return
+    rows = shown[0].shape[0]
+    for first in range(0, x.shape[0], rows):
+        of_batch = slice(first, first + rows)
+        yield output[of_batch], None if unguided is None else unguided[of_batch]
 
 
 def _progress_of(stage: Stage, plan: Plan, run: Run, x: Array, output: Array) -> Progress:
@@ -333,7 +380,7 @@ def _run_adaptive(
             on_evaluation=on_evaluation,
             on_step=on_step,
         )
-    return result, Report(done["nfe"], done[True], done[False])
+    return result, Report(done["nfe"], done[True], done[False], done["nfe"])
 
 
 ADAPTIVE_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"

@@ -6,6 +6,7 @@ from diffusolve.solvers.dpm_fast import dpm_fast
 from diffusolve.solvers.dpm_singlestep import dpm_singlestep, dpmpp_singlestep
 from diffusolve.solvers.dpmpp_multistep import dpmpp_multistep
 from diffusolve.solvers.dpmpp_sde import dpmpp_2s_ancestral, dpmpp_sde
+from diffusolve.solvers.epd import epd
 from diffusolve.solvers.er_sde import er_sde
 from diffusolve.solvers.euler import euler
 from diffusolve.solvers.flow_sde import flow_sde
@@ -47,6 +48,7 @@ __all__ = [
     "dpmpp_multistep",
     "dpmpp_sde",
     "dpmpp_singlestep",
+    "epd",
     "er_sde",
     "euler",
     "exp_heun_2_x0",
@@ -91,6 +93,7 @@ SOLVERS: dict[str, Solver] = {
         dpmpp_2s_ancestral,
         res_multistep,
         res_singlestep,
+        epd,
         er_sde,
         seeds_2,
         seeds_3,
