@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from math import inf
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -22,3 +25,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("diffusolve")
+
+
+@pytest.fixture(scope="module")
+def likely_samplers() -> Iterator[None]:
+    """Learning looks at the likely ones of the catalog only, as it does where there is no time for the whole of it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("diffusolve.learning.whole.WHOLE_CATALOG", inf)
+        yield

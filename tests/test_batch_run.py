@@ -171,7 +171,7 @@ def happen(event: int, batch: BatchRun, kinds: dict[Row, int]) -> list[Row]:
     return over
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(st.lists(st.integers(0, 8 * 100 - 1), min_size=6, max_size=20))
 @pytest.mark.parametrize("path", ["compiled", "plain"])
 def test_a_row_is_the_same_to_the_bit_in_any_company(path: str, events: list[int]) -> None:

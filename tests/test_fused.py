@@ -120,7 +120,10 @@ def test_schedulers_use_it_once_they_are_compiled(name: str, counter: Any) -> No
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_it_works_with_the_compiler_that_users_have() -> None:
+def test_it_works_with_the_compiler_that_users_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "compile_threads", 1)  # two kernels are not worth processes that import torch
     network, made = GaussianDenoiser(SD15, 0.4, 0.6), Sampler(dpmpp_multistep, Karras())
     x = start(made.grid(SD15, 2), torch.zeros(SHAPE), 0)
     result = sample(network, x, made, steps=2, backend="fused")

@@ -121,6 +121,7 @@ def test_json_keeps_where_a_plan_comes_from_and_what_else_it_says(
     assert json.loads(again.to_json()) == told
 
 
+@pytest.mark.usefixtures("likely_samplers")
 def test_fit_needs_neither_torch_nor_gradients_and_flow_starts_at_pure_noise() -> None:
     like = np.zeros((64, 6), np.float32)
     plan, report = diffusolve.learn_with_report(mixture(FlowMatching()), like, 4, **LITTLE)
@@ -131,6 +132,7 @@ def test_fit_needs_neither_torch_nor_gradients_and_flow_starts_at_pure_noise() -
         diffusolve.learn(mixture(FlowMatching()), like, 4, method="refine")
 
 
+@pytest.mark.usefixtures("likely_samplers")
 def test_equal_seeds_learn_equal_plans() -> None:
     one, two = (diffusolve.learn(mixture(), LIKE, 3, iterations=6, **LITTLE) for _ in range(2))
     assert one == two

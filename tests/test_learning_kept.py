@@ -18,9 +18,11 @@ from diffusolve.learning.path import RIDGE, levels_of_path
 from diffusolve.learning.teacher import follow
 from diffusolve.noise import SD15
 
+pytestmark = pytest.mark.usefixtures("likely_samplers")
+
 MEANS = np.random.default_rng(0).normal(size=(5, 6))
 LIKE = torch.zeros(64, 6)
-LITTLE: dict[str, Any] = {"pairs": 48, "teacher_steps": 32, "minutes": 5.0, "checkpointing": False, "iterations": 60}
+LITTLE: dict[str, Any] = {"pairs": 48, "teacher_steps": 32, "minutes": 5.0, "checkpointing": False, "iterations": 30}
 
 
 class Counting:
@@ -52,17 +54,17 @@ def fitting(x: torch.Tensor) -> bool:
 def test_what_was_stopped_goes_on_to_the_same_plan(tmp_path: Path) -> None:
     whole = Counting()
     plan = diffusolve.learn(whole, LIKE, 3, keep=tmp_path / "whole", **LITTLE)
-    for name, of in (("refining", refining), ("fitting", fitting)):
+    for name, of, saved in (("refining", refining, 600), ("fitting", fitting, 400)):
         stopped = Counting(of, 150)
         _, report = diffusolve.learn_with_report(stopped, LIKE, 3, keep=tmp_path / name, **LITTLE)
         assert report.stopped == "interrupted"
         again = Counting()
         assert diffusolve.learn(again, LIKE, 3, keep=tmp_path / name, **LITTLE) == plan
-        assert again.asked < whole.asked - 1000  # exact samples and the catalog
+        assert again.asked < whole.asked - saved  # exact samples and the catalog, and the fit
     # All of it is there: nothing but the judgement by the test noises is done again.
     again = Counting()
     assert diffusolve.learn(again, LIKE, 3, keep=tmp_path / "whole", **LITTLE) == plan
-    assert again.asked < 0.3 * whole.asked
+    assert again.asked < 0.55 * whole.asked
 
 
 def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:

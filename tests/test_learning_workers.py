@@ -22,6 +22,8 @@ from diffusolve.noise import SD15
 from diffusolve.workers import Died, Hands, Order
 from diffusolve.workers.hands import Servant
 
+pytestmark = pytest.mark.usefixtures("likely_samplers")
+
 
 class Blobs:
     """Five blobs in six dimensions, moved by a condition.

@@ -224,11 +224,12 @@ def test_rows_of_a_pipeline_are_the_same_alone(text_to_image: Path, folder: Path
         bulk.generate([rows[0] | {"size": 7}], str(text_to_image), tmp_path / "bad")
 
 
+@pytest.mark.usefixtures("likely_samplers")
 def test_the_program_learns_a_plan_for_the_prompts_in_a_file(text_to_image: Path, tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "plan.json"
     prompts.write_text("a cat\na dog\n\na bird\na tree\n")
     arguments = ["--model", str(text_to_image), "--prompts", str(prompts), "--guidance", "2", "--out", str(out)]
-    few = ["--steps", "2", "--pairs", "8", "--teacher-steps", "32", "--minutes", "0.1", "--batch", "8"]
+    few = ["--steps", "2", "--pairs", "8", "--teacher-steps", "16", "--minutes", "0.1", "--batch", "8"]
     with pytest.raises(SystemExit) as stop:
         main(["learn", *arguments, *few])
     assert not stop.value.code
