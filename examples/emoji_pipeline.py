@@ -11,7 +11,7 @@ Afterwards:
     pipe.scheduler = diffusolve.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
     pipe("cat-face", guidance_scale=2.0, num_inference_steps=20).images[0].save("cat.png")
 
-``diffusolve sample --model emoji-pipeline --class 12`` takes it too, without guidance.
+``python -m diffusolve sample --model emoji-pipeline --class 12`` takes it too, without guidance.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from diffusolve.solvers import dpmpp_sde
 from diffusolve.spacing import Karras
 from tests.tables import for_each
 
-pytest.importorskip("torchsde", reason="a Brownian path needs torchsde, which is not installed")
+torchsde = pytest.importorskip("torchsde", reason="a Brownian path needs torchsde, which is not installed")
 
 LIKE = torch.zeros(2, 3, 40, 40)
 
@@ -44,6 +45,18 @@ def test_noise_of_separate_intervals_is_independent_and_that_of_their_union_is_m
     assert abs(float((a * b).mean())) < 0.05
     torch.testing.assert_close(both, math.sqrt(5 / 7) * a + math.sqrt(2 / 7) * b)
     torch.testing.assert_close(one(LIKE.double(), 2.0, 9.0), -both)
+
+
+def test_at_its_ends_a_path_is_asked_without_a_warning_and_answers_as_its_tree_does() -> None:
+    low, high = 0.0291674, 14.6146406  # torchsde rounds these to 0.029167 and 14.614641
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = BrownianPath(low, high, 7)(LIKE, high, low)
+        BrownianPath(0.0291676, 14.6146404, 7)(LIKE, 14.6146404, 0.0291676)  # and these to the other side
+    tree = torchsde.BrownianTree(low, torch.zeros_like(LIKE), high, entropy=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(drawn, -tree(low, high) / math.sqrt(high - low), rtol=0, atol=0)
 
 
 def test_the_path_depends_on_the_seed_alone() -> None:

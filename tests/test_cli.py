@@ -85,6 +85,9 @@ def test_samples_of_the_gaussian_have_its_mean(tmp_path: Path) -> None:
         (["--guidance", "nan"], ["guidance is nan", "expected a finite number"]),
         (["--guidance", "-inf"], ["guidance is -inf", "expected a finite number"]),
         (["--num", "1000000000"], ["num is 1000000000", "at most 10000", "256.0 GB of memory"]),
+        (["--num", "20000"], ["num is 20000", "at most 10000", "diffusolve generate"]),
+        (["--sampler", "Euler a", "--option", "eta=foo"], ["eta is 'foo'", "expected a number"]),
+        (["--sampler", "EulerDiscreteScheduler"], ["the class of a scheduler", "'Euler'", "from_config"]),
         (["--class", "10"], ["class 10", "0 to 9"]),
         (["--model", "gaussian", "--class", "1"], ["gaussian", "no classes"]),
         (["--prompt", "a cat"], ["digits", "no prompt"]),
@@ -124,6 +127,14 @@ def test_an_interrupted_run_leaves_the_old_picture(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("diffusolve.sampling.sample_with_report", interrupt)
     assert run("sample", "--num", "1", "--out", out) == 130
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_paragraphs_of_help_fill_their_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run("generate", "--help") == 0
+    assert "some rows could not be made, failed.jsonl" in capsys.readouterr().out
 
 
 def test_help_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:

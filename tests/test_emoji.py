@@ -380,7 +380,7 @@ def test_classes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_pipeline_folder_holds_the_network_and_runs_with_our_schedulers(
-    network: EmojiNetwork, tmp_path: Path
+    network: EmojiNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     emoji_pipeline.main(tmp_path / "pipeline", tmp_path / "w.safetensors")
@@ -405,6 +405,13 @@ def test_the_pipeline_folder_holds_the_network_and_runs_with_our_schedulers(
         assert np.abs(np.asarray(image, np.float64) - pixels).max() <= 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'cat-face'"):
         pipe("cats-face")
+    loaded = load_model(str(tmp_path / "pipeline"), 2, prompt=None, label=3, guidance=1.0)
+    x, timestep = torch.randn(2, *loaded.shape), torch.tensor(500)
+    with torch.no_grad():
+        own = network(x, timestep.expand(2), torch.tensor([3, 3]))
+        torch.testing.assert_close(loaded.network(x, timestep), own, rtol=1e-5, atol=1e-5)
+    assert run("list", "--model", tmp_path / "pipeline") == 2
+    assert "they are numbers from 0 on" in capsys.readouterr().err
 
 
 def test_the_classifier_is_judged_by_the_way_round_that_it_has_not_seen() -> None:

@@ -296,7 +296,7 @@ def test_an_uncaught_misspelt_name_has_one_hint() -> None:
 
 def test_reprs_fit_on_a_line_or_two() -> None:
     plan = EULER.plan("sd15", "epsilon", 20)
-    assert repr(plan) == "<Plan euler(), epsilon: 20 steps, 20 evaluations, 1 registers>"
+    assert repr(plan) == "<Plan euler(), epsilon: 20 steps, 20 evaluations, 1 register>"
     for value in (plan, plan.to_json, EULER, EULER.grid("sd15", 20), *diffusolve.NOISE_SCHEDULES.values()):
         assert len(repr(value)) < 300, value
 

@@ -100,3 +100,12 @@ def test_a_notebook_runs_and_shows_what_is_kept(path: Path, monkeypatch: pytest.
         if before["cell_type"] == "code":
             kinds = [[sorted(output.get("data", ["text"])) for output in cell["outputs"]] for cell in (before, now)]
             assert kinds[0] == kinds[1], before["source"]
+
+
+def test_a_logarithmic_axis_is_marked_at_its_numbers_where_these_are_few_and_apart() -> None:
+    def ticks(counts: list[int]) -> list[float]:
+        line = drawing.Line(counts, [1.0] * len(counts))
+        return list(drawing.figure_of([drawing.Panel("", "", {"": line}, "x")]).axes[0].get_xticks())
+
+    assert ticks([4, 6, 8]) == [4, 6, 8]
+    assert {10, 20} <= set(ticks([9, 10, 19, 20])) - {9, 19}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 pytest.importorskip("diffusers")
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers.utils import logging
 
 import diffusolve
 from diffusolve import bulk, start
@@ -80,6 +82,26 @@ def test_a_class_conditional_network_gets_its_class(tmp_path: Path) -> None:
     with torch.no_grad():
         first, second = (load_pipeline(str(tmp_path), 1, label=label).network(x, timestep) for label in (0, 1))
     assert not torch.equal(first, second)
+
+
+def test_a_pipeline_whose_class_is_unknown_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    index = tmp_path / "own" / "model_index.json"
+    named = json.loads(index.read_text(encoding="utf-8")) | {"_class_name": "OwnPipeline"}
+    index.write_text(json.dumps(named), encoding="utf-8")
+    assert load_pipeline(str(index.parent), 1).shape == (3, 8, 8), "its network and scheduler are diffusers' own"
+    index.write_text(json.dumps(named | {"unet": ["no_such_module", "OwnNetwork"]}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"OwnNetwork of the module no_such_module, which cannot be imported"):
+        load_pipeline(str(index.parent), 1)
+    index.write_text(json.dumps(named | {"vae": ["diffusers", "AutoencoderKL"]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="OwnPipeline, which diffusers does not have, with scheduler, unet, vae"):
+        load_pipeline(str(index.parent), 1)
+
+
+def test_in_a_log_no_progress_bar_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_pipeline(str(folder), 1)
+    assert "Loading" not in capsys.readouterr().err
+    assert logging.is_progress_bar_enabled(), "for whoever loads pipelines otherwise"
 
 
 def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

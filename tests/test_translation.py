@@ -50,6 +50,11 @@ def asked_at(scheduler: Any, steps: int) -> np.ndarray[Any, Any]:
     return SD15.sigma(list(dict.fromkeys(scheduler.timesteps.double().tolist())))
 
 
+def test_what_is_no_scheduler_has_no_name_and_is_named() -> None:
+    with pytest.raises(ValueError, match="StableDiffusionPipeline is no scheduler: expected that of a pipeline"):
+        from_diffusers({"_class_name": "StableDiffusionPipeline"})
+
+
 def test_the_tables_of_ratios_are_what_the_classes_have() -> None:
     wrong = []
     one_evaluation = {name for name in CLASS_STEPS if not name.startswith(("KDPM2", "DPMSolverSDE", "DPMSolverFast"))}

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
+from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,7 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Level", "Line", "Panel", "figure_of", "html_table", "level_panels", "needs_matplotlib", "notebook", "svg"]
+__all__ = [
+    "Level",
+    "Line",
+    "Panel",
+    "figure_of",
+    "html_table",
+    "level_panels",
+    "log_counts",
+    "needs_matplotlib",
+    "notebook",
+    "svg",
+]
+
+MOST_TICKS, CLOSE = 8, 1.2
+"""The most marks of a logarithmic axis at the very numbers that it shows, and the least ratio of neighbours there."""
 
 MOST_ROWS = 24
 """The most rows of a table in a notebook; the middle of longer ones is left out."""
@@ -110,10 +125,7 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
         style = "" if line.points_only else style
         axes.plot(line.x, y, style, marker="x" if line.points_only else "o", ms=3.5, lw=1.3, color=colour, label=label)
     if "x" in panel.log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_counts(axes, [x for line in panel.lines.values() for x in line.x])
     elif panel.whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "y" in panel.log and any(value > 0 for line in panel.lines.values() for value in line.y):
@@ -127,6 +139,22 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
     axes.grid(alpha=0.2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def log_counts(axes: Axes, counts: Iterable[float]) -> None:
+    """Let the first axis be logarithmic, with ticks at the `counts` where these are few and not close to each other."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    ticks = sorted(set(counts))
+    apart = all(after >= CLOSE * before for before, after in pairwise(ticks))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if 0 < len(ticks) <= MOST_TICKS and apart:
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def level_panels(points: Sequence[tuple[float, Level]], inner: Sequence[tuple[float, Level]] = ()) -> list[Panel]:

@@ -100,6 +100,12 @@ def find(name: str) -> tuple[Entry, str | None]:
     for suffix, schedule_type in _folded_types().items():
         if wanted.endswith(suffix) and wanted.removesuffix(suffix) in names:
             return CATALOG[names[wanted.removesuffix(suffix)]], schedule_type
+    of_class = [entry.name for entry in CATALOG.values() if entry.diffusers and entry.diffusers.name == name]
+    if of_class:
+        raise UnknownNameError(
+            f"{name!r} is the class of a scheduler: expected a sampler's name, {of_class[0]!r}, or make the scheduler "
+            f"with diffusolve.{name}.from_config(pipe.scheduler.config)."
+        )
     with_types = [f"{known} {schedule_type}" for known in CATALOG for schedule_type in SCHEDULE_TYPES]
     named, kind = _split(name)
     if folded(named) in names:

@@ -269,7 +269,7 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
 
     Raises:
         UnknownNameError: a class that has no name in the catalog, or a value that its class does not know.
-        ValueError: a configuration without ``_class_name``.
+        ValueError: a configuration without ``_class_name``, or of something that is no scheduler.
     """
     config = configuration_of(scheduler)
     class_name = str(config.get("_class_name", "")).removeprefix("Flax")
@@ -285,6 +285,8 @@ def from_diffusers(scheduler: Any) -> FromDiffusers:
         return _from_flow(FLOW_NAMES[class_name], config)
     of_class = [entry for entry in CATALOG.values() if entry.diffusers and entry.diffusers.name == class_name]
     if not of_class:
+        if not class_name.endswith("Scheduler"):
+            raise ValueError(f"{class_name} is no scheduler: expected that of a pipeline, pipe.scheduler.")
         known = sorted({entry.diffusers.name for entry in CATALOG.values() if entry.diffusers} | {*FLOW_NAMES})
         raise unknown_name("scheduler class with a name in the catalog", class_name, known)
     full = {key: config.get(key, value) for key, value in _defaults(class_name).items()}

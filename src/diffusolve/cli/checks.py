@@ -32,10 +32,11 @@ def check_asked(counts: Mapping[str, int], num: int, seed: int, guidance: float)
         if value < 1:
             raise ValueError(f"{what} is {value}: expected at least 1.")
     if num > MOST_SAMPLES:
+        memory = num * BYTES_OF_A_DIGIT / 1e9
+        reason = f": so many digits of 8 x 8 pixels alone would take {memory:,.1f} GB of memory" * (memory >= 1)
         raise ValueError(
-            f"num is {num}: expected at most {MOST_SAMPLES}. All samples are made at once: so many digits of 8 x 8 "
-            f"pixels alone would take {num * BYTES_OF_A_DIGIT / 1e9:,.1f} GB of memory, larger pictures more, and the "
-            "network many times that."
+            f"num is {num}: expected at most {MOST_SAMPLES}. All samples are made at once, for one picture{reason}. "
+            "diffusolve generate makes files of any number."
         )
     if seed < 0:
         raise ValueError(f"seed is {seed}: expected 0 or more.")

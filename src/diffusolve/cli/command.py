@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,11 @@ INTERRUPTED = 130
 
 class Command(TyperCommand):
     """A command that says how names with spaces are quoted, and what is kept when it is interrupted."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **options: Any) -> None:
+        # Typer prints paragraphs after the first with the ends of lines that they have in the source.
+        joined = None if help is None else re.sub(r"(?<!\n)\n(?!\n)", " ", cleandoc(help))
+        super().__init__(*arguments, help=joined, **options)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -15,12 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusolve.catalog import CATALOG, WORLDS
-from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import check_asked, plan_in
 from diffusolve.cli.classes import MODEL_HELP
 from diffusolve.cli.command import Command
 from diffusolve.cli.error_report import error_table, report
-from diffusolve.cli.options import OPTION_HELP, options_of
+from diffusolve.cli.options import OPTION_HELP, sampler_asked
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.comparing.cells import Cell, caption, make_cell, property_of, steps_of_column
@@ -121,8 +120,8 @@ def compare_command(
 ) -> None:
     """Compare samplers: one row each, one column per number of steps or of evaluations, from the same noise.
 
-    An adaptive sampler has no number of steps: in the column of 20 it has its own tolerance, in the column of n
-    20 / n of it.
+    An adaptive sampler has no number of steps: in the column of 20 it has its own tolerance, in that of 10 twice as
+    much, in that of n 20 / n times as much.
     """
     files = _plans(plan or [])
     if files:
@@ -130,10 +129,7 @@ def compare_command(
     unit = "evaluations" if evaluations else "steps"
     columns = _columns(names, every, steps, evaluations, bool(files))
     check_asked({unit: min(columns)}, num, seed, guidance)
-    options = options_of(option)
-    recipes = [
-        sampler_called(name, spacing, world=world, **options) for name in (_every(world) if every else names or [])
-    ]
+    recipes = [sampler_asked(name, spacing, world, option) for name in (_every(world) if every else names or [])]
     if spacing is not None and world is None:
         recipes = [replace(recipe, name=f"{recipe.name} {spacing}") for recipe in recipes]
     # Heavy imports come after the cheap checks, and everything that can be wrong is found before sampling.

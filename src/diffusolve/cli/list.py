@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,11 @@ def _names_in(world: str, entry: Entry) -> tuple[str, ...]:
 
 def _list_classes(model: str, word: str | None, json: bool) -> None:
     """Print the classes of `model` that have `word` in their names."""
+    if model not in MODELS and Path(model).is_dir():
+        raise ValueError(
+            f"{model} is a folder, and the classes of pipelines have no names: if it has any, they are numbers from 0 "
+            f"on, as in diffusolve sample --model {model} --class 0."
+        )
     every = classes_of(model)
     if not every:
         raise ValueError(f"the {model} model has no classes.")
@@ -102,11 +108,11 @@ def _list_classes(model: str, word: str | None, json: bool) -> None:
     if json:
         print(json_module.dumps({"model": model, "classes": classes}, indent=2))
         return
-    console = Console()
+    console, plural = Console(), "es" if len(classes) > 1 else ""
     console.print(Columns(classes, padding=(0, 3)), highlight=False)
     console.print(
-        f'[bold]{len(classes)}[/bold] classes of {model}, which is {MODELS[model]}. Use one as in "diffusolve sample '
-        f'--model {model} --class {classes[0]}".',
+        f'[bold]{len(classes)}[/bold] class{plural} of {model}, which is {MODELS[model]}. Use one as in "diffusolve '
+        f'sample --model {model} --class {classes[0]}".',
         highlight=False,
     )
 

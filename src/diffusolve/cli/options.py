@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["OPTION_HELP", "SPACING_HELP", "options_of"]
+from diffusolve.catalog import sampler
+
+if TYPE_CHECKING:
+    from diffusolve.sampling import Sampler
+
+__all__ = ["OPTION_HELP", "SPACING_HELP", "options_of", "sampler_asked"]
 
 OPTION_HELP = "An option of the sampler or its spacing, NAME=VALUE, for example eta=0.5 or rho=5; any number of times."
 SPACING_HELP = "Schedule type, in place of one in the name: Karras, SGM Uniform, Automatic, ..."
+
+
+def sampler_asked(name: str, spacing: str | None, world: str | None, option: Sequence[str] | None) -> Sampler:
+    """The sampler called `name`, with options in texts of the form ``NAME=VALUE``.
+
+    Raises:
+        UnknownNameError, ValueError: as :func:`diffusolve.sampler`, and for a value of a type that an option has not.
+    """
+    options = options_of(option)
+    try:
+        return sampler(name, spacing, world=world, **options)
+    except TypeError as error:  # all that can be of a wrong type here are values that somebody typed
+        raise ValueError(str(error)) from None
 
 
 def options_of(given: Sequence[str] | None) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusolve.catalog import sampler as sampler_called
-from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, options_of
+from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, sampler_asked
 from diffusolve.cli.plot import check_plot_path, encode_figure
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.errors import NotPlannableError
@@ -55,7 +54,12 @@ def plan_command(
     plot: Annotated[Path | None, typer.Option(help="Draw sigma and log-SNR into this file.")] = None,
 ) -> None:
     """Show a sampler's steps as a table of numbers."""
-    recipe = sampler_called(name, spacing, world=world, **options_of(option))
+    if name.endswith(".json"):
+        raise ValueError(
+            f"name is {name!r}, a file: expected a sampler's name. In Python print(diffusolve.Plan.from_json(text)) "
+            "shows the plan in a text."
+        )
+    recipe = sampler_asked(name, spacing, world, option)
     if recipe.solver.adaptive:
         of_world = "" if world is None else f" --world {world}"
         raise NotPlannableError(
@@ -74,7 +78,8 @@ def plan_command(
     if not console.is_terminal:
         console = Console(width=120)  # the formulas fit, whatever reads them
     title = f"{recipe.name} on {schedule}, {plan.prediction} prediction"
-    size = f"{plan.steps} steps, {plan.nfe} evaluations, {plan.registers} registers"
+    registers = f"{plan.registers} register{'s' if plan.registers > 1 else ''}"
+    size = f"{plan.steps} steps, {plan.nfe} evaluations, {registers}"
     console.print(Text(f"{title}: {size}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
     console.print(table(plan, noise.scaling))
     begins = f"{plan.initial} begins as {plan.start.sigma:.6g} * noise."

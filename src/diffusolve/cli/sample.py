@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from diffusolve.catalog import sampler as sampler_called
 from diffusolve.cli.checks import MOST_SAMPLES, check_asked, plan_in
 from diffusolve.cli.classes import MODEL_HELP
-from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, options_of
+from diffusolve.cli.options import OPTION_HELP, SPACING_HELP, sampler_asked
 from diffusolve.cli.worlds import WorldOption
 from diffusolve.files import check_writable, write_atomically
 
@@ -62,7 +61,7 @@ def sample_command(
     if sampler is not None and sampler.endswith(".json"):
         raise ValueError(f"sampler is {sampler!r}, a file: expected a name, or --plan {sampler}.")
     if plan is None:
-        recipe = sampler_called(sampler or DEFAULT_SAMPLER, spacing, world=world, **options_of(option))
+        recipe = sampler_asked(sampler or DEFAULT_SAMPLER, spacing, world, option)
         if steps is None and not recipe.solver.adaptive:
             steps = DEFAULT_STEPS
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffusolve.comparing.cells import Cell
+from diffusolve.drawing import log_counts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +17,6 @@ def error_figure(errors: dict[str, dict[int, Cell]], model: str) -> Figure:
     """Distance to the exact solution against function evaluations, both logarithmic, a line for each sampler."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(9, max(5.0, 0.22 * len(errors))), layout="constrained")
     axes = figure.subplots()
@@ -32,12 +32,9 @@ def error_figure(errors: dict[str, dict[int, Cell]], model: str) -> Figure:
             linewidth=1.2,
             label=name,
         )
-    axes.set_xscale("log")
+    log_counts(axes, [cell.nfe for cells in errors.values() for cell in cells.values()])
     if any(cell.error > 0.0 for cells in errors.values() for cell in cells.values()):
         axes.set_yscale("log")  # on which a distance of 0 is not drawn
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("function evaluations")
     axes.set_ylabel("distance (root mean square)")
     axes.set_title(f"Distance to the exact solution of the probability-flow ODE, {model}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +72,69 @@ def open_pipeline(path: str) -> Any:
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise FileNotFoundError(f"{path} is no pipeline folder: it has no model_index.json.")
     try:
-        return DiffusionPipeline.from_pretrained(path)  # type: ignore[no-untyped-call]
+        with _quiet_in_logs():
+            return _class_in(path, DiffusionPipeline).from_pretrained(path)
     except OSError as error:
         if Path(path).is_dir():
             raise
         reason = str(error).strip().partition("\n")[0].partition(" (")[0] or type(error).__name__
         raise OSError(f"there is no folder {path}, and the Hub does not give it: {reason.rstrip('.')}.") from error
+
+
+@contextmanager
+def _quiet_in_logs() -> Iterator[None]:
+    """A time without diffusers' progress bars where nobody watches them."""
+    from diffusers.utils import logging
+
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _class_in(path: str, base: Any) -> Any:
+    """The class to load a pipeline with: diffusers' `base`, which finds it by the name in the folder `path`.
+
+    A name that diffusers does not know is of a class of somebody's own. Its network and scheduler can be loaded without
+    it, if these are all its parts.
+
+    Raises:
+        ValueError: such a class with other parts, or a network of a module that cannot be imported.
+    """
+    import diffusers
+
+    index = Path(path) / "model_index.json"
+    if not index.is_file():  # on the Hub
+        return base
+    named = json.loads(index.read_text(encoding="utf-8"))
+    own = named.get("_class_name")
+    if own is None or hasattr(diffusers, str(own)):
+        return base
+    parts = {name: where for name, where in named.items() if name[0] != "_" and isinstance(where, list)}
+    if set(parts) != {"unet", "scheduler"}:
+        raise ValueError(
+            f"{path} is a pipeline of the class {own}, which diffusers does not have, with {', '.join(sorted(parts))}: "
+            "only those of a unet and a scheduler can be loaded without their class."
+        )
+    module = str(parts["unet"][0])
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"the network in {path} is {parts['unet'][1]} of the module {module}, which cannot be imported here "
+            f"({error}): run python -m diffusolve in the folder where it can."
+        ) from error
+
+    class NetworkAndScheduler(base):  # type: ignore[misc]
+        def __init__(self, unet: Any, scheduler: Any) -> None:
+            super().__init__()
+            self.register_modules(unet=unet, scheduler=scheduler)
+
+    return NetworkAndScheduler
 
 
 def conditioned(
@@ -170,7 +231,8 @@ def _unconditional(
             raise ValueError(f"class {label} was asked for, but this network is not conditioned on a class.")
         return lambda x, t: network(x, t, None)
     if label is None or not 0 <= label < classes:
-        raise ValueError(f"class {label}: this network needs a class from 0 to {classes - 1}.")
+        given = "there is no class" if label is None else f"class {label}"
+        raise ValueError(f"{given}: this network needs a class, from 0 to {classes - 1}.")
     labels = torch.full((batch_size,), label)
     return lambda x, t: network(x, t, labels.to(x.device))
 

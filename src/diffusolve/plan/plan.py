@@ -281,7 +281,8 @@ class Plan:
         noise = ", stochastic" if self.is_stochastic else ""
         outputs = ", guided and unguided outputs" if self.reads_unguided else ""
         rounds = f" in {self.depth} rounds" if self.depth < self.nfe else ""
-        sizes = f"{self.steps} steps, {self.nfe} evaluations{rounds}, {self.registers} registers"
+        registers = f"{self.registers} register{'s' if self.registers > 1 else ''}"
+        sizes = f"{self.steps} steps, {self.nfe} evaluations{rounds}, {registers}"
         return f"{self.solver}, {self.prediction}: {sizes}{noise}{outputs}"
 
     def __str__(self) -> str:

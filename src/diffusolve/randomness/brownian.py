@@ -11,6 +11,9 @@ from diffusolve.arrays import Array, is_torch
 
 __all__ = ["BrownianPath"]
 
+DIGITS = 6
+"""Decimals that torchsde rounds a path's ends to; it warns of a question beyond them, and answers for the end."""
+
 ROUNDING = 1e-3
 """The relative distance beyond its ends at which a path may be asked: published lists of sigmas are rounded."""
 
@@ -53,7 +56,8 @@ class BrownianPath:
         low, high = sorted((start, end))
         if low == high:
             raise ValueError(f"the interval from sigma {sigma_from:g} to {sigma_to:g} is empty: it has no noise.")
-        increments = [tree(low, high) for tree in trees]
+        least, most = round(self.sigma_min, DIGITS), round(self.sigma_max, DIGITS)
+        increments = [tree(*(min(max(sigma, least), most) for sigma in (low, high))) for tree in trees]
         increment = increments[0]
         if isinstance(self.seed, Sequence):
             import torch
