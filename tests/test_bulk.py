@@ -731,3 +731,8 @@ def test_the_program_says_by_its_status_how_it_went(tmp_path: Path, capsys: pyte
     assert "line 3: unknown sampler 'Oiler'" in capsys.readouterr().err
     assert run("generate", bad, "--out", tmp_path / "b", "--skip-bad") == 1
     assert "1 rows could not be made" in capsys.readouterr().out
+
+
+def test_another_programs_name_of_a_field_is_answered_with_ours(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'cfg_scale' is no field of a row: its name here is 'guidance'"):
+        bulk.generate([{"id": 1, "seed": 1, "cfg_scale": 4}], "gaussian", tmp_path / "out")

@@ -404,8 +404,8 @@ def cfg_pp_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first sampler of the catalog takes two outputs of the network."""
     recipe = sampler("Euler Karras", cfg_pp=True)
     monkeypatch.setattr(
-        "diffusolve.cli.compare.sampler_called",
-        lambda name, spacing, world: recipe if name == "CFG++" else sampler(name, spacing, world=world),
+        "diffusolve.cli.compare.sampler_asked",
+        lambda name, spacing, world, option: recipe if name == "CFG++" else sampler(name, spacing, world=world),
     )
     monkeypatch.setattr("diffusolve.cli.compare.CATALOG", {"CFG++": None, "Heun": None})
 

@@ -385,3 +385,11 @@ def test_tensors_of_inference_mode_may_be_donated() -> None:
         while not run.is_done:
             x = run.step(torch.tanh(x), x)
     assert x.isfinite().all()
+
+
+def test_a_run_of_a_name_or_with_a_seed_for_its_noise_says_what_it_takes() -> None:
+    with pytest.raises(TypeError, match="plan is a str: expected a Plan"):
+        Run("Euler")  # type: ignore[arg-type]
+    plan = Sampler(euler.with_options(eta=1.0)).plan(SD15, "epsilon", 3)
+    with pytest.raises(TypeError, match=r"draw_noise is 0: expected a function .*noise_source"):
+        Run(plan, 0)  # type: ignore[arg-type]

@@ -1001,3 +1001,8 @@ def test_every_one_of_3000_requests_ends_exactly_once_and_memory_stays_flat() ->
     # 1,500 requests lie between the second point and the seventh, so that a block that each left behind would be seen.
     # Single points have thousands more than others, of what is under way there.
     assert min(blocks[6:]) - min(blocks[1:5]) < 800
+
+
+def test_one_shape_in_place_of_several_is_said() -> None:
+    with pytest.raises(TypeError, match=r"shapes is \(1, 8, 8\): expected several shapes"):
+        ContinuousBatcher(lambda x, t, r: x, noise_schedule=SD15, prediction_type="epsilon", shapes=(1, 8, 8))  # type: ignore[arg-type]

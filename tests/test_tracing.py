@@ -252,3 +252,58 @@ def test_numpy_numbers_as_options_make_the_same_plan() -> None:
     plan = trace(euler.with_options(eta=np.float64(0.5)), grid, Flow())
     assert plan == trace(euler.with_options(eta=0.5), grid, Flow())
     assert Plan.from_json(plan.to_json()) == plan
+
+
+@solver(paper="none")
+def no_generator(grid: Grid, x: Value) -> Any:
+    """Without a yield."""
+    return x
+
+
+@solver(paper="none")
+def of_a_square(grid: Grid, x: Value) -> SolverRun:
+    """A sample times a sample."""
+    x, data = yield Evaluate(x, grid[0])
+    return x * data  # type: ignore[operator]
+
+
+@solver(paper="none")
+def without_result(grid: Grid, x: Value) -> Any:
+    """Nothing returned."""
+    yield Evaluate(x, grid[0])
+
+
+@solver(paper="none")
+def asks_for_a_tuple(grid: Grid, x: Value) -> Any:
+    """No request."""
+    yield x, grid[0]
+
+
+@solver(paper="none")
+def the_wrong_way_round(grid: Grid, x: Value) -> SolverRun:
+    """The point first."""
+    x, _ = yield Evaluate(grid[0], x)  # type: ignore[arg-type]
+    return x
+
+
+@for_each(
+    ("mistaken", "words"),
+    [
+        (no_generator, "no generator: expected a function that yields Evaluate"),
+        (of_a_square, "multiplies samples by something else than a float: a step of a plan is linear"),
+        (without_result, "without_result returns None: expected a sample"),
+        (asks_for_a_tuple, "expected Evaluate(x, point), Noise(s, t) or Keep(x)"),
+        (the_wrong_way_round, "evaluates Point("),
+    ],
+)
+def test_a_mistake_in_a_solver_is_said_in_words(mistaken: Any, words: str) -> None:
+    with pytest.raises((TypeError, NotPlannableError)) as said:
+        Sampler(mistaken).plan(SD15, "epsilon", 3)
+    assert words in str(said.value)
+
+
+def test_what_is_no_solver_or_spacing_makes_no_sampler() -> None:
+    with pytest.raises(TypeError, match=r"solver is <function .*: expected a Solver"):
+        Sampler(of_a_square.function)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"spacing is 'Karras': expected one of diffusolve\.spacing"):
+        Sampler(euler, "Karras")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from diffusolve.backends.log_prob import LogProbArguments, LogProbStep, Told, mo
 from diffusolve.backends.lowered import PREPARES, READS_UNGUIDED, SAMPLE, UNGUIDED, BoundStage, Lowered, LoweredStage
 from diffusolve.backends.lowering import lower
 from diffusolve.backends.transform import Transform
-from diffusolve.errors import unknown_name
+from diffusolve.errors import shown, unknown_name
 from diffusolve.plan import Plan, Stage
 
 if TYPE_CHECKING:
@@ -64,6 +64,13 @@ class Run:
     ) -> None:
         if backend not in BACKENDS:
             raise unknown_name("backend", backend, BACKENDS)
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan is a {type(plan).__name__}: expected a Plan, which Sampler.plan() makes.")
+        if draw_noise is not None and not callable(draw_noise):
+            raise TypeError(
+                f"draw_noise is {shown(draw_noise)}: expected a function (like, sigma_from, sigma_to) -> noise, which "
+                "diffusolve.randomness.noise_source(seeds, like) makes of seeds."
+            )
         if plan.is_stochastic and draw_noise is None:
             raise ValueError(f"{plan.solver} is stochastic: give its run a source of noise.")
         self.plan = plan

@@ -16,6 +16,14 @@ __all__ = ["FIELDS", "Row", "row_from_text", "row_of"]
 FIELDS = ("id", "seed", "sampler", "world", "steps", "guidance", "class", "prompt", "size")
 """The fields that a row may have; `id` and `seed` it must have."""
 
+SPELLED_ELSEWHERE = {
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), "guidance"),
+    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("noise_seed", "generator"), "seed"),
+    "label": "class",
+}
+"""Names that programs have for a field -> the field."""
+
 LONGEST_ID = 500
 """The most characters of an id, which is a column of the output and no place for contents."""
 
@@ -77,6 +85,9 @@ def row_of(fields: Mapping[str, Any]) -> Row:
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"a row is {shown(fields)}: expected fields by their names, {', '.join(FIELDS)}.")
+    for name in map(str, fields):
+        if name in SPELLED_ELSEWHERE:
+            raise ValueError(f"{name!r} is no field of a row: its name here is {SPELLED_ELSEWHERE[name]!r}.")
     check_options("a row", map(str, fields), FIELDS)
     given = {name: value for name, value in fields.items() if value is not None}
     for name in ("id", "seed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusolve.errors import shown
+from diffusolve.solvers import Solver
 
 __all__ = ["folded"]
 
@@ -14,5 +15,8 @@ def folded(name: str) -> str:
         TypeError: `name` is no text.
     """
     if not isinstance(name, str):
-        raise TypeError(f"{shown(name)} is no name: expected text, for example 'DPM++ 2M Karras' or 'karras'.")
+        of_solver = ", or diffusolve.Sampler(solver) for a solver of your own" if isinstance(name, Solver) else ""
+        raise TypeError(
+            f"{shown(name)} is no name: expected text, for example 'DPM++ 2M Karras' or 'karras'{of_solver}."
+        )
     return "".join(character for character in name.casefold().replace("++", "pp") if character.isalnum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def generate_command(
         ray_address=ray_address,
         verify=verify,
         skip_bad=skip_bad,
-        progress=True,
+        progress=sys.stderr.isatty(),  # logs are for what happened
     )
     console = Console()
     for damaged in summary.damaged:

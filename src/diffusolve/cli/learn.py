@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
@@ -118,7 +119,7 @@ def learn_command(
         checkpointing=model not in MODELS,
         about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},
         on_best=write,
-        progress=True,
+        progress=sys.stderr.isatty(),  # logs are for what happened
         workers=workers,
         ray=ray,
         ray_address=ray_address,

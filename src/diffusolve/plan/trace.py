@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-from diffusolve.errors import NotPlannableError, SingularPointError
+from diffusolve.errors import NotPlannableError, SingularPointError, shown
 from diffusolve.noise import Grid, Point
 from diffusolve.plan.combination import Combination
 from diffusolve.plan.plan import OUTPUT, UNGUIDED, NoiseTerm, Plan, PlanPoint, Stage, Update, Write
@@ -30,11 +31,16 @@ def trace(solver: Solver, grid: Grid, prediction: Prediction) -> Plan:
         NotPlannableError: the solver chooses its steps by the data, or uses dx/dsigma = (x - x0) / sigma on a grid
             where that does not hold.
         SingularPointError: a coefficient has no finite value.
+        TypeError: a solver that is no generator of requests, or multiplies samples by samples.
     """
     check_plannable(solver)
     check_scaling(solver, grid)
     tracer = _Tracer(solver, prediction, _Stage(None, grid[0], 0, "x0", ""))
     run = solver(grid, Combination({"x0": 1.0}))
+    if not isinstance(run, Generator):
+        raise TypeError(
+            f"{solver.name} is no generator: expected a function that yields Evaluate(x, point) and returns the last x."
+        )
     answer = None
     while True:
         try:
@@ -107,12 +113,15 @@ class _Tracer:
         if isinstance(request, Keep):
             name = f"kept{self.kept}"
             self.kept += 1
-            self.write(name, request.x)  # type: ignore[arg-type]
+            self.write(name, self.checked(request.x, "keeps"))
             return Combination({name: 1.0})
-        raise NotPlannableError(f"{self.solver.name} yielded {request!r}, which has no answer without data.")
+        raise NotPlannableError(
+            f"{self.solver.name} yielded {shown(request)}, which has no answer without data: expected "
+            "Evaluate(x, point), Noise(s, t) or Keep(x)."
+        )
 
     def evaluate(self, request: Evaluate) -> tuple[Combination, ...]:
-        x: Any = request.x
+        x: Any = self.checked(request.x, "evaluates")
         evaluated = len(self.stages) - 1
         sample, data = f"x{evaluated}", f"data{evaluated}"
         if evaluated == 0 and x.terms != {"x0": 1.0}:
@@ -126,9 +135,22 @@ class _Tracer:
         answer += [Combination({sample: conversion.a, output: conversion.b}) for output in outputs]
         return tuple(answer)
 
+    def checked(self, value: object, does: str) -> Combination:
+        """`value`, which is what the solver evaluates, keeps or returns."""
+        if isinstance(value, Combination):
+            return value
+        raise TypeError(f"{self.solver.name} {does} {shown(value)}: expected a sample, a sum of x, data and noise.")
+
     def write(self, register: str, value: Combination) -> None:
         terms = tuple([term for term in value.terms.items() if term[1] != 0.0])
-        if not all(map(isfinite, value.terms.values())):
+        try:
+            finite = all(map(isfinite, value.terms.values()))
+        except TypeError:
+            raise TypeError(
+                f"{self.solver.name} multiplies samples by something else than a float: a step of a plan is linear in "
+                "x, data and noise."
+            ) from None
+        if not finite:
             source = next(source for source, coefficient in terms if not isfinite(coefficient))
             raise SingularPointError(
                 f"{self.solver} has no finite coefficient of {source} in evaluation {len(self.stages) - 1}, from sigma "
@@ -136,9 +158,9 @@ class _Tracer:
             )
         self.stages[-1].writes.append(Write(register, terms))
 
-    def finish(self, value: Combination, grid: Grid) -> Plan:
+    def finish(self, value: object, grid: Grid) -> Plan:
         result = f"x{len(self.stages) - 1}"
-        self.write(result, value)
+        self.write(result, self.checked(value, "returns"))
         updates = _with_lifetimes(self.stages, result)
         step = -1
         stages = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from diffusolve.drawing import html_table, level_panels, notebook
+from diffusolve.errors import shown
 from diffusolve.noise import Grid, NoiseSchedule, Scaling
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan, check_plannable, plan_for
@@ -36,6 +37,9 @@ class Sampler:
             "eta noise seed delta").
         brownian: the noise between steps follows a Brownian path, so that more steps make a finer version of the same
             sample. Needs torchsde.
+
+    Raises:
+        TypeError: a solver or a spacing that is none.
     """
 
     solver: Solver
@@ -44,6 +48,18 @@ class Sampler:
     name: str = ""
     seed_offset: int = 0
     brownian: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Solver):
+            raise TypeError(
+                f"solver is {shown(self.solver)}: expected a Solver, which diffusolve.solvers.solver makes of a "
+                "generator function; diffusolve.sampler(name) finds one by its name."
+            )
+        if not isinstance(self.spacing, Spacing):
+            raise TypeError(
+                f"spacing is {shown(self.spacing)}: expected one of diffusolve.spacing, for example Karras(). Names of "
+                "schedule types are for diffusolve.sampler(name, spacing)."
+            )
 
     def grid(self, noise_schedule: str | NoiseSchedule, steps: int | None = None) -> Grid:
         """The points of `steps` steps over `noise_schedule`, or the one of that name.

@@ -100,7 +100,7 @@ class ContinuousBatcher:
         for name in ("noise_schedule", "prediction_type"):
             if getattr(self, name) is None:
                 raise ValueError(f"the model does not say its {name}: give {name}=... to the batcher.")
-        self.shapes = shapes if shapes is None or callable(shapes) else {tuple(shape) for shape in shapes}
+        self.shapes = shapes if shapes is None or callable(shapes) else _shapes(shapes)
         self.like = _default_like() if like is None else like
         self.max_batch_size = max_batch_size
         self.max_active = max_batch_size if max_active is None else max_active
@@ -416,6 +416,16 @@ class ContinuousBatcher:
         while self._recent and self._recent[0] < now - RATE_WINDOW:
             self._recent.popleft()
         return len(self._recent) / RATE_WINDOW
+
+
+def _shapes(given: Collection[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """The `given` shapes. Raises TypeError for what is no collection of shapes, such as a single one."""
+    try:
+        return {tuple(shape) for shape in given}
+    except TypeError:
+        raise TypeError(
+            f"shapes is {shown(given)}: expected several shapes, for example [(4, 64, 64)], or a function."
+        ) from None
 
 
 def _default_like() -> Array:
