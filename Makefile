@@ -28,7 +28,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/mypy tests/user_code.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# The documentation as a site in build/site
+# The documentation as a site in build/site. Its search needs a server: python3 -m http.server -d build/site
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 

@@ -69,7 +69,7 @@ def as_markdown(path: Path) -> str:
         else:
             parts.append(f"```python\n{source}\n```")
             parts += [shown for output in cell["outputs"] if (shown := _shown(output))]
-    return "\n\n".join(parts) + "\n"
+    return "---\nhide: [toc]\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _shown(output: dict[str, Any]) -> str:

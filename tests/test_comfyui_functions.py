@@ -207,3 +207,7 @@ def test_a_model_that_does_not_tell_its_prediction_without_guidance_is_refused()
         sampling.sample_euler_cfg_pp(lambda x, sigma, model_options: x, torch.ones(1, 6), sigmas, disable=True)
     with pytest.raises(ValueError, match=r"noise_scaler is .*: expected None"):
         sampling.sample_er_sde(Denoiser(), torch.ones(1, 6), sigmas, noise_scaler=abs)
+
+
+def test_all_functions_are_among_the_names_of_the_module() -> None:
+    assert {*comfyui.__all__, *sampling.__all__} <= set(dir(sampling))

@@ -453,6 +453,11 @@ def __getattr__(name: str) -> Any:
     return getattr(comfyui, name)
 
 
+def __dir__() -> list[str]:
+    comfyui = importlib.import_module("diffusolve.k_diffusion.comfyui")
+    return sorted({*globals(), *comfyui.__all__})
+
+
 for _name in __all__:
     if _name.startswith("sample_"):
         explain_arguments(globals()[_name])
