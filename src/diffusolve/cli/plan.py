@@ -83,7 +83,7 @@ def plan_command(
     console.print(Text(f"{title}: {size}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
     console.print(table(plan, noise.scaling))
     begins = f"{plan.initial} begins as {plan.start.sigma:.6g} * noise."
-    console.print(Text(f"{begins} sigma: {SIGMA[noise.scaling]}."), soft_wrap=True)
+    console.print(Text(f"{begins} sigma: {SIGMA[noise.scaling]}."), soft_wrap=not console.is_terminal)
     if json is not None:
         write_atomically(json, plan.to_json(indent=2).encode())
         console.print(Text(f"plan in {json}"), soft_wrap=True)
