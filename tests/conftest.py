@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
 
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # read by Ray: tests have actors, and no tasks
+
 gc.set_threshold(50_000, 20, 20)
 """Plans are made by the thousand and are kept: at the usual threshold a third of the time of tests that walk them goes
 into looking through them for cycles."""

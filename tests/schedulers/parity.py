@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations as subsets
 from itertools import product
 from typing import Any
 
@@ -183,13 +184,28 @@ def assert_signatures_begin_as_in_diffusers(name: str) -> None:
 
 
 def combinations(**options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    """Every combination of one value of each option; a value of None leaves the option out, a mapping stands for
-    options of its own."""
-    for values in product(*options.values()):
+    """Combinations of one value of each option, in which each two values of different options meet.
+
+    A value of None leaves the option out, a mapping stands for options of its own.
+    """
+    for values in pairwise_cover([range(len(choices)) for choices in options.values()]):
         made: dict[str, Any] = {}
-        for key, value in zip(options, values, strict=True):
+        for key, place in zip(options, values, strict=True):
+            value = options[key][place]
             made |= value if isinstance(value, Mapping) else {} if value is None else {key: value}
         yield made
+
+
+def pairwise_cover(choices: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Few of the rows with one of each `choices`, such that each two of different ones are in a row; in their order."""
+    rows = {row: set(subsets(enumerate(row), 2)) for row in product(*choices)}
+    if len(choices) < 2:
+        return list(rows)
+    missing, taken = set[Any]().union(*rows.values()), []
+    while missing:
+        taken.append(max(rows, key=lambda row: len(rows[row] & missing)))
+        missing -= rows[taken[-1]]
+    return sorted(taken)
 
 
 def name_of(value: Any) -> str:
