@@ -14,7 +14,8 @@ __all__ = ["ARGUMENTS", "explain_arguments"]
 ARGUMENTS: Mapping[str, str] = MappingProxyType(
     {
         "model": "a denoiser, called with samples ``x0 + sigma * noise``, their sigma, shape (batch,), and "
-        "`extra_args`; predicts x0.",
+        "`extra_args`; predicts x0. Those of ComfyUI's models on flow matching are "
+        "``(1 - sigma) * x0 + sigma * noise``.",
         "x": "the sample to start from, at ``sigmas[0]``, shape (batch, ...); the result has its precision.",
         "sigmas": "shape (steps + 1,), above 0 but for the last, which may be 0. They may rise, but for the SDE's "
         "multistep samplers: a deterministic sampler then adds the noise that it sees in the sample, and an ancestral "

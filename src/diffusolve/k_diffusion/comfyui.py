@@ -5,9 +5,10 @@ names need a model that tells its prediction without guidance as ComfyUI's model
 (:class:`~diffusolve.k_diffusion.loop.Unguided`).
 
 They do what ComfyUI's do, slips included (docs/coming-from-comfyui.md lists these). Those with ``_RF`` in their names
-are for samples of flow matching, ``(1 - sigma) * x0 + sigma * noise``; ComfyUI calls them on its own for such models.
-`sample_lcm`, `sample_euler_cfg_pp`, `sample_euler_ancestral_cfg_pp` and `sample_cfgpp_ud10_ab` are for both kinds: a
-model of ComfyUI's tells which is its own (:func:`~diffusolve.k_diffusion.loop.is_on_flow`), and of others alpha is 1.
+are for samples of flow matching, ``(1 - sigma) * x0 + sigma * noise``; on such models the functions of the same name
+without it do what they do. A model of ComfyUI's tells of which kind its samples are
+(:func:`~diffusolve.k_diffusion.loop.is_on_flow`), and of others alpha is 1. Functions that say ``flow=None`` ask it;
+the others step in sigma as if alpha were 1 on both kinds, as there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from diffusolve.k_diffusion.arguments import explain_arguments
 from diffusolve.k_diffusion.loop import (
+    AFTER_PURE_NOISE,
     Callback,
     ExtraArgs,
     Model,
@@ -29,7 +31,6 @@ from diffusolve.k_diffusion.loop import (
     after_each_step,
     as_the_run_does,
     before_each_step,
-    is_on_flow,
     parts,
     run_solver,
     sampling_of,
@@ -128,9 +129,7 @@ def sample_lcm(
 ) -> Tensor:
     """Multistep consistency sampling (Luo et al. 2023): the data prediction, and all of the next point's noise."""
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(
-        lcm, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=is_on_flow(model)
-    )
+    return run_solver(lcm, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=None)
 
 
 @torch.no_grad()
@@ -194,7 +193,7 @@ def sample_euler_cfg_pp(
 ) -> Tensor:
     """Euler's method of CFG++ (Chung et al. 2024): guided data, renoised without guidance."""
     solver = euler.with_options(cfg_pp=True)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=is_on_flow(model))
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=None)
 
 
 @torch.no_grad()
@@ -208,7 +207,7 @@ def sample_cfgpp_ud10_ab(
 ) -> Tensor:
     """Euler's method of CFG++ that leans on the step before: noise by 0.1, slopes by 0.25, the end on a line."""
     solver = ud10_ab.with_options(cfg_pp=True, noise_weight=0.1)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=is_on_flow(model))
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=None)
 
 
 @torch.no_grad()
@@ -323,11 +322,15 @@ def sample_er_sde(
     Raises:
         ValueError: a `noise_scaler`, which is a function there: the solver has named ones.
     """
-    solver = with_numbers(er_sde, s_noise=s_noise).with_options(max_stage=max_stage, third_order="authors", points=200)
+    solver = with_numbers(er_sde, s_noise=s_noise).with_options(
+        max_stage=max_stage, third_order="authors", points=200, **AFTER_PURE_NOISE
+    )
     if noise_scaler is not None:
         raise ValueError(f"noise_scaler is {noise_scaler!r}: expected None; diffusolve.solvers.er_sde has named ones.")
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=None
+    )
 
 
 @torch.no_grad()
@@ -345,10 +348,22 @@ def sample_seeds_2(
     solver_type: str = "phi_1",
 ) -> Tensor:
     """SEEDS-2 (Gonzalez et al. 2023), with the second evaluation at the part `r` of a step in log sigma."""
-    solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=r).with_options(solver_type=solver_type)
+    solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=r).with_options(
+        solver_type=solver_type, **AFTER_PURE_NOISE
+    )
     noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(r)
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler,
+        after_each_evaluation,
+        parts(r),
+        flow=None,
     )
 
 
@@ -367,10 +382,20 @@ def sample_seeds_3(
     r_2: float = 2.0 / 3,
 ) -> Tensor:
     """SEEDS-3 (Gonzalez et al. 2023), with evaluations at the parts `r_1` and `r_2` of a step in log sigma."""
-    solver = with_numbers(seeds_3, eta=eta, s_noise=s_noise, r_1=r_1, r_2=r_2)
+    solver = with_numbers(seeds_3, eta=eta, s_noise=s_noise, r_1=r_1, r_2=r_2).with_options(**AFTER_PURE_NOISE)
     noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(r_1, r_2)
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler,
+        after_each_evaluation,
+        parts(r_1, r_2),
+        flow=None,
     )
 
 
@@ -385,8 +410,8 @@ def sample_exp_heun_2_x0(
     solver_type: str = "phi_2",
 ) -> Tensor:
     """Exponential Heun: SEEDS-2 of the ODE with the second evaluation at the end of the step."""
-    solver = seeds_2.with_options(eta=0.0, r=1.0, solver_type=solver_type)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
+    solver = seeds_2.with_options(eta=0.0, r=1.0, solver_type=solver_type, **AFTER_PURE_NOISE)
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, flow=None)
 
 
 @torch.no_grad()
@@ -403,10 +428,22 @@ def sample_exp_heun_2_x0_sde(
     solver_type: str = "phi_2",
 ) -> Tensor:
     """Exponential Heun of the SDE. Noise is drawn twice for a step, and used once, as there."""
-    solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=1.0).with_options(solver_type=solver_type)
+    solver = with_numbers(seeds_2, eta=eta, s_noise=s_noise, r=1.0).with_options(
+        solver_type=solver_type, **AFTER_PURE_NOISE
+    )
     noise_sampler = noise_sampler or default_noise_sampler(x)
     return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, parts(1.0)
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler,
+        after_each_evaluation,
+        parts(1.0),
+        flow=None,
     )
 
 
@@ -464,13 +501,16 @@ def sample_sa_solver(
         counts_last=False,
         longest_step=inf,
         taus=tuple(taus),
+        **AFTER_PURE_NOISE,
     )
 
-    def noisy(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [step for step, tau in zip(whole_steps(sigmas), taus, strict=True) if tau > 0]
+    def noisy(sigmas: Tensor, flow: bool) -> list[tuple[Tensor, Tensor]]:
+        return [step for step, tau in zip(whole_steps(sigmas, flow), taus, strict=True) if tau > 0]
 
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does, noisy)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does, noisy, flow=None
+    )
 
 
 @torch.no_grad()
@@ -546,10 +586,7 @@ def _ancestral(name: str, solver: Solver, summary: str, *, flow: bool | None = F
     ) -> Tensor:
         numbered = with_numbers(solver, eta=eta, s_noise=s_noise)
         noise = noise_sampler or default_noise_sampler(x)
-        on_flow = is_on_flow(model) if flow is None else flow
-        return run_solver(
-            numbered, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=on_flow
-        )
+        return run_solver(numbered, model, x, sigmas, extra_args, callback, disable, noise, after_each_step, flow=flow)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = summary

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from math import inf
 from sys import float_info
+from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from diffusolve.solvers import Evaluate, Solver, StepEnded
 from diffusolve.spacing import UniformLogSNR
 
 __all__ = [
+    "AFTER_PURE_NOISE",
     "AdaptiveRun",
     "Callback",
     "ExtraArgs",
@@ -39,6 +41,7 @@ __all__ = [
     "before_each_step",
     "fast_plan",
     "follow",
+    "is_of_comfyui",
     "is_on_flow",
     "part_and_whole",
     "parts",
@@ -54,7 +57,8 @@ ExtraArgs: TypeAlias = Mapping[str, Any] | None
 Callback: TypeAlias = Callable[[dict[str, Any]], object] | None
 NoiseSampler: TypeAlias = Callable[[Any, Any], Tensor]
 
-Intervals: TypeAlias = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
+Intervals: TypeAlias = Callable[[Tensor, bool], list[tuple[Tensor, Tensor]]]
+"""The pairs of sigmas between which noise is drawn, in order, of all sigmas and whether they are flow matching's."""
 
 Due: TypeAlias = Callable[[Plan], Sequence[int]]
 """The number of draws that k-diffusion has made before each evaluation of a plan, and at its end."""
@@ -65,6 +69,12 @@ EVERY_SIGMA = VarianceExploding(float_info.min, float_info.max / 2, conditioning
 
 FLOW = FlowMatching()
 """For samples ``(1 - sigma) * x0 + sigma * noise``; what it says of timesteps is not asked for."""
+
+AFTER_PURE_NOISE: Mapping[str, Any] = MappingProxyType({"start_percent": 1e-4})
+"""The option of solvers whose first step on a flow model of ComfyUI's begins a little after pure noise."""
+
+LARGEST_ON_FLOW = 1.001
+"""Of sigmas, those that were rounded up included; they count as 1."""
 
 
 def run_solver(
@@ -78,23 +88,31 @@ def run_solver(
     noise_sampler: NoiseSampler | None = None,
     due: Due | None = None,
     intervals: Intervals | None = None,
-    flow: bool = False,
+    flow: bool | None = False,
 ) -> Tensor:
     """Run `solver` over `sigmas`.
+
+    On flow matching a solver with `start_percent` (:data:`AFTER_PURE_NOISE`) that is given sigma = 1 to begin with
+    begins at the sigma that the model has at this part of its training time, and asks and draws there.
 
     Args:
         noise_sampler: where its noise comes from; a Brownian path when missing.
         due: how much noise is drawn, and when; None for solvers without noise.
         intervals: between which sigmas noise is drawn; whole steps when missing.
-        flow: samples are ``(1 - sigma) * x0 + sigma * noise``, not ``x0 + sigma * noise``.
+        flow: samples are ``(1 - sigma) * x0 + sigma * noise``, not ``x0 + sigma * noise``; None if the model tells
+            which (:func:`is_on_flow`).
     """
     values = _values_of(sigmas, may_rise=due is not as_the_run_does)
     if len(values) < 2:
         return x
-    plan = _plan(solver, values, flow)
+    on_flow = is_on_flow(model) if flow is None else flow
+    low, high = min(value for value in values if value > 0), max(values)
+    if on_flow:
+        sigmas, values = _on_flow(sigmas, values, solver, model)
+    plan = _plan(solver, values, on_flow)
     if noise_sampler is None and due is not None:
-        noise_sampler = BrownianTreeNoiseSampler(x, min(value for value in values if value > 0), max(values))
-    noise = StepNoise(noise_sampler, lambda: (intervals or whole_steps)(sigmas))
+        noise_sampler = BrownianTreeNoiseSampler(x, low, high)
+    noise = StepNoise(noise_sampler, lambda: (intervals or whole_steps)(sigmas, on_flow))
 
     def describe(stage: Stage) -> dict[str, Any]:
         sigma, hat = sigmas[stage.step], stage.point.sigma
@@ -112,6 +130,15 @@ def run_solver(
 def sampling_of(model: Model) -> Any:
     """The `model_sampling` of a model of ComfyUI's, which knows its noise levels; AttributeError for others."""
     return model.inner_model.model_patcher.get_model_object("model_sampling")  # type: ignore[attr-defined]
+
+
+def is_of_comfyui(model: Model) -> bool:
+    """True if `model` knows its noise levels as ComfyUI's do."""
+    try:
+        sampling_of(model)
+    except AttributeError:
+        return False
+    return True
 
 
 def is_on_flow(model: Model) -> bool:
@@ -334,27 +361,56 @@ def _values_of(sigmas: Tensor, may_rise: bool) -> tuple[float, ...]:
     return values
 
 
-def whole_steps(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _on_flow(
+    sigmas: Tensor, values: tuple[float, ...], solver: Solver, model: Model
+) -> tuple[Tensor, tuple[float, ...]]:
+    """The sigmas at which a flow model is sampled, and these as numbers.
+
+    Raises:
+        ValueError: a sigma above 1, or a model that does not tell where the solver begins.
+    """
+    for i, value in enumerate(values):
+        if value > LARGEST_ON_FLOW:
+            raise ValueError(
+                f"sigmas[{i}] is {value:g}: expected at most 1, since the model is on flow matching "
+                "(samples (1 - sigma) * x0 + sigma * noise)."
+            )
+    values = tuple(min(value, 1.0) for value in values)
+    percent = dict(solver.options).get("start_percent", 0.0)
+    if not percent or values[0] < 1:
+        return sigmas, values
+    try:
+        told = float(sampling_of(model).percent_to_sigma(percent))
+    except AttributeError:
+        raise ValueError(
+            f"the model does not tell its sigma at the part {percent:g} of its training time, where {solver.name} "
+            "begins on flow matching: expected model_sampling.percent_to_sigma, as ComfyUI's models have it. Begin "
+            "below sigma = 1, or use such a model."
+        ) from None
+    first = torch.tensor([told], dtype=sigmas.dtype)  # on the CPU: reading it waits for no device
+    return torch.cat([moved(first, sigmas.device), sigmas[1:]]), (first.item(), *values[1:])
+
+
+def whole_steps(sigmas: Tensor, flow: bool = False) -> list[tuple[Tensor, Tensor]]:
     """Each step."""
     return list(pairwise(sigmas.unbind()))
 
 
-def part_and_whole(sigmas: Tensor, r: float) -> list[tuple[Tensor, Tensor]]:
-    """For each step the part `r` of it in log sigma, and the whole step, rounded as in k-diffusion.
+def part_and_whole(sigmas: Tensor, flow: bool, *, r: float) -> list[tuple[Tensor, Tensor]]:
+    """For each step the part `r` of it in log-SNR, and the whole step, rounded as in k-diffusion.
 
     A Brownian path differs even between neighbouring numbers.
     """
-    t = -sigmas.log()
-    steps = zip(pairwise(torch.exp(-t).unbind()), torch.exp(-(t[:-1] + t.diff() * r)).unbind(), strict=True)
+    ends = sigmas if flow else torch.exp(sigmas.log())
+    steps = zip(pairwise(ends.unbind()), _on_the_way(sigmas, flow, r).unbind(), strict=True)
     return [interval for (s, u), middle in steps for interval in ((s, middle), (s, u))]
 
 
 def parts(*r: float) -> Intervals:
-    """Each step in parts that end at the parts `r` of it in log sigma, as in ComfyUI's SEEDS samplers."""
+    """Each step in parts that end at the parts `r` of it in log-SNR, as in ComfyUI's SEEDS samplers."""
 
-    def intervals(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
-        t = -sigmas.log()
-        between = [torch.exp(-(t[:-1] + t.diff() * part)).unbind() for part in r]
+    def intervals(sigmas: Tensor, flow: bool) -> list[tuple[Tensor, Tensor]]:
+        between = [_on_the_way(sigmas, flow, part).unbind() for part in r]
         return [
             interval
             for i, (s, u) in enumerate(pairwise(sigmas.unbind()))
@@ -362,6 +418,13 @@ def parts(*r: float) -> Intervals:
         ]
 
     return intervals
+
+
+def _on_the_way(sigmas: Tensor, flow: bool, r: float) -> Tensor:
+    """The sigmas at the part `r` of each step in log-SNR, which is minus log sigma where alpha is 1."""
+    t = -(sigmas.logit() if flow else sigmas.log())
+    middles = -(t[:-1] + t.diff() * r)
+    return middles.sigmoid() if flow else middles.exp()
 
 
 def with_numbers(solver: Solver, **options: float) -> Solver:

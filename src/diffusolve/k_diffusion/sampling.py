@@ -23,6 +23,7 @@ from diffusolve.errors import unknown_name
 from diffusolve.k_diffusion.arguments import explain_arguments
 from diffusolve.k_diffusion.likelihood import log_likelihood, to_d
 from diffusolve.k_diffusion.loop import (
+    AFTER_PURE_NOISE,
     AdaptiveRun,
     Callback,
     ExtraArgs,
@@ -35,6 +36,7 @@ from diffusolve.k_diffusion.loop import (
     before_each_step,
     fast_plan,
     follow,
+    is_of_comfyui,
     part_and_whole,
     run_solver,
     two_ends,
@@ -131,9 +133,11 @@ def sample_euler_ancestral(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """Euler's method to less noise than asked for, then fresh noise; DDPM's posterior (A1111: "Euler a")."""
-    solver = with_numbers(euler, eta=eta, s_noise=s_noise)
+    solver = with_numbers(euler, eta=eta, s_noise=s_noise).with_options(ancestral="rectified")
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=None
+    )
 
 
 @torch.no_grad()
@@ -189,9 +193,11 @@ def sample_dpm_2_ancestral(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """DPM-Solver-2 to less noise than asked for, then fresh noise (A1111: "DPM2 a")."""
-    solver = with_numbers(dpm_2, eta=eta, s_noise=s_noise)
+    solver = with_numbers(dpm_2, eta=eta, s_noise=s_noise).with_options(ancestral="rectified")
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=None
+    )
 
 
 @torch.no_grad()
@@ -204,8 +210,12 @@ def sample_lms(
     disable: bool | None = None,
     order: int = 4,
 ) -> Tensor:
-    """Adams-Bashforth with variable steps, of the last `order` slopes (A1111: "LMS")."""
-    return run_solver(lms.with_options(order=order), model, x, sigmas, extra_args, callback, disable)
+    """Adams-Bashforth with variable steps, of the last `order` slopes (A1111: "LMS").
+
+    On a model of ComfyUI's the step to sigma = 0 is of first order, as there.
+    """
+    solver = lms.with_options(order=order, ends_with_data=is_of_comfyui(model))
+    return run_solver(solver, model, x, sigmas, extra_args, callback, disable)
 
 
 @torch.no_grad()
@@ -221,9 +231,13 @@ def sample_dpmpp_2s_ancestral(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022) to less noise than asked for, then fresh noise (A1111: "DPM++ 2S a")."""
-    solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise)
+    solver = with_numbers(dpmpp_2s_ancestral, eta=eta, s_noise=s_noise).with_options(
+        ancestral="rectified", first_middle=0.9999
+    )
     noise_sampler = noise_sampler or default_noise_sampler(x)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_step, flow=None
+    )
 
 
 @torch.no_grad()
@@ -244,10 +258,20 @@ def sample_dpmpp_sde(
     The network is asked at the part `r` of each step in log sigma. The noise must follow one path, as the default's
     does: that of the first part of a step belongs to that of the whole step.
     """
-    solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path")
+    solver = with_numbers(dpmpp_sde, eta=eta, s_noise=s_noise, r=r).with_options(noise="path", **AFTER_PURE_NOISE)
     intervals = partial(part_and_whole, r=r)
     return run_solver(
-        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, after_each_evaluation, intervals
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler,
+        after_each_evaluation,
+        intervals,
+        flow=None,
     )
 
 
@@ -278,8 +302,10 @@ def sample_dpmpp_2m_sde(
     solver_type: str = "midpoint",
 ) -> Tensor:
     """DPM-Solver++(2M) of the SDE (A1111: "DPM++ 2M SDE"; with `solver_type` "heun" "DPM++ 2M SDE Heun")."""
-    solver = with_numbers(DPMPP_M, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    solver = with_numbers(DPMPP_M_SDE, eta=eta, s_noise=s_noise).with_options(solver_type=solver_type)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does, flow=None
+    )
 
 
 @torch.no_grad()
@@ -299,11 +325,14 @@ def sample_dpmpp_3m_sde(
     As in k-diffusion the second derivative has half of its weight, which makes it a method of second order.
     """
     solver = with_numbers(DPMPP_3M, eta=eta, s_noise=s_noise)
-    return run_solver(solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does)
+    return run_solver(
+        solver, model, x, sigmas, extra_args, callback, disable, noise_sampler, as_the_run_does, flow=None
+    )
 
 
 DPMPP_M = dpmpp_multistep.with_options(lower_order_final=False)
-DPMPP_3M = DPMPP_M.with_options(order=3, third_order="authors", solver_type="heun")
+DPMPP_M_SDE = DPMPP_M.with_options(**AFTER_PURE_NOISE)
+DPMPP_3M = DPMPP_M_SDE.with_options(order=3, third_order="authors", solver_type="heun")
 
 
 # From one noise level to another
