@@ -65,6 +65,22 @@ def for_each(
     return walked
 
 
+def in_pairs(*tables: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Few rows with one value of each table, such that each two values of different tables are together in one."""
+    values = [list(table) for table in tables]
+    rows = {row: set(itertools.combinations(enumerate(row), 2)) for row in itertools.product(*map(_places, values))}
+    missing: set[Any] = set().union(*rows.values())
+    taken = [] if len(values) > 1 else list(rows)
+    while missing:
+        taken.append(max(rows, key=lambda row: len(rows[row] & missing)))
+        missing -= rows[taken[-1]]
+    return [tuple(table[place] for table, place in zip(values, row, strict=True)) for row in sorted(taken)]
+
+
+def _places(values: Sequence[Any]) -> range:
+    return range(len(values))
+
+
 def _walk(
     test: Callable[..., None],
     tables: list[list[tuple[str, dict[str, Any]]]],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from tests.tables import LISTED, for_each
+from tests.tables import LISTED, for_each, in_pairs
 
 
 def test_every_row_of_one_table_meets_every_row_of_the_other() -> None:
@@ -80,3 +82,13 @@ def shared() -> list[int]:
 def test_fixtures_and_parameters_go_with_tables(factor: int, number: int, shared: list[int]) -> None:
     shared.append(factor * number)
     assert shared == [factor * k for k in range(1, number + 1)], "one fixture for all rows"
+
+
+def test_in_pairs_each_two_values_meet_in_few_rows() -> None:
+    tables = ("abc", range(4), (None, True), "xyz")
+    rows = in_pairs(*tables)
+    for first, second in itertools.combinations(range(len(tables)), 2):
+        assert {(row[first], row[second]) for row in rows} == set(itertools.product(tables[first], tables[second]))
+    assert len(rows) <= 14  # of 72
+    assert in_pairs("ab", range(2)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert in_pairs("ab") == [("a",), ("b",)]

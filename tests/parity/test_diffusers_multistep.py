@@ -12,7 +12,7 @@ import torch
 from diffusolve.noise import SD15, Grid
 from diffusolve.solvers import Solver, dpmpp_multistep, lms, unipc
 from diffusolve.solvers.dpm_multistep import dpm_multistep
-from tests.tables import for_each
+from tests.tables import for_each, in_pairs
 
 from .diffusers_reference import (
     BETAS,
@@ -70,6 +70,12 @@ UNIPC: dict[str, Solver] = {
     for order in (1, 2, 3)
 }
 
+
+def variants_of(form: str) -> list[str]:
+    """The names of UniPC's variants with this B(h)."""
+    return [variant for variant in UNIPC if form in variant]
+
+
 ALGORITHMS = {
     (dpmpp_multistep.name, False): "dpmsolver++",
     (dpmpp_multistep.name, True): "sde-dpmsolver++",
@@ -113,9 +119,7 @@ def test_lms_walks_the_same_trajectory_as_diffusers(way: str, order: int, steps:
     assert_same(*trajectories(plan, reference, order=order))
 
 
-@for_each("steps", STEPS_AROUND_15)
-@for_each("way", [*WAYS, *TO_SIGMA_MIN])
-@for_each("variant", DPMPP)
+@for_each(("variant", "way", "steps"), in_pairs(DPMPP, [*WAYS, *TO_SIGMA_MIN], STEPS_AROUND_15))
 def test_dpmpp_multistep_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(DPMPP[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
@@ -142,16 +146,12 @@ def test_the_last_step_may_be_of_first_order_as_in_diffusers(solver: Solver, way
     assert_same(*both(solver.with_options(euler_at_final=True), TO_SIGMA_MIN[way], steps))
 
 
-@for_each("steps", STEPS_AROUND_15)
-@for_each("way", [*WAYS, *TO_SIGMA_MIN])
-@for_each("variant", [variant for variant in UNIPC if "bh2" in variant])
+@for_each(("variant", "way", "steps"), in_pairs(variants_of("bh2"), [*WAYS, *TO_SIGMA_MIN], STEPS_AROUND_15))
 def test_unipc_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     assert_same(*both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps))
 
 
-@for_each("steps", STEPS_AROUND_15)
-@for_each("way", [*WAYS, *TO_SIGMA_MIN])
-@for_each("variant", [variant for variant in UNIPC if "bh1" in variant])
+@for_each(("variant", "way", "steps"), in_pairs(variants_of("bh1"), [*WAYS, *TO_SIGMA_MIN], STEPS_AROUND_15))
 def test_unipc_bh1_walks_the_same_trajectory_as_diffusers(variant: str, way: str, steps: int) -> None:
     ours, reference = both(UNIPC[variant], (WAYS | TO_SIGMA_MIN)[way], steps)
     assert torch.isfinite(ours.samples[-1]).all()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations as subsets
-from itertools import product
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from torch import Tensor
 
 import diffusolve
 from tests.parity.network import StandInNetwork, standard_noise
+from tests.tables import in_pairs
 
 diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
 
@@ -188,24 +187,11 @@ def combinations(**options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
 
     A value of None leaves the option out, a mapping stands for options of its own.
     """
-    for values in pairwise_cover([range(len(choices)) for choices in options.values()]):
+    for values in in_pairs(*options.values()):
         made: dict[str, Any] = {}
-        for key, place in zip(options, values, strict=True):
-            value = options[key][place]
+        for key, value in zip(options, values, strict=True):
             made |= value if isinstance(value, Mapping) else {} if value is None else {key: value}
         yield made
-
-
-def pairwise_cover(choices: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Few of the rows with one of each `choices`, such that each two of different ones are in a row; in their order."""
-    rows = {row: set(subsets(enumerate(row), 2)) for row in product(*choices)}
-    if len(choices) < 2:
-        return list(rows)
-    missing, taken = set[Any]().union(*rows.values()), []
-    while missing:
-        taken.append(max(rows, key=lambda row: len(rows[row] & missing)))
-        missing -= rows[taken[-1]]
-    return sorted(taken)
 
 
 def name_of(value: Any) -> str:

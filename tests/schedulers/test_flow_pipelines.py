@@ -67,7 +67,7 @@ def test_other_samplers_are_nearer_to_many_steps_of_euler_than_euler_in_as_many_
     """
     wrong = []
     for name, tiny, own in flow_pipelines():
-        reference = tiny(own, 200)
+        reference = tiny(own, 100)
         error = float((tiny(own, 20) - reference).norm())
         for sampler, steps in (("DPM++ 2M", 20), ("UniPC", 20), ("DEIS", 20), ("Heun", 10)):
             other = float((tiny(diffusolve.scheduler(sampler, like=own), steps) - reference).norm())

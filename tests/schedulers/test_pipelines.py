@@ -27,7 +27,7 @@ SD = {
     "steps_offset": 1,
     "clip_sample": False,
 }
-SIZE = 32
+SIZE = 16
 
 
 @lru_cache(maxsize=1)
