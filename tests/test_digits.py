@@ -25,7 +25,7 @@ def test_the_network_is_small() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_classifier_recognises_the_digits_that_were_asked_for(guidance: float) -> None:
-    assert agreement("DPM++ 2M", steps=20, guidance=guidance) >= 0.95
+    assert agreement("DPM++ 2M", steps=20, count=150, guidance=guidance) >= 0.95
 
 
 def test_the_network_knows_how_noisy_its_input_is_between_whole_timesteps() -> None:

@@ -283,7 +283,7 @@ def test_a_draw_has_a_timestep_in_each_part_of_the_schedule_and_every_image_once
 def test_samples_look_like_emoji_of_the_class_asked_for() -> None:
     images = torch.from_numpy(load_emoji_data().images)
     every, labels = torch.cat([images, images.flip(-1)]).flatten(1), torch.from_numpy(load_emoji_data().labels)
-    asked = emoji.labels_in_turn(48)
+    asked = emoji.labels_in_turn(24)
     for model in ("emoji", "emoji-flow"):
         samples = emoji.made(conditional_denoiser(model), "DPM++ 2M", 20, 2.0, asked)
         nearest = torch.cdist(samples.flatten(1), every).argmin(1) % len(images)

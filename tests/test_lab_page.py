@@ -51,16 +51,23 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    """What all pages share: what the browser has loaded before. The lab knows users by their pages."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def users(browser: Any) -> Iterator[Any]:
+def users(context: Any) -> Iterator[Any]:
     """A function that makes a new user's page at an address."""
-    contexts = []
+    pages = []
 
     def user(address: str) -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(60_000)
-        contexts.append(context)
         page = context.new_page()
+        pages.append(page)
         page.requested = []
         page.on("request", lambda request: page.requested.append(request.url))
         page.goto(address)
@@ -68,8 +75,8 @@ def users(browser: Any) -> Iterator[Any]:
         return page
 
     yield user
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 def said(page: Any, text: str) -> None:

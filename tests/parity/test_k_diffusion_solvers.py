@@ -12,7 +12,7 @@ import torch
 from diffusolve.noise import SD15, Grid, Scaling, VariancePreserving
 from diffusolve.solvers import Solver, dpm_2, dpmpp_multistep, dpmpp_sde, euler, heun, lms
 from diffusolve.spacing import Exponential, Karras, Linspace, Spacing
-from tests.tables import for_each
+from tests.tables import for_each, in_pairs
 
 from .k_diffusion_reference import IntervalNoise, denoiser, sampling
 from .network import StandInNetwork, standard_noise
@@ -113,11 +113,13 @@ def name_of(case: Case) -> str:
     return " ".join([case.name, *(f"{key}={value}" for key, value in case.arguments.items())])
 
 
-@for_each(("dtype", "steps"), [(torch.float32, 5), (torch.float32, 20), (torch.float64, 15)], ids=str)
-@for_each("way", WAYS.values(), ids=list(WAYS))
-@for_each("case", CASES, ids=name_of)
-def test_solvers_walk_the_same_trajectory_as_k_diffusion(case: Case, way: Way, dtype: torch.dtype, steps: int) -> None:
-    assert_same(*both(case, way, steps, dtype), within=WITHIN[dtype])
+PRECISIONS_AND_STEPS = [(torch.float32, 5), (torch.float32, 20), (torch.float64, 15)]
+
+
+@for_each(("case", "way", "rest"), in_pairs(CASES, WAYS, PRECISIONS_AND_STEPS))
+def test_solvers_walk_the_same_trajectory_as_k_diffusion(case: Case, way: str, rest: tuple[torch.dtype, int]) -> None:
+    dtype, steps = rest
+    assert_same(*both(case, WAYS[way], steps, dtype), within=WITHIN[dtype])
 
 
 @for_each("steps", [5, 50])

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tables import for_each
-
 from .parity import SHORT, STABLE_DIFFUSION, assert_same, both, combinations, walk
 
 DEIS = "DEISMultistepScheduler"
@@ -26,13 +24,16 @@ def compare(config: dict[str, Any], steps: int, double: bool = False, **options:
     assert_same(walk(mine, **options), walk(reference, **options))
 
 
-@for_each("lower_order_final", [True, False])
-@for_each("order", [1, 2, 3])
-def test_order_prediction_type_and_curve_combine(order: int, lower_order_final: bool) -> None:
-    for config in combinations(prediction_type=("epsilon", "v_prediction", "sample"), curve=CURVES):
-        for steps in (1, 2, 5, 14, 15):
-            config |= {"solver_order": order, "lower_order_final": lower_order_final}
-            compare({**SHORT, **config}, steps, double=order == 3)
+def test_order_prediction_type_curve_and_steps_combine() -> None:
+    for config in combinations(
+        solver_order=(1, 2, 3),
+        lower_order_final=(True, False),
+        prediction_type=("epsilon", "v_prediction", "sample"),
+        curve=CURVES,
+        steps=(1, 2, 5, 14, 15),
+    ):
+        steps = config.pop("steps")
+        compare({**SHORT, **config}, steps, double=config["solver_order"] == 3)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
