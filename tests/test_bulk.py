@@ -300,7 +300,7 @@ def test_a_job_goes_on_where_it_was_stopped(
     summary = bulk.generate(rows, "digits", tmp_path, shard_size=10)
     assert hashes(tmp_path) == usual
     assert summary.made == 90
-    assert 30 <= summary.made_before < 90
+    assert 30 <= summary.made_before <= 90  # all, where one call of the network made the rows of all shards
     again = bulk.generate(rows, "digits", tmp_path, shard_size=10)
     assert (again.made_before, again.evaluations) == (90, 0)
 

@@ -102,7 +102,8 @@ def test_the_text_of_a_plan_shows_each_step(solver: Solver) -> None:
     lines = str(plan).splitlines()
     assert solver.name in lines[0]
     steps = 4 if solver is dpm_fast else 10  # it has steps of its own, and 10 evaluations
-    assert f"{steps} steps, {plan.nfe} evaluations, {plan.registers} registers" in lines[0]
+    rounds = f" in {plan.depth} rounds" if plan.depth < plan.nfe else ""
+    assert f"{steps} steps, {plan.nfe} evaluations{rounds}, {plan.registers} register" in lines[0]
     assert ("stochastic" in lines[0]) is plan.is_stochastic
     numbers = [line.split()[0] for line in lines[2:] if not line.startswith(" " * 40)]
     for stage in plan.stages:

@@ -361,7 +361,7 @@ def test_impossible_schedule_types_are_refused(make: Callable[[], object], messa
 
 
 def test_what_is_no_spacing_cannot_be_shortened() -> None:
-    with pytest.raises(TypeError, match="inner is 'karras': expected a spacing"):
+    with pytest.raises(TypeError, match="inner of DiscardPenultimate is 'karras': expected a spacing"):
         DiscardPenultimate("karras")  # type: ignore[arg-type]
 
 

@@ -196,6 +196,9 @@ class Overridable(ABCMeta):
 
     def __init__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, members, **kwargs)
+        for method in sorted(cls.fixed):  # type: ignore[attr-defined]
+            if _is_outside(getattr_static(cls, method, None), *BOTH):
+                raise _never_called(cls, method)
         cls._notice_overridden()
 
     def __setattr__(cls, name: str, value: Any) -> None:
@@ -211,14 +214,7 @@ class Overridable(ABCMeta):
             cls._notice_overridden()
 
     def _notice_overridden(cls: Any) -> None:
-        """Take note of the methods that are overridden in `cls`, and in the classes derived from it.
-
-        Raises:
-            TypeError: steps do not call one of them.
-        """
-        for name in sorted(cls.fixed):
-            if _is_outside(getattr_static(cls, name, None), *BOTH):
-                raise _never_called(cls, name)
+        """Let steps of `cls`, and of the classes derived from it, call the methods that are overridden there."""
         cls._take_overridden(
             frozenset(name for name in cls.replaceable if _is_outside(getattr_static(cls, name, None), BOTH[0]))
         )

@@ -26,8 +26,6 @@ class DiscardPenultimate(Spacing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.inner, Spacing):
-            raise TypeError(f"inner is {self.inner!r}: expected a spacing, for example DiscardPenultimate(Karras()).")
         if self.final_sigma == "zero":  # what it is when not given
             object.__setattr__(self, "final_sigma", self.inner.final_sigma)
         elif self.final_sigma != self.inner.final_sigma:
