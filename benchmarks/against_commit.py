@@ -2,7 +2,9 @@
 
 PATH is a checkout of another commit with its modules compiled (`python setup.py build_ext --inplace` in it). Both are
 loaded in processes of their own, which take turns of some milliseconds, so that what else the machine does hits both
-alike; what is shown is the median over all turns of the processor time of a step on a small sample.
+alike; what is shown is the median over all turns of the processor time of a step on a small sample. How much of a
+difference is chance shows against the checkout itself, ``python -m benchmarks.against_commit .``: on virtual machines
+it may be a third.
 """
 
 from __future__ import annotations

@@ -248,10 +248,11 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         Raises:
             ValueError: the number of channels is neither that of `sample` nor, with a learned variance, twice that.
         """
-        if not (isinstance(model_output, Tensor) and isinstance(sample, Tensor)):
-            return model_output  # the run says so
-        if model_output.shape == sample.shape or model_output.ndim != sample.ndim or sample.ndim < 2:
-            return model_output  # of another shape altogether: the run says so
+        try:
+            if model_output.shape == sample.shape or model_output.ndim != sample.ndim or sample.ndim < 2:
+                return model_output  # of another shape altogether: the run says so
+        except AttributeError:
+            return model_output  # one is no array: the run says so
         channels, own = model_output.shape[1], sample.shape[1]
         learned = self.config["variance_type"] in ("learned", "learned_range")
         if learned and channels == 2 * own:
