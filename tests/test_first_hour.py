@@ -221,6 +221,14 @@ def test_samples_and_timesteps_that_are_none_are_said_in_words_by_every_class() 
     assert not missed, "\n".join(map(str, missed))
 
 
+def test_an_output_that_is_none_is_said_in_words_where_noise_is_drawn_in_its_precision() -> None:
+    x, ddim = torch.ones(2, 3, 8, 8), diffusolve.DDIMScheduler()
+    ddim.set_timesteps(4)
+    for output in (None, x.numpy()):
+        with pytest.raises(TypeError, match=r"model_output is a .*: schedulers step torch tensors"):
+            ddim.step(output, ddim.timesteps[0], x, eta=1.0)  # type: ignore[arg-type]
+
+
 def test_what_noise_is_made_of_and_for_is_said_in_words() -> None:
     x, missed = torch.ones(2, 3, 8, 8), []
     cases: list[tuple[Any, Any, int, str]] = [

@@ -19,6 +19,7 @@ from diffusolve.errors import NotPlannableError
 from diffusolve.files import check_writable, write_atomically
 from diffusolve.noise import Scaling, noise_schedule
 from diffusolve.plan import OUTPUT, Plan, PlanPoint, Stage, Update
+from diffusolve.plan.plan import sizes_of
 from diffusolve.prediction import prediction as prediction_called
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def plan_command(
     if not console.is_terminal:
         console = Console(width=120)  # the formulas fit, whatever reads them
     title = f"{recipe.name} on {schedule}, {plan.prediction} prediction"
-    registers = f"{plan.registers} register{'s' if plan.registers > 1 else ''}"
-    size = f"{plan.steps} steps, {plan.nfe} evaluations, {registers}"
-    console.print(Text(f"{title}: {size}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
+    console.print(Text(f"{title}: {sizes_of(plan)}{', stochastic' if plan.is_stochastic else ''}", style="bold"))
     console.print(table(plan, noise.scaling))
     begins = f"{plan.initial} begins as {plan.start.sigma:.6g} * noise."
     console.print(Text(f"{begins} sigma: {SIGMA[noise.scaling]}."), soft_wrap=not console.is_terminal)

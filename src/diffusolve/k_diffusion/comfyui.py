@@ -38,6 +38,7 @@ from diffusolve.k_diffusion.loop import (
     with_numbers,
 )
 from diffusolve.k_diffusion.sampling import (
+    DPMPP_M,
     default_noise_sampler,
     sample_dpmpp_2m_sde,
     sample_dpmpp_3m_sde,
@@ -48,7 +49,6 @@ from diffusolve.solvers import (
     deis,
     dpm_2,
     dpmpp_2s_ancestral,
-    dpmpp_multistep,
     er_sde,
     euler,
     gradient_estimation,
@@ -97,8 +97,6 @@ __all__ = [
     "sample_seeds_2",
     "sample_seeds_3",
 ]
-
-DPMPP_M = dpmpp_multistep.with_options(lower_order_final=False)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from diffusolve.learning.table import Numbers, Table, plan_of
 from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.noise import noise_schedule as schedule_called
 from diffusolve.plan import Plan
-from diffusolve.plan.json_format import LARGEST_COEFFICIENT, is_number
+from diffusolve.plan.json_format import LARGEST_COEFFICIENT, is_coefficient
 from diffusolve.prediction import Prediction
 from diffusolve.prediction import prediction as prediction_called
 
@@ -142,7 +142,7 @@ def _numbers(key: str, told: Any) -> Numbers:
     if not isinstance(told, list):
         raise ValueError(f'"{key}" of a table is {shown(told)}: expected a list of numbers.')
     for number in told:
-        if not is_number(number) or abs(number) > LARGEST_COEFFICIENT:
+        if not is_coefficient(number):
             raise ValueError(
                 f'"{key}" of a table holds {shown(number)}: expected finite numbers of at most '
                 f"{LARGEST_COEFFICIENT:g} in size."

@@ -86,6 +86,11 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_coefficient(value: Any) -> bool:
+    """True for numbers that may stand in the sums of a plan."""
+    return is_number(value) and bool(abs(value) <= LARGEST_COEFFICIENT)
+
+
 def is_whole(value: Any) -> bool:
     """True for whole numbers that float64 tells from their neighbours."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER
@@ -105,10 +110,7 @@ REGISTER = scalar(
 COUNT = scalar("a whole number, at least 0", lambda value: is_whole(value) and value >= 0)
 TIMESTEP = scalar(f"a finite number, at most {LARGEST_COEFFICIENT:g} in size", is_timestep)
 AMOUNT = scalar("a finite number, at least 0", lambda value: is_number(value) and value >= 0)
-COEFFICIENT = scalar(
-    f"a finite number, at most {LARGEST_COEFFICIENT:g} in size",
-    lambda value: is_number(value) and abs(value) <= LARGEST_COEFFICIENT,
-)
+COEFFICIENT = scalar(f"a finite number, at most {LARGEST_COEFFICIENT:g} in size", is_coefficient)
 
 # Tables of fields ----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffusolve.drawing import Panel
     from diffusolve.plan.transition import Transition
 
-__all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write"]
+__all__ = ["OUTPUT", "UNGUIDED", "NoiseTerm", "Plan", "PlanPoint", "Stage", "Update", "Write", "sizes_of"]
 
 OUTPUT = "output"
 """The source that is the network's output; no register of a plan has this name."""
@@ -280,10 +280,7 @@ class Plan:
     def _summary(self) -> str:
         noise = ", stochastic" if self.is_stochastic else ""
         outputs = ", guided and unguided outputs" if self.reads_unguided else ""
-        rounds = f" in {self.depth} rounds" if self.depth < self.nfe else ""
-        registers = f"{self.registers} register{'s' if self.registers > 1 else ''}"
-        sizes = f"{self.steps} steps, {self.nfe} evaluations{rounds}, {registers}"
-        return f"{self.solver}, {self.prediction}: {sizes}{noise}{outputs}"
+        return f"{self.solver}, {self.prediction}: {sizes_of(self)}{noise}{outputs}"
 
     def __str__(self) -> str:
         lines = [
@@ -296,6 +293,13 @@ class Plan:
             lines += _lines(number, stage.point, stage.update)
         lines.append(f"{'end':>6} {'':>10} {self.end.sigma:>11.6g} {self.end.log_snr:>9.4g}  {self.result}")
         return "\n".join(lines)
+
+
+def sizes_of(plan: Plan) -> str:
+    """The numbers of steps, evaluations and registers of `plan`, in words."""
+    rounds = f" in {plan.depth} rounds" if plan.depth < plan.nfe else ""
+    registers = f"{plan.registers} register{'s' if plan.registers > 1 else ''}"
+    return f"{plan.steps} steps, {plan.nfe} evaluations{rounds}, {registers}"
 
 
 def _row(number: str, timestep: str, point: PlanPoint, formulas: list[str]) -> tuple[str, ...]:

@@ -291,10 +291,10 @@ def _run_plan(
     with tqdm(total=plan.nfe, disable=not progress, desc=progress or None, unit="eval") as bar:
         rounds = plan.rounds if at_once else tuple(range(place, place + 1) for place in range(plan.nfe))
         for places in rounds:
-            shown = [cast_like(seen, like) for seen in _seen_ahead(run, x, len(places))]
+            inputs = [cast_like(seen, like) for seen in _seen_ahead(run, x, len(places))]
             stages = plan.stages[places.start : places.stop]
             asked = both if any(stage.reads_unguided for stage in stages) else None
-            outputs = _outputs(network, asked, shown, timesteps[places.start : places.stop])
+            outputs = _outputs(network, asked, inputs, timesteps[places.start : places.stop])
             for stage, (output, unguided) in zip(stages, outputs, strict=True):
                 if callback is not None and stage.stage == 0:
                     callback(_progress_of(stage, plan, run, x, output))
@@ -319,19 +319,19 @@ def _seen_ahead(run: Run, x: Array, count: int) -> Iterator[Array]:
 def _outputs(
     network: Network,
     both: Callable[[Array, Array], tuple[Array, Array]] | None,
-    shown: Sequence[Array],
+    inputs: Sequence[Array],
     timesteps: Sequence[Array],
 ) -> Iterator[tuple[Array, Array | None]]:
-    """The network's output for each of the batches `shown`, asked for in one call, and that without guidance."""
-    x, timestep = (shown[0], timesteps[0]) if len(shown) == 1 else (concatenate(shown), concatenate(timesteps))
+    """The network's output for each of the batches `inputs`, asked for in one call, and that without guidance."""
+    x, timestep = (inputs[0], timesteps[0]) if len(inputs) == 1 else (concatenate(inputs), concatenate(timesteps))
     output, unguided = (network(x, timestep), None) if both is None else both(x, timestep)
     _check_output(output, x)
     if unguided is not None:
         _check_output(unguided, x)
-    if len(shown) == 1:
+    if len(inputs) == 1:
         yield output, unguided
         return
-    rows = shown[0].shape[0]
+    rows = inputs[0].shape[0]
     for first in range(0, x.shape[0], rows):
         of_batch = slice(first, first + rows)
         yield output[of_batch], None if unguided is None else unguided[of_batch]
@@ -393,12 +393,7 @@ def _checked(output: Array, like: Array) -> Array:
 
 def _check_output(output: Array, like: Array) -> None:
     """Raise unless a network's `output` has the shape of the samples and is an array of their library."""
-    if getattr(output, "shape", None) != like.shape:
-        shape = getattr(output, "shape", None)
-        got = f"shape {tuple(shape)}" if shape is not None else f"a {type(output).__name__}"
-        raise ValueError(
-            f"the network returned {got} for samples of shape {tuple(like.shape)}: expected the same shape."
-        )
+    _check_shape("the network", output, "samples", like)
     if is_torch(output) != is_torch(like):
         raise TypeError(
             f"the network returned a {_kind(output)} for samples in a {_kind(like)}: expected the same kind of array."
@@ -410,12 +405,16 @@ def _check_output(output: Array, like: Array) -> None:
 def _clipped(clip: ClipData, data: Array) -> Array:
     """The data prediction that `clip` makes of another. Raises ValueError if it has another shape."""
     clipped = clip(data)
-    if getattr(clipped, "shape", None) != data.shape:
-        raise ValueError(
-            f"clip returned {shown(getattr(clipped, 'shape', clipped))} for data of shape {tuple(data.shape)}: "
-            "expected an array of the same shape."
-        )
+    _check_shape("clip", clipped, "data", data)
     return clipped
+
+
+def _check_shape(who: str, returned: Array, what: str, like: Array) -> None:
+    """Raise ValueError unless what somebody `returned` for an array is of the shape of that."""
+    shape = getattr(returned, "shape", None)
+    if shape != like.shape:
+        got = f"shape {tuple(shape)}" if shape is not None else f"a {type(returned).__name__}"
+        raise ValueError(f"{who} returned {got} for {what} of shape {tuple(like.shape)}: expected the same shape.")
 
 
 def _kind(x: Array) -> str:

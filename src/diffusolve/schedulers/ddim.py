@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddim_with_deviation
-from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.one_step import OneStepScheduler, strided_timestep, variance_between
+from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.one_step import OneStepScheduler, noise_as, strided_timestep, variance_between
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.step_types import WithEta, declared_as
 from diffusolve.schedulers.words import BetaSchedule, PredictionType, TimestepSpacing
@@ -94,7 +94,7 @@ class DDIMScheduler(OneStepScheduler):
             options: dict[str, Any] = {"deviation": self._deviation_replaced(timestep, eta)}
         else:
             options = {"eta": float(eta)}
-        noise = Noise(model_output.dtype)
+        noise = noise_as(model_output, sample)
         key, run = self._run_at(timestep, noise, **options, unclipped_noise=raw)
         with noise.drawn_from(generator, variance_noise):
             previous = self._stepped(key, run, model_output, sample)

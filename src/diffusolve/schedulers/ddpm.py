@@ -11,9 +11,8 @@ from torch import Tensor
 
 from diffusolve.config import register_to_config
 from diffusolve.plan import Plan
-from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.given import check_tensors
-from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep
+from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, following_timestep, noise_as
 from diffusolve.schedulers.outputs import SchedulerOutputWithData, StepResult
 from diffusolve.schedulers.step_types import WithGenerator, declared_as
 from diffusolve.schedulers.words import PredictionType, TimestepSpacing, VarianceType
@@ -114,11 +113,7 @@ class DDPMScheduler(OneStepScheduler):
             timestep: a timestep of the run; any whole training timestep if there is none.
             sample: shape (batch, channels, ...).
         """
-        try:
-            noise = Noise(model_output.dtype)
-        except AttributeError:
-            check_tensors(model_output, sample)
-            raise
+        noise = noise_as(model_output, sample)
         key, run = self._run_at(timestep, noise)
         whole = model_output
         model_output, deviation = self._split(model_output, sample, run.plan)

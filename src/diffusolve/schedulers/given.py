@@ -20,10 +20,10 @@ def check_tensors(output: object, sample: object) -> None:
         _check_tensor(name, given, "step")
 
 
-def device_of(device: Any) -> torch.device:
-    """The device that PyTorch calls `device`. Raises ValueError if it has none of that name."""
+def device_of(device: Any) -> torch.device | None:
+    """The device that PyTorch calls `device`; None for None. Raises ValueError if it has none of that name."""
     try:
-        return torch.device(device)
+        return None if device is None else torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(
             f"device is {shown(device)}: expected one of PyTorch's, for example 'cpu' or 'cuda:0'."

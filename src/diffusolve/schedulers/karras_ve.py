@@ -92,7 +92,7 @@ class KarrasVeScheduler(SchedulerMixin):
         low, high = self.config["sigma_min"], self.config["sigma_max"]
         places = torch.arange(steps - 1, -1, -1)
         self.num_inference_steps = steps
-        device = None if device is None else device_of(device)
+        device = device_of(device)
         self.timesteps = places.to(device)
         self.schedule = ((low**2 / high**2) ** (places / max(steps - 1, 1)) * high**2).to(device)
 

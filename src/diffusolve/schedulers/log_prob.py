@@ -77,9 +77,6 @@ class HasLogProbs:
         """
         kind: Any = type(self)
         name = kind.__name__
-        known = signature(kind.step).parameters
-        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in known.values()):
-            check_options(f"{name}.step_log_prob", options, known.keys() - NOT_OPTIONS)
         if self.changes_samples:
             raise NoDensityError(f"a step of {name} has no density: {self.changes_samples}. Take another class.")
         rounds = sample.dtype is not model_output.dtype and self.precision == "output"
@@ -92,6 +89,11 @@ class HasLogProbs:
             result = walker.step(
                 model_output=model_output, timestep=timestep, sample=sample, return_dict=False, **options
             )
+        except TypeError:
+            known = signature(kind.step).parameters
+            if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in known.values()):
+                check_options(f"{name}.step_log_prob", options, known.keys() - NOT_OPTIONS)
+            raise
         except NoDensityError as error:
             raise NoDensityError(f"{name}: {error} Classes: {CLASSES_WITH_DENSITY}.") from None
         if not recorded:

@@ -147,10 +147,11 @@ def opened(scheduler: Any) -> OpenRun | None:
 
 def not_held(scheduler: Any) -> ValueError:
     """The error for a part of its history that the run of `scheduler` does not hold."""
-    if isinstance(run_of(scheduler), OpenRun):
+    run = run_of(scheduler)
+    if isinstance(run, OpenRun):
         return ValueError(
             f"this run of {type(scheduler).__name__} holds of its history what its later steps read: expected one of "
-            f"the last {len([*scheduler.kept.places(scheduler)(run_of(scheduler))])} outputs."
+            f"the last {len([*scheduler.kept.places(scheduler)(run)])} outputs."
         )
     return ValueError(
         f"this run of {type(scheduler).__name__} does not hold its whole history, which nobody had asked for. From now "

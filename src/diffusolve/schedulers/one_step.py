@@ -16,13 +16,20 @@ from diffusolve.plan import trace
 from diffusolve.schedulers.asked import Asked
 from diffusolve.schedulers.cache import Cache
 from diffusolve.schedulers.generation import Generation, Noise, Prepared
-from diffusolve.schedulers.given import number_of
+from diffusolve.schedulers.given import check_tensors, number_of
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.registry import notice_writes
 from diffusolve.schedulers.scheduler import index_of
 from diffusolve.schedulers.timestep_scheduler import TimestepScheduler
 
-__all__ = ["OneStepScheduler", "end_by_another_name", "following_timestep", "strided_timestep", "variance_between"]
+__all__ = [
+    "OneStepScheduler",
+    "end_by_another_name",
+    "following_timestep",
+    "noise_as",
+    "strided_timestep",
+    "variance_between",
+]
 
 StepKey = tuple[Any, ...]
 """The timestep that a step is from, the one that it leads to, and its options."""
@@ -156,6 +163,15 @@ class OneStepScheduler(TimestepScheduler):
             output, x = model_output[row : row + 1], sample[row : row + 1]
             rows.append(self._stepped(*self._run_at(timestep, noise, **options), output, x))
         return torch.cat(rows)
+
+
+def noise_as(output: Tensor, sample: Tensor) -> Noise:
+    """A source of noise in the precision of a network's `output`. Raises TypeError if it is no tensor."""
+    try:
+        return Noise(output.dtype)
+    except AttributeError:
+        check_tensors(output, sample)
+        raise
 
 
 def variance_between(scheduler: Any, timestep: int | Tensor, prev_timestep: int | Tensor) -> Tensor:

@@ -196,6 +196,8 @@ class Overridable(ABCMeta):
 
     def __init__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, members, **kwargs)
+        if not _is_outside(cls, BOTH[0]):
+            return
         for method in sorted(cls.fixed):  # type: ignore[attr-defined]
             if _is_outside(getattr_static(cls, method, None), *BOTH):
                 raise _never_called(cls, method)
@@ -227,7 +229,7 @@ BOTH = "diffusolve", "diffusers"
 
 
 def _is_outside(method: Any, *packages: str) -> bool:
-    """True for a method that is there, and was defined in none of the `packages`."""
+    """True for a method, or class, that is there and was defined in none of the `packages`."""
     function = getattr(method, "fget", getattr(method, "__func__", method))
     return function is not None and str(getattr(function, "__module__", "")).split(".")[0] not in packages
 

@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler", "index_of"]
 
-"""The name in diffusers -> the library's."""
-
-
 MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
@@ -239,7 +236,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
 
     def _begin(self, asked: Asked, device: Any) -> Generation:
         """Begin a generation with what was `asked` for; it is returned."""
-        device = None if device is None else device_of(device)
+        device = device_of(device)
         with self._registry.lock:
             self._follow_configuration()
             prepared, edition = self._prepared(asked), self._edition

@@ -11,9 +11,8 @@ from torch import Tensor
 from diffusolve.config import register_to_config
 from diffusolve.schedulers.as_in_diffusers import ddpm_of_beta
 from diffusolve.schedulers.asked import Asked, asked_for
-from diffusolve.schedulers.generation import Generation, Noise
-from diffusolve.schedulers.given import check_tensors
-from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name
+from diffusolve.schedulers.generation import Generation
+from diffusolve.schedulers.one_step import OneStepScheduler, end_by_another_name, noise_as
 from diffusolve.schedulers.outputs import SchedulerOutputWithData
 from diffusolve.schedulers.step_types import Fields, by_return_dict
 from diffusolve.schedulers.steps import Array, spaced, timestep_spacing
@@ -90,12 +89,11 @@ class UnCLIPScheduler(OneStepScheduler):
         Raises:
             ValueError: `prev_timestep` is not below `timestep`; the number of channels is not the one expected.
         """
-        check_tensors(model_output, sample)
         _, s, _ = self._asked(timestep)
         t = s - 1 if prev_timestep is None else int(prev_timestep)
         if t >= s:
             raise ValueError(f"prev_timestep is {t}: expected one below the timestep of the step, {s}.")
-        noise, beta = Noise(model_output.dtype), self._beta(s, t)
+        noise, beta = noise_as(model_output, sample), self._beta(s, t)
         model_output, deviation = self._split(model_output, sample, s, t, beta)
         learned = deviation is not None
         key, run = self._run_at(timestep, noise, t, beta=beta, variance="given" if learned else "posterior")

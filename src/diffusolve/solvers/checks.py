@@ -7,7 +7,7 @@ from math import inf, isfinite
 
 from diffusolve.errors import unknown_name
 
-__all__ = ["check_choice", "check_eta", "check_finite", "check_lengths", "check_part", "check_past", "check_up_to"]
+__all__ = ["check_choice", "check_eta", "check_lengths", "check_part", "check_past", "check_up_to", "check_weight"]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -22,8 +22,8 @@ def check_eta(eta: float) -> None:
         raise ValueError(f"eta is {eta:g}: expected at least 0 (0 adds no noise, 1 is the default of most samplers).")
 
 
-def check_finite(option: str, value: float) -> None:
-    """Raise ValueError unless `value`, a weight of something, is a finite number."""
+def check_weight(option: str, value: float) -> None:
+    """Raise ValueError unless `value`, the weight of something, is a finite number."""
     if not isfinite(value):
         raise ValueError(f"{option} is {value:g}: expected a number (0 leaves out what it weighs).")
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import fsum, sqrt
 
 from diffusolve.noise import Grid
-from diffusolve.solvers.checks import check_finite, check_part
+from diffusolve.solvers.checks import check_part, check_weight
 from diffusolve.solvers.past import has_no_length
 from diffusolve.solvers.requests import Evaluate, Keep, SolverRun, Value
 from diffusolve.solvers.solver import solver
@@ -66,7 +66,7 @@ def check_points(points: Sequence[float], weights: Sequence[float] | None) -> tu
     if len(weights) != len(points):
         raise ValueError(f"weights are {len(weights)} for {len(points)} points: expected one for each.")
     for weight in weights:
-        check_finite("weights", weight)
+        check_weight("weights", weight)
     if abs(fsum(weights) - 1.0) > 1e-6:
         raise ValueError(f"weights add up to {fsum(weights):g}: expected 1, so that steps go all the way.")
     return tuple(weights)

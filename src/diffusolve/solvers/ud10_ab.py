@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from diffusolve.noise import Grid
 from diffusolve.solvers.cfg_pp import renoised
-from diffusolve.solvers.checks import check_finite
+from diffusolve.solvers.checks import check_weight
 from diffusolve.solvers.exponential import noise_prediction
 from diffusolve.solvers.linear_multistep import adams_weights
 from diffusolve.solvers.past import Past, has_no_length
@@ -45,9 +45,9 @@ def ud10_ab(
 
     The first step is Euler's.
     """
-    check_finite("noise_weight", noise_weight)
-    check_finite("slope_weight", slope_weight)
-    check_finite("end_weight", end_weight)
+    check_weight("noise_weight", noise_weight)
+    check_weight("slope_weight", slope_weight)
+    check_weight("end_weight", end_weight)
     noises, slopes, datas = Past(2), Past(2), Past(2)
     for s, t in pairwise(grid):
         x, data, *unguided = yield Evaluate(x, s, unguided=cfg_pp)
