@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from typing import Any
+from abc import ABCMeta
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from unittest import mock
 
 import pytest
@@ -150,8 +151,62 @@ def test_methods_set_on_a_class_later_or_by_another_base_are_overridden_too() ->
         limiting.set_timesteps(4)
         assert not limiting.step(x, limiting.timesteps[-1], x).pred_original_sample.any()
 
-    with pytest.raises(TypeError, match="DDIMScheduler overrides index_for_timestep, which steps here do not call"):
-        diffusolve.DDIMScheduler.index_for_timestep = lambda *_: 0  # type: ignore[method-assign,assignment]
+    never = "DDIMScheduler overrides index_for_timestep, which steps here do not call"
+    with mock.patch.object(diffusolve.DDIMScheduler, "index_for_timestep", lambda self, *_: self.order):
+        with pytest.raises(TypeError, match=never):
+            begun[0].set_timesteps(4)
+        with pytest.raises(TypeError, match=never):
+            diffusolve.DDIMScheduler()
+    assert all(torch.equal(before, stepped(scheduler).prev_sample) for scheduler in begun)
+
+
+def test_classes_go_together_with_the_metaclasses_and_bases_that_programs_have() -> None:
+    @runtime_checkable
+    class Steps(Protocol):
+        def step(self, model_output: Any, timestep: Any, sample: Any) -> Any: ...
+
+    class Registered(ABCMeta):
+        pass
+
+    class ByProtocol(diffusolve.EulerDiscreteScheduler, Steps):  # type: ignore[misc]
+        pass
+
+    class ByMetaclass(diffusolve.EulerDiscreteScheduler, metaclass=Registered):
+        pass
+
+    class ByGeneric(diffusolve.EulerDiscreteScheduler, Generic[TypeVar("T")]):  # type: ignore[misc]
+        pass
+
+    class ByModule(torch.nn.Module, diffusolve.EulerDiscreteScheduler):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            diffusolve.EulerDiscreteScheduler.__init__(self)
+
+    x = torch.ones(1, 1, 2, 2)
+    results = []
+    for cls in (diffusolve.EulerDiscreteScheduler, ByProtocol, ByMetaclass, ByGeneric, ByModule):
+        scheduler: Any = cls()
+        scheduler.set_timesteps(4)
+        results.append(scheduler.step(x, scheduler.timesteps[0], x).prev_sample)
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert isinstance(diffusolve.EulerDiscreteScheduler(), Steps)
+
+
+def test_a_method_set_on_a_base_for_a_while_leaves_no_trace_in_derived_classes() -> None:
+    class Derived(diffusolve.DEISMultistepScheduler):
+        pass
+
+    def stepped() -> torch.Tensor:
+        scheduler.set_timesteps(4)
+        result: torch.Tensor = scheduler.step(x, scheduler.timesteps[0], x).prev_sample
+        return result
+
+    x, scheduler = torch.ones(1, 1, 2, 2), Derived()
+    before = stepped()
+    with mock.patch.object(diffusolve.DEISMultistepScheduler, "convert_model_output", lambda self, out, **_: 0.0 * out):
+        diffusolve.DEISMultistepScheduler().set_timesteps(4)
+        assert not torch.equal(stepped(), before)
+    assert torch.equal(stepped(), before)
 
 
 def test_pndm_hands_arguments_by_name_to_an_overridden_step() -> None:

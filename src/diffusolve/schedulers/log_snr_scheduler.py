@@ -89,8 +89,8 @@ class LogSNRScheduler(ReachesIntoSigmas, TableScheduler):
         super()._take_overridden(names)
         if "convert_model_output" in names:
             cls._advance = LogSNRScheduler._advance_converted  # type: ignore[method-assign,assignment]
-        elif "_advance" in vars(cls) and vars(cls)["_advance"] is LogSNRScheduler._advance_converted:
-            del cls._advance
+        elif cls._advance is LogSNRScheduler._advance_converted:
+            cls._advance = LogSNRScheduler._advance  # type: ignore[method-assign]
 
     def _advance_converted(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *others: Any

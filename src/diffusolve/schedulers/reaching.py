@@ -6,8 +6,6 @@ writing has an effect on in diffusers can be written here, with the same effect.
 
 from __future__ import annotations
 
-from abc import ABCMeta
-from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,12 +17,13 @@ from diffusolve.schedulers.members import Kept, Members, begun_with_history, bri
 from diffusolve.schedulers.steps import curve_named
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from diffusolve.backends import Run
     from diffusolve.schedulers.generation import Generation, Options
 
 __all__ = [
     "FIXED_IN_DPM_SOLVER",
-    "Overridable",
     "ReachesIntoRuns",
     "ReachesIntoSigmas",
     "check_beta",
@@ -54,7 +53,8 @@ class ReachesIntoRuns:
         members: of the history of a run, see :mod:`~diffusolve.schedulers.members`.
         kept: what the class remembers of a run, if a run can begin with such a history.
         clears: the members that are cleared together when a history is to be forgotten.
-        _replaced: those of `replaceable` that are overridden.
+        _replaced: those of `replaceable` that are overridden: in a subclass or one of its bases, or set on the class.
+        _noticed: the methods called `replaceable` and `fixed`, as they were when this was last looked at.
     """
 
     replaceable: ClassVar[frozenset[str]] = frozenset()
@@ -63,6 +63,7 @@ class ReachesIntoRuns:
     kept: ClassVar[Kept | None] = None
     clears: ClassVar[frozenset[str]] = frozenset()
     _replaced: ClassVar[frozenset[str]] = frozenset()
+    _noticed: ClassVar[list[Any]] = []
 
     if TYPE_CHECKING:
 
@@ -110,6 +111,38 @@ class ReachesIntoRuns:
         else:
             return False
         return True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if _is_outside(cls, BOTH[0]):
+            cls._notice_overridden()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        cls._notice_overridden()
+        return super().__new__(cls, *args, **kwargs)
+
+    @classmethod
+    def _notice_overridden(cls) -> None:
+        """Let steps call the methods that are overridden by now. Methods may be set on a class at any time.
+
+        Raises:
+            TypeError: steps would never call one of them.
+        """
+        methods = [getattr(cls, name, None) for names in (cls.replaceable, cls.fixed) for name in names]
+        if methods == cls._noticed:
+            return
+        for name in sorted(cls.fixed):
+            if _is_outside(getattr(cls, name, None), *BOTH):
+                raise TypeError(
+                    f"{cls.__name__} overrides {name}, which steps here do not call: their coefficients are worked out "
+                    "once for the whole run. Override set_timesteps or step"
+                    + (f", or {', '.join(sorted(cls.replaceable))}, which are called" if cls.replaceable else "")
+                    + "; or derive the class from that of diffusers."
+                )
+        cls._take_overridden(
+            frozenset(name for name in cls.replaceable if _is_outside(getattr(cls, name, None), BOTH[0]))
+        )
+        cls._noticed = methods
 
     @classmethod
     def _take_overridden(cls, names: frozenset[str]) -> None:
@@ -191,39 +224,6 @@ is_scale_input_called = property(
 """For classes that scale the network's input."""
 
 
-class Overridable(ABCMeta):
-    """Classes that know which of their methods programs override: in a subclass or one of its bases, or set later."""
-
-    def __init__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(name, bases, members, **kwargs)
-        if not _is_outside(cls, BOTH[0]):
-            return
-        for method in sorted(cls.fixed):  # type: ignore[attr-defined]
-            if _is_outside(getattr_static(cls, method, None), *BOTH):
-                raise _never_called(cls, method)
-        cls._notice_overridden()
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        if name in cls.fixed and _is_outside(value, *BOTH):  # type: ignore[attr-defined]
-            raise _never_called(cls, name)
-        super().__setattr__(name, value)
-        if name in cls.replaceable:  # type: ignore[attr-defined]
-            cls._notice_overridden()
-
-    def __delattr__(cls, name: str) -> None:
-        super().__delattr__(name)
-        if name in cls.replaceable:  # type: ignore[attr-defined]
-            cls._notice_overridden()
-
-    def _notice_overridden(cls: Any) -> None:
-        """Let steps of `cls`, and of the classes derived from it, call the methods that are overridden there."""
-        cls._take_overridden(
-            frozenset(name for name in cls.replaceable if _is_outside(getattr_static(cls, name, None), BOTH[0]))
-        )
-        for derived in cls.__subclasses__():
-            derived._notice_overridden()
-
-
 BOTH = "diffusolve", "diffusers"
 """The packages whose methods do not override each other's."""
 
@@ -232,15 +232,6 @@ def _is_outside(method: Any, *packages: str) -> bool:
     """True for a method, or class, that is there and was defined in none of the `packages`."""
     function = getattr(method, "fget", getattr(method, "__func__", method))
     return function is not None and str(getattr(function, "__module__", "")).split(".")[0] not in packages
-
-
-def _never_called(cls: Any, name: str) -> TypeError:
-    return TypeError(
-        f"{cls.__name__} overrides {name}, which steps here do not call: their coefficients are worked out once "
-        "for the whole run. Override set_timesteps or step"
-        + (f", or {', '.join(sorted(cls.replaceable))}, which are called" if cls.replaceable else "")
-        + "; or derive the class from that of diffusers."
-    )
 
 
 def check_beta(alpha: float, beta: float) -> None:

@@ -35,7 +35,7 @@ from diffusolve.schedulers.log_prob import HasLogProbs
 from diffusolve.schedulers.mixin import SchedulerMixin, check_no_plans
 from diffusolve.schedulers.open_run import OpenRun
 from diffusolve.schedulers.outputs import LazyOutput, SchedulerOutput, SchedulerTuple
-from diffusolve.schedulers.reaching import Overridable, ReachesIntoRuns
+from diffusolve.schedulers.reaching import ReachesIntoRuns
 from diffusolve.schedulers.registry import Entry, Registry, notice_writes
 from diffusolve.schedulers.step_types import Fields
 from diffusolve.schedulers.steps import CURVES, Steps, check_exclusive
@@ -52,7 +52,7 @@ MOST_PREPARED = 64
 """The most calls of `set_timesteps` whose plans a scheduler remembers."""
 
 
-class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin, metaclass=Overridable):
+class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigMixin):
     """A face on the core with the interface of diffusers' schedulers, which any number of loops may share.
 
     A class says which configuration keys it has (the signature of its constructor), where their steps fall
@@ -237,6 +237,7 @@ class Scheduler(HasLogProbs, ReachesIntoRuns, WrittenTo, SchedulerMixin, ConfigM
     def _begin(self, asked: Asked, device: Any) -> Generation:
         """Begin a generation with what was `asked` for; it is returned."""
         device = device_of(device)
+        self._notice_overridden()
         with self._registry.lock:
             self._follow_configuration()
             prepared, edition = self._prepared(asked), self._edition
