@@ -48,7 +48,14 @@ def taken(model: str, guidance: float) -> Learnable:
 
 
 def learned(
-    model: str, steps: int, method: str | None, guidance: float, seed: int, minutes: float, keep: Path | None
+    model: str,
+    steps: int,
+    at_once: int,
+    method: str | None,
+    guidance: float,
+    seed: int,
+    minutes: float,
+    keep: Path | None,
 ) -> Plan:
     """A plan, learned on one core; what it says of itself are seconds of the processor's time."""
     known = taken(model, guidance)
@@ -59,6 +66,7 @@ def learned(
         method=cast("Method | None", method),  # checked there
         conditions=known.conditions,
         seed=seed,
+        at_once=at_once,
         minutes=minutes,
         keep=keep,
         checkpointing=False,
@@ -84,12 +92,13 @@ def table() -> str:
     ]
     for plan, told in plans():
         model = told["model"] + (f", guidance {told['guidance']:g}" if told["guidance"] != 1.0 else "")
-        name, error = told["catalog"][str(plan.nfe)]
+        name, error = told["catalog"][str(told["steps"])]
+        count = f"{plan.nfe} in {plan.depth} rounds" if plan.depth < plan.nfe else str(plan.nfe)
         last = max(map(int, told["catalog"]))
         as_good = told["catalog"][str(last)]
         there = f"{as_good[0]} in {last}" if as_good[1] <= told["error"] else f"none in {last}"
         lines.append(
-            f"| {model} | {plan.nfe} | {told['method']} | {error:.4f}, {name} | {told['error']:.4f} ± "
+            f"| {model} | {count} | {told['method']} | {error:.4f}, {name} | {told['error']:.4f} ± "
             f"{told['spread']:.4f} | {told['error'] / error:.2f} | {there} | {told['seconds']:.0f} |"
         )
     return "\n".join(lines)
@@ -123,6 +132,7 @@ def picture() -> Figure:
 def main(
     model: Annotated[str, typer.Option(help="One of those of diffusolve sample, or mixture.")] = "digits",
     steps: Annotated[list[int] | None, typer.Option(help="Evaluations; without it 5, 6, 8 and 10.")] = None,
+    at_once: Annotated[int, typer.Option(help="Evaluations of each round after the first; steps are rounds then.")] = 1,
     method: Annotated[str | None, typer.Option(help="fit or refine; both without it.")] = None,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the noises.")] = 0,
@@ -136,11 +146,11 @@ def main(
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for count in [] if page else steps or [5, 6, 8, 10]:
-        plan = learned(model, count, method, guidance, seed, minutes, keep)
+        plan = learned(model, count, at_once, method, guidance, seed, minutes, keep)
         parts = [
             model,
             f"g{guidance:g}" if guidance != 1.0 else "",
-            str(count),
+            str(count) + (f"x{at_once}" if at_once > 1 else ""),
             method or "",
             f"s{seed}" if seed else "",
         ]

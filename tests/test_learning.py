@@ -152,7 +152,7 @@ def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
         ({"method": "refine"}, TypeError, "no gradients flow through the network"),
         ({"method": "guess"}, ValueError, "unknown method of learning 'guess'"),
         ({"steps": 0}, ValueError, "steps is 0"),
-        ({"pairs": 5}, ValueError, "4 steps has 10 weights"),
+        ({"pairs": 5}, ValueError, "4 evaluations has 10 weights"),
         ({"minutes": 0}, ValueError, "minutes is 0"),
         ({"start": other}, ValueError, "another noise schedule"),
         ({"start": longer}, ValueError, "takes 9 evaluations"),

@@ -42,7 +42,11 @@ class Learnable(NamedTuple):
 def learn_command(
     out: Annotated[Path, typer.Option(help="Where the plan goes, as JSON (docs/plan-format.md).")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "digits",
-    steps: Annotated[int, typer.Option(help="How many evaluations of the network the plan takes.")] = 5,
+    steps: Annotated[int, typer.Option(help="How many times the plan waits for the network.")] = 5,
+    at_once: Annotated[
+        int,
+        typer.Option(help="Evaluations of each round after the first, for hardware that answers them as soon as one."),
+    ] = 1,
     method: Annotated[
         str | None,
         typer.Option(help="fit (no gradients) or refine (gradients alone); both, one after the other, else."),
@@ -85,7 +89,7 @@ def learn_command(
     Ctrl-C ends it; the best plan until then is written. With --keep the same command goes on from there, and commands
     for other numbers of steps take the exact samples from there.
     """
-    check_asked({"steps": steps, "batch": batch, "workers": workers}, batch, seed, guidance)
+    check_asked({"steps": steps, "at-once": at_once, "batch": batch, "workers": workers}, batch, seed, guidance)
     check_writable(out)
     if plot is not None:
         check_plot_path(plot)
@@ -115,6 +119,7 @@ def learn_command(
         seed=seed,
         minutes=minutes,
         levels=cast("Levels", levels),
+        at_once=at_once,
         keep=keep,
         checkpointing=model not in MODELS,
         about={"model": model, "guidance": guidance, "class": label, "prompts": None if told is None else len(told)},

@@ -14,7 +14,7 @@ from diffusolve.learning.curves import curves
 from diffusolve.learning.kept import Fits
 from diffusolve.learning.model import Model, root_mean_square
 from diffusolve.learning.path import levels_of_path
-from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
+from diffusolve.learning.table import NotALearnersPlanError, Table, in_rounds, plan_of, table_of, used
 from diffusolve.learning.teacher import Pairs
 from diffusolve.sampling import Sampler
 from diffusolve.solvers import Solver, ipndm
@@ -49,6 +49,7 @@ def search(
     few: tuple[int, int] | None = None,
     starts: Sequence[tuple[str, Table]] = (),
     from_curves: bool = True,
+    at_once: int = 1,
     seed: int = 0,
     tries: int = MOST_TRIES,
     time_left: Callable[[], float] = lambda: inf,
@@ -61,10 +62,11 @@ def search(
         model: the network.
         pairs: what the weights are fitted on.
         validation: what levels and the strength of the ridge are chosen by.
-        steps: of the table.
+        steps: evaluations of the table.
         few: so many of both do until the best levels are found; all when missing.
         starts: names and tables to try besides the curves and the levels of the teacher's path.
         from_curves: False for the levels of the path and of `starts` alone, which are not moved.
+        at_once: evaluations of a round, none of which waits for another one's slope.
         seed: of the changes that are tried.
         tries: how many changes.
         time_left: seconds that are left for it.
@@ -78,7 +80,7 @@ def search(
 
     def fitted(start: Table, ridge: float) -> tuple[Table, float]:
         some, held_out = judges
-        table, made = fit_weights(model, some.and_(held_out), start, ridge, some.count)
+        table, made = fit_weights(model, some.and_(held_out), start, ridge, some.count, at_once)
         return table, root_mean_square(made[some.count :] - held_out.final)
 
     def tried(start: Table, ridge: float, name: str) -> bool:
@@ -94,7 +96,8 @@ def search(
 
     towards: list[Table] = []
     of_curves = _on_curves(model, steps, ipndm) if from_curves else ()
-    for name, start in [*starts, *_on_path(pairs, steps), *of_curves]:
+    for name, table in [*starts, *_on_path(pairs, steps), *of_curves]:
+        start = in_rounds(table, at_once)
         if not towards:
             towards.append(start)
         if time_left() <= 0 and best is not None:
@@ -145,7 +148,7 @@ def _moved(table: Table, by: Numbers) -> Table:
 
 
 def fit_weights(
-    model: Model, pairs: Pairs, start: Table, ridge: float = 1e-3, fitted: int | None = None
+    model: Model, pairs: Pairs, start: Table, ridge: float = 1e-3, fitted: int | None = None, at_once: int = 1
 ) -> tuple[Table, Array]:
     """Weights by least squares, stage by stage, on the learner's own states against the teacher's at the next level.
 
@@ -155,6 +158,7 @@ def fit_weights(
         start: its levels stay; its weights are what the ridge draws to.
         ridge: how strongly, as a part of the mean square of the slopes.
         fitted: only so many of the pairs, the first, count for the weights; all when missing.
+        at_once: evaluations of a round, none of which waits for another one's slope.
 
     Returns:
         table: with the weights.
@@ -163,14 +167,15 @@ def fit_weights(
     plan = plan_of(start, model.noise_schedule, model.scaling, model.prediction)
     fitted = pairs.count if fitted is None else fitted
     x, slopes = pairs.begun, []
-    weights = np.zeros_like(start.weights)
+    weights, allowed = np.zeros_like(start.weights), used(start.steps, at_once).sum(1)
     columns: list[Numbers] = []
     for i, stage in enumerate(plan.stages):
         slopes.append(model.slopes(x, stage, pairs.rows))
         columns.append(_flat(slopes[-1][:fitted]))
         step = float(start.sigmas[i + 1] - start.sigmas[i])
         wanted = _flat((pairs.at(float(start.sigmas[i + 1])) - x)[:fitted]) / step
-        weights[i, : i + 1] = _ridge(columns, wanted, start.weights[i, : i + 1], ridge)
+        waited = slice(allowed[i])  # these slopes are the first, in order
+        weights[i, waited] = _ridge(columns[waited], wanted, start.weights[i, waited], ridge)
         for weight, slope in zip(weights[i], slopes, strict=False):
             x = x + step * float(weight) * slope
     return Table(start.sigmas, start.shifts, weights), x

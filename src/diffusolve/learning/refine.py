@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusolve.files import replacing
 from diffusolve.learning.model import Model, Rows
-from diffusolve.learning.table import Table, place
+from diffusolve.learning.table import Table, in_rounds, place, used
 from diffusolve.learning.teacher import Pairs, start_point
 from diffusolve.plan import WIDEST_SHIFT
 
@@ -87,6 +87,7 @@ def refine_table(
     checkpointing: bool = True,
     relaxed: float = 0.0,
     shifts: bool = True,
+    at_once: int = 1,
     ask_every: int = 25,
     time_left: Callable[[], float] | None = None,
     on_iteration: Callable[[Refining], object] | None = None,
@@ -109,12 +110,14 @@ def refine_table(
         relaxed: learn from starts anywhere in a ball around the given noise, of this radius in units of the noise's
             own length (Tong et al. 2024, LD3).
         shifts: learn what level the network is told of, too.
+        at_once: evaluations of a round, none of which waits for another one's slope.
         ask_every: iterations between two questions to the validation pairs.
         time_left: seconds that are left; refining ends before there are none, and the step size falls with them.
         on_iteration: called after each step.
         keep: a file that the course is written to whenever validation was asked, and gone on from if it is there.
     """
-    learner = Learner(model, start, checkpointing)
+    start = in_rounds(start, at_once)
+    learner = Learner(model, start, checkpointing, at_once)
     best = Refining(start)
     groups = [{"params": [getattr(learner, name)], "lr": rate * usual} for name, usual in RATES.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
@@ -239,12 +242,14 @@ class Learner(torch.nn.Module):
         model: the network.
         table: where they begin. Levels are learned as the ratio of each to the one before, so that they fall.
         checkpointing: compute each evaluation again on the way back.
+        at_once: evaluations of a round, whose slopes have no weight in each other's samples.
     """
 
-    def __init__(self, model: Model, table: Table, checkpointing: bool) -> None:
+    def __init__(self, model: Model, table: Table, checkpointing: bool, at_once: int = 1) -> None:
         super().__init__()
         self.model = model
         self.checkpointing = checkpointing
+        self.used = torch.from_numpy(used(table.steps, at_once))
         self.first, self.last = float(table.sigmas[0]), float(table.sigmas[-1])
         ratios = table.sigmas[1:-1] / table.sigmas[:-2]
         shifts = np.clip(table.shifts / WIDEST_SHIFT, -0.99, 0.99)
@@ -270,7 +275,7 @@ class Learner(torch.nn.Module):
         """The numbers as they are now."""
         with torch.no_grad():
             sigmas, shifts = self._levels()
-            return Table(sigmas.numpy(), shifts.numpy(), torch.tril(self.weights).numpy().copy())
+            return Table(sigmas.numpy(), shifts.numpy(), (self.weights * self.used).numpy())
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """The last sample, from samples `x` at the first level."""
@@ -278,7 +283,7 @@ class Learner(torch.nn.Module):
         numbers: Any = _Conversions.apply(  # type: ignore[no-untyped-call]
             self.model, sigmas[:-1].log(), shifts
         )
-        steps = sigmas.diff()[:, None] * self.weights
+        steps = sigmas.diff()[:, None] * self.weights * self.used
         numbers, sigmas, steps = (part.to(x.device, x.dtype) for part in (numbers, sigmas, steps))
         slopes: list[Tensor] = []
         for i in range(len(steps)):

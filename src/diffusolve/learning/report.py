@@ -26,7 +26,8 @@ class LearningReport:
     Errors are root mean square distances from the exact solution.
 
     Attributes:
-        steps: evaluations of the plan.
+        steps: rounds of evaluations of the plan, as many as it was to have.
+        evaluations: of the plan, in all rounds.
         start: the plan that it had to win against: the best of the catalog, or the one given.
         start_error: of that.
         way: "fit" or "refined"; "kept start" where nothing learned was better by the validation pairs.
@@ -44,6 +45,7 @@ class LearningReport:
     """
 
     steps: int
+    evaluations: int
     start: str
     start_error: float
     way: str
@@ -80,7 +82,8 @@ class LearningReport:
             lines.append("nothing that was learned was better on the validation noises: the start is kept")
         else:
             change = f"{self.error / self.start_error:.2f} of it" if self.start_error else "of 0"
-            lines.append(f"learned ({self.way}): {self.error:.4f} ± {self.spread:.4f}, {change}")
+            size = f", {self.evaluations} evaluations in {self.steps} rounds" if self.evaluations > self.steps else ""
+            lines.append(f"learned ({self.way}{size}): {self.error:.4f} ± {self.spread:.4f}, {change}")
         lines += [
             f"best of the catalog in {count}: {error:.4f}, {name}" for count, (name, error) in self.catalog.items()
         ]

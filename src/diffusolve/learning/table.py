@@ -15,7 +15,7 @@ from diffusolve.plan import OUTPUT, UNGUIDED, Plan, Update, trace
 from diffusolve.prediction import Prediction
 from diffusolve.solvers import Evaluate, Keep, Solver
 
-__all__ = ["NotALearnersPlanError", "Table", "place", "plan_of", "table_of"]
+__all__ = ["NotALearnersPlanError", "Table", "evaluations_of", "in_rounds", "place", "plan_of", "table_of", "used"]
 
 Numbers = npt.NDArray[np.float64]
 
@@ -56,6 +56,31 @@ class Table:
     def count(self) -> int:
         """The number of numbers that can be learned: weights, inner levels, told levels."""
         return self.steps * (self.steps + 1) // 2 + self.steps - 1 + self.steps
+
+
+def evaluations_of(rounds: int, at_once: int) -> int:
+    """The evaluations of a table with so many `rounds`: one in the first, `at_once` in each that follows."""
+    return 1 + at_once * (rounds - 1)
+
+
+def used(steps: int, at_once: int) -> npt.NDArray[np.bool_]:
+    """The weights of a table of `steps` evaluations that may differ from 0: shape (steps, steps).
+
+    ``weights[i]`` lead to the sample of evaluation i + 1, which waits for no slope of its own round. Rounds as in
+    :func:`evaluations_of`.
+    """
+    round_of = (np.arange(steps + 1) + at_once - 1) // at_once
+    round_of[steps] = steps  # the last sample waits for all slopes
+    return np.tril(round_of[:-1] < round_of[1:, None])
+
+
+def in_rounds(table: Table, at_once: int) -> Table:
+    """`table` with the weights of slopes that are not waited for added to those of the latest slope that is."""
+    allowed = used(table.steps, at_once)
+    weights = np.where(allowed, table.weights, 0.0)
+    latest = table.steps - 1 - allowed[:, ::-1].argmax(1)
+    weights[np.arange(table.steps), latest] += np.where(allowed, 0.0, table.weights).sum(1)
+    return replace(table, weights=weights)
 
 
 def place(schedule: NoiseSchedule, scaling: Scaling, sigma: float, shift: float = 0.0) -> Point:

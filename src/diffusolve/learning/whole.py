@@ -23,7 +23,15 @@ from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, ch
 from diffusolve.learning.kept import Kept
 from diffusolve.learning.model import Model, Rows
 from diffusolve.learning.report import Candidate, LearningReport
-from diffusolve.learning.table import NotALearnersPlanError, Table, plan_of, table_of
+from diffusolve.learning.table import (
+    NotALearnersPlanError,
+    Table,
+    evaluations_of,
+    in_rounds,
+    plan_of,
+    table_of,
+    used,
+)
 from diffusolve.learning.teacher import Pairs, TeacherError, follow, steps_needed
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
@@ -89,7 +97,7 @@ FITS = 50
 
 
 def learn(network: Any, like: Array, steps: int = 5, **options: Any) -> Plan:
-    """A plan learned for `network`: an ordinary :class:`~diffusolve.Plan` of `steps` evaluations.
+    """A plan learned for `network`: an ordinary :class:`~diffusolve.Plan` of `steps` rounds, of one evaluation each.
 
     Arguments and errors as :func:`learn_with_report`. The report is in ``plan.extra["learned"]``.
     """
@@ -117,6 +125,7 @@ def learn_with_report(
     relaxed: float = 0.0,
     shifts: bool = True,
     levels: Levels = "search",
+    at_once: int = 1,
     keep: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     on_best: Callable[[Plan], object] | None = None,
@@ -133,7 +142,7 @@ def learn_with_report(
             an output of the samples' shape. With guidance, if there is any, inside.
         like: an array of the shape (batch, ...), precision, library and device of the samples; its batch is the most
             samples that the network is asked about at once.
-        steps: how many evaluations the plan takes.
+        steps: how many times the network is waited for: the plan's evaluations, if it takes one `at_once`.
         method: "fit": least squares, which needs outputs of the network alone; "refine": gradients alone, from
             `start`; None: fit, and then refine if gradients flow.
         conditions: arrays whose rows are given to the samples in turn: labels, embeddings of prompts.
@@ -151,6 +160,9 @@ def learn_with_report(
         shifts: learn the timestep that the network is told, too; not for networks that know whole timesteps only.
         levels: of fit: "search" over curves of several kinds and moves of single levels; "path": those that dynamic
             programming over the teacher's path finds, which asks the network about one fit only.
+        at_once: evaluations of each round after the first, none of which waits for another: for hardware that answers
+            so many batches as soon as one. The plan takes 1 + at_once * (steps - 1) evaluations; it is compared with
+            the catalog's in `steps`.
         keep: a folder where the work is kept, made if need be: the same learning goes on there where it was stopped,
             and other numbers of steps take teacher's pairs from it.
         about: what else the plan says of itself: model, guidance.
@@ -162,15 +174,16 @@ def learn_with_report(
         clock: seconds.
 
     Raises:
-        ValueError: fewer pairs than weights, steps below 1, a start for another noise schedule or another number of
-            evaluations, `keep` of another network, or one that cannot be sent to other processes, `workers` that are no
-            number; TeacherError if the teacher disagrees with a finer one.
+        ValueError: fewer pairs than weights, steps or `at_once` below 1, a start for another noise schedule, of another
+            number of evaluations or with evaluations that wait for each other where they must not, `keep` of another
+            network, or one that cannot be sent to other processes, `workers` that are no number; TeacherError if the
+            teacher disagrees with a finer one.
         TypeError: no gradients flow through the network, and `method` is "refine"; conditions that are no arrays.
         ImportError, ConnectionError: Ray is not installed, or there is no cluster at the address.
         UnknownNameError: another method or other levels.
         OSError: `keep` cannot be written to.
     """
-    _check(steps, method, levels, pairs, minutes)
+    _check(steps, at_once, method, levels, pairs, minutes)
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
         raise ValueError(f"workers is {shown(workers)}: expected a whole number, at least 1.")
     for rows in (conditions, held_out or ()):
@@ -178,8 +191,7 @@ def learn_with_report(
     model = Model(network, like, noise_schedule, prediction_type)
     if start is not None:
         check_begins(model, start)
-        if start.nfe != steps:
-            raise ValueError(f"the start takes {start.nfe} evaluations, but steps is {steps}: they must be equal.")
+        _check_start(model, start, steps, at_once)
     refines = _refines(model, method, conditions)
     began = clock()
     budget = 60.0 * minutes
@@ -205,14 +217,15 @@ def learn_with_report(
     stopped = ""
     try:
         if method != "refine":
-            begins = _tables(model, ranked, steps)
-            fitted = task.fit(steps, train, validation, begins, left(0.6 if refines else 0.85), levels)
+            begins = _tables(model, ranked, steps, at_once)
+            fitted = task.fit(steps, at_once, train, validation, begins, left(0.6 if refines else 0.85), levels)
             chosen.offer("fit", fitted.table, fitted.error)
         if refines:
             stopped = task.refine(
                 chosen,
                 ranked,
                 steps,
+                at_once,
                 train,
                 validation,
                 left(0.9),
@@ -264,22 +277,39 @@ def _check_conditions(rows: Any) -> None:
             raise TypeError(f"conditions hold {shown(row)}: expected arrays with a row for each condition.")
 
 
-def _check(steps: int, method: str | None, levels: str, pairs: int | None, minutes: float) -> None:
-    if not isinstance(steps, Integral):
-        raise TypeError(f"steps is {shown(steps)}: expected a whole number.")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: expected at least 1.")
+def _check(steps: int, at_once: int, method: str | None, levels: str, pairs: int | None, minutes: float) -> None:
+    for name, number in (("steps", steps), ("at_once", at_once)):
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise TypeError(f"{name} is {shown(number)}: expected a whole number.")
+        if number < 1:
+            raise ValueError(f"{name} is {number}: expected at least 1.")
     if method is not None and method not in METHODS:
         raise unknown_name("method of learning", method, METHODS)
     if levels not in LEVELS:
         raise unknown_name("way to levels", levels, LEVELS)
     if not minutes > 0.0:
         raise ValueError(f"minutes is {minutes:g}: expected more than 0.")
-    weights = steps * (steps + 1) // 2
+    evaluations = evaluations_of(steps, at_once)
+    weights = int(used(evaluations, at_once).sum())
     if pairs is not None and pairs < weights:
         raise ValueError(
-            f"pairs is {pairs}, but a plan of {steps} steps has {weights} weights, which fewer pairs do not tell "
-            f"apart: give at least {weights}."
+            f"pairs is {pairs}, but a plan of {evaluations} evaluations has {weights} weights, which fewer pairs do "
+            f"not tell apart: give at least {weights}."
+        )
+
+
+def _check_start(model: Model, start: Plan, steps: int, at_once: int) -> None:
+    check_begins(model, start)
+    evaluations = evaluations_of(steps, at_once)
+    if start.nfe != evaluations:
+        wanted = f"but steps is {steps}" + (
+            f" with {at_once} evaluations at once, {evaluations}" if at_once > 1 else ""
+        )
+        raise ValueError(f"the start takes {start.nfe} evaluations, {wanted}: they must be equal.")
+    if start.depth > steps:
+        raise ValueError(
+            f"the start waits for the network {start.depth} times, but steps is {steps}: leave the start out, or set "
+            "at_once=1."
         )
 
 
@@ -310,16 +340,16 @@ def _refines(model: Model, method: str | None, conditions: Rows) -> bool:
     return True
 
 
-def _tables(model: Model, ranked: Sequence[Ranked], steps: int) -> list[tuple[str, Table]]:
-    """The best plans that have the form that is learned, as tables; at most three."""
+def _tables(model: Model, ranked: Sequence[Ranked], steps: int, at_once: int) -> list[tuple[str, Table]]:
+    """The best plans that have the form and the evaluations of what is learned, as tables; at most three."""
     tables = []
     for name, plan, _ in ((one.name, one.plan, one.error) for one in ranked):
         try:
             table = table_of(plan, model.noise_schedule, model.scaling)
         except NotALearnersPlanError:
             continue
-        if table.steps == steps:
-            tables.append((name, table))
+        if table.steps == evaluations_of(steps, at_once):
+            tables.append((name, in_rounds(table, at_once)))
     return tables[:3]
 
 
@@ -450,6 +480,7 @@ class _Task:
     def fit(
         self,
         steps: int,
+        at_once: int,
         train: Pairs,
         validation: Pairs,
         starts: Sequence[tuple[str, Table]],
@@ -464,20 +495,24 @@ class _Task:
                 bar.set_postfix_str(f"{best.error:.4f} {best.name}", refresh=False)
 
             # So many pairs that there is time for fifty fits at least, and no more than tell levels apart.
-            most = int(time_left() / (FITS * steps * self.seconds_each)) if self.seconds_each else train.count
+            evaluations = evaluations_of(steps, at_once)
+            most = int(time_left() / (FITS * evaluations * self.seconds_each)) if self.seconds_each else train.count
             enough = -(-ENOUGH_NUMBERS // int(np.prod(train.begun.shape[1:])))
             wanted = max(min(most // 2, enough), FEWEST_PAIRS)
-            key = self.key(steps, levels, train.count, validation.count, len(train.sigmas))
+            key = self.key(
+                steps, levels, train.count, validation.count, len(train.sigmas), *([at_once] if at_once > 1 else [])
+            )
             wanted = self.kept.said("fit", lambda: wanted, key)
             train = train.first(PAIRS["fit"][0])
             return search(
                 self.model,
                 train,
                 validation,
-                steps,
+                evaluations,
                 few=(min(wanted, train.count), min(wanted, validation.count)),
                 starts=starts if levels == "search" else (),
                 from_curves=levels == "search",
+                at_once=at_once,
                 seed=self.seed,
                 time_left=time_left,
                 on_fit=on_fit,
@@ -489,6 +524,7 @@ class _Task:
         chosen: _Chosen,
         ranked: Sequence[Ranked],
         steps: int,
+        at_once: int,
         train: Pairs,
         validation: Pairs,
         time_left: Callable[[], float],
@@ -503,8 +539,9 @@ class _Task:
         from diffusolve.learning.refine import refine_table
 
         starts = [(name, table) for name, (table, _) in chosen.tables.items()]
-        starts += _tables(self.model, [*_usual_start(self.model, steps), *ranked], steps)[:2]
-        dear = GRADIENT * self.seconds_each * steps * BATCH  # an iteration
+        evaluations = evaluations_of(steps, at_once)
+        starts += _tables(self.model, [*_usual_start(self.model, evaluations), *ranked], steps, at_once)[:2]
+        dear = GRADIENT * self.seconds_each * evaluations * BATCH  # an iteration
         starts = starts[: max(1, int(time_left() / dear / ENOUGH_ITERATIONS))] if dear else starts
         if not starts:
             raise ValueError("no plan of the catalog has the form that is refined: give a start.")
@@ -526,9 +563,12 @@ class _Task:
                     seed=self.seed,
                     batch=BATCH,
                     rate=RATE_OF_FIT if name == "fit" else 1.0,
+                    at_once=at_once,
                     time_left=lambda until=until: time_left() - until,  # type: ignore[misc]
                     on_iteration=on_iteration,
-                    keep=self.kept.file("refining", "pt", self.key(train.count, len(train.sigmas)), _told(table), name),
+                    keep=self.kept.file(
+                        "refining", "pt", self.key(train.count, len(train.sigmas)), _told(table, at_once), name
+                    ),
                     **options,
                 )
                 chosen.offer("refined", course.table, course.error)
@@ -538,9 +578,10 @@ class _Task:
         return stopped
 
 
-def _told(table: Table) -> list[Any]:
-    """A table as JSON has it."""
-    return [table.sigmas.tolist(), table.shifts.tolist(), table.weights.tolist()]
+def _told(table: Table, at_once: int) -> list[Any]:
+    """A table, and what is learned of it, as JSON has it."""
+    told = [table.sigmas.tolist(), table.shifts.tolist(), table.weights.tolist()]
+    return told if at_once == 1 else [*told, at_once]
 
 
 def _usual_start(model: Model, steps: int) -> list[Ranked]:
@@ -600,6 +641,7 @@ def _report(
                 break
     return LearningReport(
         steps=steps,
+        evaluations=chosen.best.plan.nfe,
         start=chosen.start.name,
         start_error=start.error,
         way="kept start" if chosen.best is chosen.start else chosen.best.name,
