@@ -19,6 +19,13 @@ gc.set_threshold(50_000, 20, 20)
 """Plans are made by the thousand and are kept: at the usual threshold a third of the time of tests that walk them goes
 into looking through them for cycles."""
 
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later collection: tests that look for leaks ask for many."""
+    gc.collect()
+    gc.freeze()
+
+
 settings.register_profile(
     "diffusolve",
     deadline=None,
