@@ -7,7 +7,7 @@ from tests.attack.soak import runs
 
 
 def test_runs_leave_nothing_behind_however_they_end() -> None:
-    runs(2000)  # fills the caches
+    runs(4000)  # fills the caches
     ended, blocks = runs(4000)
     assert sum(ended.values()) == 4000
     assert {"done", "given up", "raises", "copied"} == set(ended)
