@@ -15,6 +15,7 @@ __all__ = [
     "check_finite",
     "check_numbers",
     "check_options",
+    "check_whole",
     "needs_torch",
     "shown",
     "unknown_name",
@@ -153,3 +154,13 @@ def check_finite(name: str, value: object) -> None:
         finite = False
     if not finite:
         raise ValueError(f"{name} is {shown(value)}: expected a finite number.")
+
+
+def check_whole(name: str, value: object, least: int | None = None) -> None:
+    """Raise TypeError unless `value` is a whole number, and ValueError if it is less than the `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"{name} is {shown(value)}: expected a whole number{'' if least is None else f', at least {least}'}."
+        )
+    if least is not None and value < least:
+        raise ValueError(f"{name} is {shown(value)}: expected at least {least}.")

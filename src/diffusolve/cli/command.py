@@ -29,15 +29,16 @@ class Command(TyperCommand):
         super().__init__(*arguments, help=joined, **options)
 
     def invoke(self, ctx: Any) -> Any:
+        out = ctx.params.get("out")
+        before = _state(out)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            out = ctx.params.get("out")
-            kept = (
-                ""
-                if not isinstance(out, Path) or out.is_dir()
-                else f": {out} " + ("is as it was before" if out.exists() else "was not written")
-            )
+            kept = ""
+            if isinstance(out, Path) and not out.is_dir():
+                after = _state(out)
+                same = "is as it was before" if after else "was not written"
+                kept = f": {out} " + (same if after == before else "holds the best until then")
             print(f"interrupted{kept}.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
@@ -50,6 +51,14 @@ class Command(TyperCommand):
             if (words := _in_words(error)) is not None:
                 error.message = words  # type: ignore[attr-defined]
             raise
+
+
+def _state(path: object) -> tuple[int, int] | None:
+    """Two numbers that change when a file is written; None if there is none."""
+    if not isinstance(path, Path) or not path.exists():
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 EXPECTED = {"int_parsing": "a whole number", "float_parsing": "a number"}

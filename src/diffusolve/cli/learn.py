@@ -89,11 +89,13 @@ def learn_command(
     Ctrl-C ends it; the best plan until then is written. With --keep the same command goes on from there, and commands
     for other numbers of steps take the exact samples from there.
     """
-    check_asked({"steps": steps, "at-once": at_once, "batch": batch, "workers": workers}, batch, seed, guidance)
+    check_asked({"steps": steps, "at-once": at_once, "batch": batch, "workers": workers}, 1, seed, guidance)
     check_writable(out)
     if plot is not None:
         check_plot_path(plot)
         check_writable(plot)
+        if plot.resolve() == out.resolve():
+            raise ValueError(f"plot and out are both {out}: expected two files.")
     told = _prompts(prompts)
 
     import torch

@@ -11,14 +11,25 @@ import numpy as np
 from diffusolve.arrays import Array, to_numpy
 from diffusolve.catalog import CATALOG, SCHEDULE_TYPES
 from diffusolve.catalog import sampler as sampler_called
+from diffusolve.errors import check_whole, shown
 from diffusolve.learning.model import Model
 from diffusolve.learning.teacher import Pairs, follow, start_point
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan, check_made_for
 from diffusolve.prediction import PredictionOrName
 from diffusolve.sampling import Sampler
+from diffusolve.sampling.denoiser import check_network
 
-__all__ = ["Evaluation", "Ranked", "best_of_catalog", "catalog_plans", "evaluate", "judge"]
+__all__ = [
+    "Evaluation",
+    "Ranked",
+    "best_of_catalog",
+    "catalog_plans",
+    "check_begins",
+    "check_conditions",
+    "evaluate",
+    "judge",
+]
 
 TEACHER_STEPS = 64
 
@@ -75,15 +86,61 @@ def evaluate(
         noise_schedule, prediction_type: what the network was trained with, where it does not know.
 
     Raises:
-        ValueError: the plan adds noise, does not begin where the teacher does, or is for another kind of network.
+        ValueError: the plan adds noise, does not begin where the teacher does, or is for another kind of network; no
+            seeds, or conditions of another number.
+        TypeError: something else than a plan, seeds or conditions.
     """
+    check_network(network)
+    seeds = _checked_seeds(seeds)
+    check_whole("teacher_steps", teacher_steps, 1)
+    check_conditions(conditions)
+    for row in conditions:
+        if len(row) != len(seeds):
+            raise ValueError(f"conditions have {len(row)} rows for {len(seeds)} seeds: expected one for each seed.")
     model = Model(network, like, noise_schedule, prediction_type)
     check_begins(model, plan)
     return judge(model, plan, follow(model, seeds, conditions, teacher_steps))
 
 
+def _checked_seeds(seeds: Any) -> list[int]:
+    """`seeds` as a list. Raises TypeError or ValueError unless they are whole numbers, one at least."""
+    try:
+        listed = [int(seed) if isinstance(seed, Integral) else seed for seed in seeds]
+    except TypeError:
+        raise TypeError(
+            f"seeds is {shown(seeds)}: expected whole numbers, range({shown(seeds)}) for example."
+        ) from None
+    if not listed:
+        raise ValueError("seeds is empty: expected one at least.")
+    for seed in listed:
+        check_whole("a seed", seed, 0)
+    return listed
+
+
+def check_conditions(rows: Any, name: str = "conditions") -> None:
+    """Raise TypeError or ValueError unless `rows` are arrays of as many rows each, or of one row for all."""
+    if not isinstance(rows, tuple | list):
+        raise TypeError(f"{name} are {shown(rows)}: expected a tuple of arrays, (array,) for one.")
+    for row in rows:
+        if not getattr(row, "shape", ()):
+            raise TypeError(f"{name} hold {shown(row)}: expected arrays with a row for each condition.")
+        if not len(row):
+            raise ValueError(f"{name} are empty: give at least one row, or leave them out.")
+    counts = [len(row) for row in rows if len(row) != 1]
+    if len(set(counts)) > 1:
+        raise ValueError(f"{name} have {counts} rows: expected as many of each, or one row for all.")
+
+
 def check_begins(model: Model, plan: Plan) -> None:
-    """Raise ValueError unless `plan` is for such a network and follows the ODE from its noisiest level."""
+    """Raise ValueError unless `plan` is for such a network and follows the ODE from its noisiest level.
+
+    Raises TypeError if it is no plan.
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"the plan is {shown(plan)}: expected a Plan; Plan.from_json makes one of the text of a plan file, "
+            "diffusolve.sampler(name).plan(...) one of a name."
+        )
     if plan.is_stochastic or plan.reads_unguided:
         raise ValueError(f"{plan.solver} adds noise or takes an unguided output, so that it follows no ODE.")
     if not begins(model, plan):

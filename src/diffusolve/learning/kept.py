@@ -51,9 +51,14 @@ class Kept:
             return
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file: give a folder to keep the work in.")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(f"cannot keep the work in {folder}: {error.strerror}.") from None
         file = folder / "network.npy"
         probe = self._probe(conditions)
+        if not np.isfinite(probe).all():
+            raise ValueError("the network returns NaN or infinity for noise in the middle of the levels.")
         if file.is_file():
             known = np.load(file)
             fits = known.shape == probe.shape
@@ -101,18 +106,19 @@ class Kept:
         write_atomically(file, json.dumps(made).encode())
         return made
 
-    def pairs(self, make: Callable[[], Pairs], rows: Rows, *key: Any) -> Pairs:
-        """The pairs that `make` returns, or returned before; their conditions are `rows`."""
-        file = self.file("pairs", "npz", rows, *key)
+    def pairs(self, make: Callable[[int], Pairs], rows: Rows, count: int, *key: Any) -> Pairs:
+        """`count` pairs with conditions `rows`: those of `key` that are kept, and what `make` returns of the rest.
+
+        `make` is called with the number of the first; whole batches are kept when there are to be more.
+        """
+        file = self.file("pairs", "npz", *key)
         if file is None:
-            return make()
-        if file.is_file():
-            like = widen(self.model.like)
-            with np.load(file) as known:
-                begun, final = (array_like(known[name], like) for name in ("begun", "final"))
-                states, slopes = ([array_like(one, like) for one in known[name]] for name in ("states", "slopes"))
-                return Pairs(begun, rows, known["sigmas"], states, slopes, final)
-        made = make()
+            return make(0)
+        known = self._pairs_in(file, rows) if file.is_file() else None
+        if known is not None and known.count >= count:
+            return known.first(count)
+        there = 0 if known is None else known.count // self.model.batch * self.model.batch
+        made = known.first(there).and_(make(there)) if known is not None and there else make(0)
         arrays: dict[str, Any] = {
             "begun": to_numpy(made.begun),
             "sigmas": made.sigmas,
@@ -124,13 +130,21 @@ class Kept:
             np.savez(opened, **arrays)
         return made
 
+    def _pairs_in(self, file: Path, rows: Rows) -> Pairs:
+        """The pairs in `file`, of which the first have conditions `rows`."""
+        like = widen(self.model.like)
+        with np.load(file) as known:
+            begun, final = (array_like(known[name], like) for name in ("begun", "final"))
+            states, slopes = ([array_like(one, like) for one in known[name]] for name in ("states", "slopes"))
+            return Pairs(begun, rows, known["sigmas"], states, slopes, final)
+
     def fits(self, *key: Any) -> Fits:
-        """The fits of a search that follows from `key`, in their order."""
+        """The fits on pairs that follow from `key`."""
         return Fits(self.file("fits", "jsonl", *key))
 
 
 class Fits:
-    """The weights and the errors of a search's fits: it goes over those that are known again without the network.
+    """The weights and the errors of fits: a search goes over those that are known again without the network.
 
     Args:
         file: a line of JSON for each; None for none.
@@ -138,26 +152,33 @@ class Fits:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self.known: list[tuple[list[list[float]], float]] = []
-        self.position = 0
+        self.known: dict[str, tuple[list[list[float]], float]] = {}
         if file is None or not file.is_file():
             return
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):  # cut off
             write_atomically(file, "".join(lines[:-1]).encode())
-        self.known = [json.loads(line) for line in lines if line.endswith("\n")]
+        for line in lines:
+            if line.endswith("\n"):
+                key, weights, error = json.loads(line)
+                self.known[key] = weights, error
 
-    def next(self, make: Callable[[], tuple[Table, float]], start: Table) -> tuple[Table, float]:
-        """The table and error of the next fit: as they were, on the levels of `start`, or what `make` returns."""
-        if self.position < len(self.known):
-            weights, error = self.known[self.position]
-            self.position += 1
+    def or_made(
+        self, make: Callable[[], tuple[Table, float]], start: Table, follows_from: list[Any]
+    ) -> tuple[Table, float]:
+        """A fit's table, on the levels of `start`, and error: what `make` returns, or returned before.
+
+        They are known by all that the fit `follows_from`, as JSON has it.
+        """
+        key = sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
+        if key in self.known:
+            weights, error = self.known[key]
             return replace(start, weights=np.array(weights)), error
         table, error = make()
-        self.position += 1
+        self.known[key] = table.weights.tolist(), error
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as opened:
-                opened.write(json.dumps([table.weights.tolist(), error]) + "\n")
+                opened.write(json.dumps([key, *self.known[key]]) + "\n")
         return table, error
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from diffusolve.arrays import Array, cast_like, concatenate, no_gradients, timesteps_like, to_numpy, widen
+from diffusolve.arrays import Array, cast_like, concatenate, is_floating, no_gradients, timesteps_like, to_numpy, widen
 from diffusolve.errors import shown
 from diffusolve.noise import NoiseSchedule, Scaling
 from diffusolve.plan import Plan, Stage
 from diffusolve.prediction import PredictionOrName
 from diffusolve.sampling import sample, trained_for
+from diffusolve.sampling.sample import check_output
 
 __all__ = ["Model", "Rows"]
 
@@ -31,7 +32,7 @@ class Model:
 
     Raises:
         ValueError: the noise schedule or the prediction type is missing.
-        TypeError: `like` is no array.
+        TypeError: `like` is no array of floating point numbers.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class Model:
             raise TypeError(f"like is {shown(like)}: expected an array of the shape (batch, ...), such as torch.empty.")
         if len(like.shape) < 2:
             raise ValueError(f"like has shape {tuple(like.shape)}: expected a batch of samples, (batch, ...).")
+        if 0 in like.shape:
+            raise ValueError(f"like has shape {tuple(like.shape)}: expected room for one sample at least.")
+        if not is_floating(like):
+            raise TypeError(f"like is of {like.dtype}: expected floating point numbers, as of the samples.")
         self.network = network
         self.like = like
         self.batch = int(like.shape[0])
@@ -65,15 +70,13 @@ class Model:
 
     def output(self, x: Array, scale: Any, timestep: Any, rows: Rows) -> Array:
         """The network's output for one batch, in the precision of sums."""
-        like = self.like
-        shown_to = cast_like(scale * x, like)
         (at,) = timesteps_like([timestep], x)
-        output = self.network(shown_to, at, *rows)
-        if getattr(output, "shape", None) != x.shape:
-            raise ValueError(
-                f"the network returned {shown(getattr(output, 'shape', type(output)))} for samples of shape "
-                f"{tuple(x.shape)}: expected the same shape."
-            )
+        return self.ask(scale * x, at, rows)
+
+    def ask(self, x: Array, timesteps: Array, rows: Rows) -> Array:
+        """The network's output for `x` as the network sees it, shown in the precision of `like`, widened."""
+        output = self.network(cast_like(x, self.like), timesteps, *rows)
+        check_output(output, x)
         return widen(output)
 
     def batches(self, x: Array, rows: Rows) -> Sequence[tuple[Array, Rows]]:
@@ -88,7 +91,7 @@ class Model:
         for part, of_part in self.batches(x, rows):
 
             def asked(samples: Array, timestep: Array, of_part: Rows = of_part) -> Array:
-                return self.network(samples, timestep, *of_part)
+                return self.ask(samples, timestep, of_part)
 
             parts.append(sample(asked, part, plan))
         samples = concatenate(parts)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from diffusolve.arrays import to_numpy
 from diffusolve.learning.teacher import Pairs
 
-__all__ = ["levels_of_path"]
+__all__ = ["check_levels", "levels_of_path"]
 
 Numbers = npt.NDArray[np.float64]
 
@@ -36,8 +36,7 @@ def levels_of_path(pairs: Pairs, steps: int, order: int = 2) -> Numbers:
     """
     sigmas = np.append(pairs.sigmas, 0.0)
     count = len(pairs.sigmas)
-    if steps > count:
-        raise ValueError(f"steps is {steps}, but the teacher's path has {count} levels: give it more teacher_steps.")
+    check_levels(steps, count)
     costs = _Costs(pairs)
     # Of the ways that lead to a step along `order` levels, the cheapest, and the level that it comes from.
     ways: dict[tuple[int, ...], float] = {(0,): 0.0}
@@ -63,6 +62,15 @@ def levels_of_path(pairs: Pairs, steps: int, order: int = 2) -> Numbers:
     return np.asarray(sigmas[[0, *reversed(indices)]])
 
 
+def check_levels(evaluations: int, count: int) -> None:
+    """Raise ValueError if a path of `count` levels has too few for so many evaluations."""
+    if evaluations > count:
+        raise ValueError(
+            f"a plan of {evaluations} evaluations takes as many levels, but the teacher's path has {count}: give "
+            f"teacher_steps={evaluations - 1} or more."
+        )
+
+
 class _Costs:
     """Errors of steps between levels of the path, from the inner products of its states and slopes."""
 
@@ -81,5 +89,5 @@ class _Costs:
         gram = gram + RIDGE * np.trace(gram) / len(own) * np.eye(len(own))
         towards = self.both[np.ix_(own, reached)] - self.both[own, last][:, None]
         far = np.diag(self.states)[reached] - 2.0 * self.states[last, reached] + self.states[last, last]
-        left = far - (towards * np.linalg.solve(gram, towards)).sum(0)
+        left = far - (towards * np.linalg.lstsq(gram, towards, rcond=None)[0]).sum(0)
         return np.asarray(np.sqrt(np.maximum(left, 0.0)))

@@ -94,7 +94,10 @@ class PlanScheduler(SchedulerMixin):
         if isinstance(scheduler, cls):
             own = scheduler.config
             return cls(told, own["trained_with"], own["num_train_timesteps"], own["predicts"])
-        config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
+        own = getattr(scheduler, "config", None)
+        if isinstance(scheduler, type) or not isinstance(own, Mapping):
+            raise TypeError(f"scheduler is {shown(scheduler)}: expected the pipeline's own, pipe.scheduler.")
+        config = {key: value for key, value in own.items() if not key.startswith("_")}
         config["_class_name"] = type(scheduler).__name__
         return cls(
             told,
@@ -180,7 +183,7 @@ class PlanScheduler(SchedulerMixin):
         count = num_inference_steps if sigmas is None else len(sigmas)
         if count not in self._plans:
             known = ", ".join(map(str, sorted(self._plans))) or "none"
-            raise ValueError(f"num_inference_steps is {count}: there are plans for {known}.")
+            raise ValueError(f"num_inference_steps is {shown(count)}: there are plans for {known}.")
         self._plan = self._plans[count]
         self._run = Run(self._plan)
         self._timesteps = torch.tensor(self._plan.timesteps, dtype=torch.float32, device=device)
@@ -237,6 +240,8 @@ def _listed(plans: Any) -> Iterable[Any]:
     """`plans`. Raises TypeError if it is one plan."""
     if isinstance(plans, Plan):
         raise TypeError("plans is a Plan: expected a list of them, [plan] for one.")
+    if not isinstance(plans, Iterable) or isinstance(plans, str):
+        raise TypeError(f"plans is {shown(plans)}: expected a list of them.")
     listed: Iterable[Any] = plans
     return listed
 

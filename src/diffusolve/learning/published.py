@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def published(
         UnknownNameError: no such name.
         ValueError: no table of so many steps, a file of another form, a network that is of no flow matching.
     """
+    if not isinstance(tables, str | PathLike):
+        raise TypeError(f"tables is {shown(tables)}: expected a name ({', '.join(PUBLISHED)}) or the path of a file.")
     document = _document(tables)
     by_steps: dict[int, Table] = {}
     for table in map(_table, document["tables"]):
@@ -73,7 +76,7 @@ def published(
         by_steps[table.steps] = table
     if steps not in by_steps:
         known = ", ".join(map(str, sorted(by_steps)))
-        raise ValueError(f"steps is {steps}: {tables} has tables of {known} steps.")
+        raise ValueError(f"steps is {shown(steps)}: {tables} has tables of {known} steps.")
     schedule = schedule_called(noise_schedule)
     if schedule.scaling is not Scaling.FLOW:
         raise ValueError(f"the noise schedule is {schedule}: the tables are for networks of flow matching.")

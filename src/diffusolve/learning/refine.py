@@ -27,6 +27,10 @@ RATES = {"weights": 6e-3, "ratios": 1e-2, "shifts": 1e-2}
 LONGEST = 2.0
 """A gradient longer than the running mean of lengths times this is cut to it."""
 
+SPARE = 0.1
+"""The part of the time that may be spent ahead of the iterations before the step size falls with the time: with time
+enough, what is learned does not depend on the clock."""
+
 NUDGE = 1e-4
 """Difference of logarithms over which the derivatives of a conversion are taken."""
 
@@ -139,7 +143,7 @@ def refine_table(
                 left = time_left()
                 if left <= 0.0:
                     break
-                done = max(done, 1.0 - left / whole)
+                done = max(done, 1.0 - left / whole / (1.0 - SPARE))  # by the clock only where time is short
             for group, usual in zip(optimizer.param_groups, RATES.values(), strict=True):
                 group["lr"] = rate * usual * 0.5 * (1.0 + cos(pi * done))
             index = torch.from_numpy(order.choice(pairs.count, size, replace=False))
@@ -298,8 +302,7 @@ class Learner(torch.nn.Module):
 
     def _slope(self, x: Tensor, sigma: Tensor, numbers: Tensor, rows: Rows) -> Tensor:
         timestep, scale, a, b = numbers.unbind()
-        shown = (scale * x).to(self.model.like.dtype)
-        output = self.model.network(shown, timestep.expand(x.shape[0]), *rows)
+        output = self.model.ask(scale * x, timestep.expand(x.shape[0]), rows)
         moving: Tensor = ((1.0 - a) * x - b * output.to(x.dtype)) / sigma
         return moving
 

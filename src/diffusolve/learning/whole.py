@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from inspect import signature
 from math import inf, isfinite
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from diffusolve.arrays import Array, is_torch
-from diffusolve.errors import check_options, shown, unknown_name
+from diffusolve.arrays import Array, is_torch, to_numpy
+from diffusolve.errors import check_finite, check_options, check_whole, shown, unknown_name
 from diffusolve.learning.fit import Fit, search
-from diffusolve.learning.judge import Ranked, best_of_catalog, catalog_plans, check_begins, judge
+from diffusolve.learning.judge import (
+    Ranked,
+    best_of_catalog,
+    catalog_plans,
+    check_begins,
+    check_conditions,
+    judge,
+)
 from diffusolve.learning.kept import Kept
 from diffusolve.learning.model import Model, Rows
+from diffusolve.learning.path import check_levels
 from diffusolve.learning.report import Candidate, LearningReport
 from diffusolve.learning.table import (
     NotALearnersPlanError,
@@ -36,6 +45,7 @@ from diffusolve.learning.teacher import Pairs, TeacherError, follow, steps_neede
 from diffusolve.noise import NoiseSchedule
 from diffusolve.plan import Plan
 from diffusolve.prediction import PredictionOrName
+from diffusolve.sampling.denoiser import check_network
 
 if TYPE_CHECKING:
     from diffusolve.learning.refine import Refining
@@ -184,10 +194,12 @@ def learn_with_report(
         OSError: `keep` cannot be written to.
     """
     _check(steps, at_once, method, levels, pairs, minutes)
-    if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
-        raise ValueError(f"workers is {shown(workers)}: expected a whole number, at least 1.")
-    for rows in (conditions, held_out or ()):
-        _check_conditions(rows)
+    _check_numbers(seed, teacher_steps, iterations, relaxed, workers)
+    _check_told(about, keep, {"on_best": on_best, "clock": clock})
+    check_conditions(conditions)
+    if held_out is not None:
+        _check_held_out(held_out, conditions)
+    check_network(network)
     model = Model(network, like, noise_schedule, prediction_type)
     if start is not None:
         check_begins(model, start)
@@ -201,8 +213,10 @@ def learn_with_report(
         return lambda: part * budget - (clock() - began)
 
     kept = Kept(None if keep is None else Path(keep), model, conditions)
-    task = _Task(model, conditions, conditions if held_out is None else held_out, seed, progress, kept)
+    task = _Task(model, conditions, conditions if held_out is None else held_out, seed, minutes, progress, kept)
     teacher, apart = task.teacher(teacher_steps)
+    if levels == "path" and method != "refine":
+        check_levels(evaluations_of(steps, at_once), teacher + 1)
     counts = task.counts(pairs, PAIRS["refine" if refines else "fit"], teacher, 0.25 * budget * workers, clock)
     with _teachers(model, workers, ray, ray_address) as teachers:
         train, validation, test = (
@@ -229,7 +243,7 @@ def learn_with_report(
                 train,
                 validation,
                 left(0.9),
-                iterations or 300,
+                300 if iterations is None else iterations,
                 checkpointing=checkpointing,
                 relaxed=relaxed,
                 shifts=shifts,
@@ -269,26 +283,58 @@ def with_provenance(plan: Plan, told: Mapping[str, Any], model: Model) -> Plan:
     return replace(plan, extra={**plan.extra, "learned": learned})
 
 
-def _check_conditions(rows: Any) -> None:
-    if not isinstance(rows, tuple | list):
-        raise TypeError(f"conditions are {shown(rows)}: expected a tuple of arrays, (array,) for one.")
-    for row in rows:
-        if not getattr(row, "shape", ()):
-            raise TypeError(f"conditions hold {shown(row)}: expected arrays with a row for each condition.")
+def _check_numbers(seed: int, teacher_steps: int | None, iterations: int | None, relaxed: float, workers: int) -> None:
+    check_whole("seed", seed, 0)
+    check_whole("workers", workers, 1)
+    for name, number in (("teacher_steps", teacher_steps), ("iterations", iterations)):
+        if number is not None:
+            check_whole(name, number, 1)
+    check_finite("relaxed", relaxed)
+    if relaxed < 0.0:
+        raise ValueError(f"relaxed is {relaxed:g}: expected 0 or more.")
+
+
+def _check_told(
+    about: Mapping[str, Any] | None, keep: str | Path | None, functions: Mapping[str, Callable[..., Any] | None]
+) -> None:
+    """Raise TypeError or ValueError for what would be noticed at the end of the work."""
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about is {shown(about)}: expected a mapping of what else the plan says of itself.")
+    if both := sorted({*(about or ())} & {field.name for field in fields(LearningReport)}):
+        raise ValueError(f"about has {both[0]!r}, which the report says: give it another name.")
+    try:
+        json.dumps(dict(about or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"about is {shown(about)}, which JSON cannot hold: {error}.") from None
+    if keep is not None and (not isinstance(keep, str | os.PathLike) or not str(keep)):
+        raise TypeError(f"keep is {shown(keep)}: expected the path of a folder.")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} is {shown(function)}: expected a function.")
+
+
+def _check_held_out(held_out: Rows, conditions: Rows) -> None:
+    """Raise TypeError or ValueError unless `held_out` are conditions of the same kind."""
+    check_conditions(held_out, "held_out")
+    shapes, others = ([tuple(row.shape[1:]) for row in rows] for rows in (held_out, conditions))
+    if shapes != others:
+        raise ValueError(
+            f"held_out has rows of shapes {shapes}, but conditions of {others}: expected arrays of the same kinds."
+        )
 
 
 def _check(steps: int, at_once: int, method: str | None, levels: str, pairs: int | None, minutes: float) -> None:
     for name, number in (("steps", steps), ("at_once", at_once)):
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise TypeError(f"{name} is {shown(number)}: expected a whole number.")
-        if number < 1:
-            raise ValueError(f"{name} is {number}: expected at least 1.")
+        check_whole(name, number, 1)
     if method is not None and method not in METHODS:
         raise unknown_name("method of learning", method, METHODS)
     if levels not in LEVELS:
         raise unknown_name("way to levels", levels, LEVELS)
+    check_finite("minutes", minutes)
     if not minutes > 0.0:
         raise ValueError(f"minutes is {minutes:g}: expected more than 0.")
+    if pairs is not None:
+        check_whole("pairs", pairs)
     evaluations = evaluations_of(steps, at_once)
     weights = int(used(evaluations, at_once).sum())
     if pairs is not None and pairs < weights:
@@ -380,14 +426,21 @@ class _Chosen:
 class _Task:
     """The steps of learning, with their pairs and progress bars."""
 
-    def __init__(self, model: Model, conditions: Rows, held_out: Rows, seed: int, progress: bool, kept: Kept) -> None:
+    def __init__(
+        self,
+        model: Model,
+        conditions: Rows,
+        held_out: Rows,
+        seed: int,
+        minutes: float,
+        progress: bool,
+        kept: Kept,
+    ) -> None:
         self.model, self.seed, self.progress, self.kept = model, seed, progress, kept
+        self.minutes = float(minutes)  # what they decided is kept for as many
         self.judged = 0  # plans of the catalog
         self.seconds_each = 0.0  # of an evaluation of the network for one sample
         self.conditions = dict.fromkeys(SEEDS_APART, held_out) | {"train": conditions}
-        for rows in (conditions, held_out):
-            if any(len(row) == 0 for row in rows):
-                raise ValueError("conditions are empty: give at least one row, or leave them out.")
 
     def bar(self, total: int | None, what: str) -> Any:
         return tqdm(total=total, desc=what, disable=not self.progress, leave=False)
@@ -399,13 +452,25 @@ class _Task:
         return range(first, first + count), rows
 
     def pairs(self, kind: str, count: int, teacher: int, teachers: Teachers | None = None) -> Pairs:
-        """`count` pairs, as they were made before where they are kept."""
+        """`count` pairs, as they were made before where they are kept.
+
+        Raises TeacherError if one is not finite.
+        """
         seeds, rows = self.asked_for(kind, count)
 
-        def make() -> Pairs:
-            return follow(self.model, seeds, rows, teacher, self.progress, teachers)
+        def make(first: int) -> Pairs:
+            of_rest = tuple(row[first:] for row in rows)
+            made = follow(self.model, seeds[first:], of_rest, teacher, self.progress, teachers)
+            finite = np.isfinite(to_numpy(made.final)).reshape(made.count, -1).all(axis=1)
+            if not finite.all():
+                which = ", ".join(str(first + i) for i in np.flatnonzero(~finite)[:5])
+                raise TeacherError(
+                    f"{made.count - finite.sum()} of {made.count} exact samples are not finite ({kind}, number "
+                    f"{which}): the network returns NaN or infinity there."
+                )
+            return made
 
-        return self.kept.pairs(make, rows, [seeds.start, count], teacher)
+        return self.kept.pairs(make, rows, count, self.conditions[kind], seeds.start, teacher)
 
     def key(self, *more: Any) -> list[Any]:
         """Values that say all that follows from pairs: seed, conditions, and `more`."""
@@ -447,12 +512,12 @@ class _Task:
         each = self.seconds_each * (teacher + 1)
         part = min(1.0, seconds / max(each * sum(usual), 1e-9))
         counts = [max(FEWEST_PAIRS, int(part * count)) for count in usual]
-        train, validation, test = self.kept.said("counts", lambda: counts, self.key(usual))
+        train, validation, test = self.kept.said("counts", lambda: counts, self.key(usual, self.minutes))
         return train, validation, test
 
     def ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> list[Ranked]:
         """The best of the catalog in `steps` evaluations, by validation."""
-        key = self.key(steps, validation.count, len(validation.sigmas))
+        key = self.key(steps, validation.count, len(validation.sigmas), self.minutes)
         named = self.kept.said("catalog", lambda: self._ranked(steps, validation, time_left), key)
         self.judged = named["judged"]
         errors = dict(named["errors"])
@@ -475,6 +540,11 @@ class _Task:
             if screened >= 4:  # time for the whole catalog
                 judged = 0
                 best = best_of_catalog(self.model, steps, validation, screened=min(screened, 16), on_plan=on_plan)
+            if judged and not best:
+                raise ValueError(
+                    f"none of {judged} samplers of the catalog gives finite samples: does the network return finite "
+                    "numbers?"
+                )
             return {"judged": judged, "errors": [[one.name, one.error] for one in best]}
 
     def fit(
@@ -502,7 +572,7 @@ class _Task:
             key = self.key(
                 steps, levels, train.count, validation.count, len(train.sigmas), *([at_once] if at_once > 1 else [])
             )
-            wanted = self.kept.said("fit", lambda: wanted, key)
+            wanted = self.kept.said("fit", lambda: wanted, [key, self.minutes])
             train = train.first(PAIRS["fit"][0])
             return search(
                 self.model,
@@ -529,6 +599,9 @@ class _Task:
         validation: Pairs,
         time_left: Callable[[], float],
         iterations: int,
+        *,
+        relaxed: float,
+        shifts: bool,
         **options: Any,
     ) -> str:
         """Refine the fit, iPNDM on Karras levels and the best of the catalog, and offer each to `chosen`.
@@ -567,8 +640,14 @@ class _Task:
                     time_left=lambda until=until: time_left() - until,  # type: ignore[misc]
                     on_iteration=on_iteration,
                     keep=self.kept.file(
-                        "refining", "pt", self.key(train.count, len(train.sigmas)), _told(table, at_once), name
+                        "refining",
+                        "pt",
+                        self.key(train.count, validation.count, len(train.sigmas), iterations, relaxed, shifts),
+                        _told(table, at_once),
+                        name,
                     ),
+                    relaxed=relaxed,
+                    shifts=shifts,
                     **options,
                 )
                 chosen.offer("refined", course.table, course.error)
@@ -632,9 +711,13 @@ def _report(
             if stopped == "interrupted" or (catalog and time_left() <= 0):
                 break
             among = names if evaluations == steps else list(dict.fromkeys([*names, *LIKELY]))
-            best = best_of_catalog(
-                model, evaluations, test, names=among, last=8 if evaluations == steps else 3, on_plan=bar.update
-            )
+            try:
+                best = best_of_catalog(
+                    model, evaluations, test, names=among, last=8 if evaluations == steps else 3, on_plan=bar.update
+                )
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+                break
             if best:
                 catalog[evaluations] = best[0].name, best[0].error
             if best and best[0].error <= learned.error:

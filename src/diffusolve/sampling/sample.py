@@ -325,9 +325,9 @@ def _outputs(
     """The network's output for each of the batches `inputs`, asked for in one call, and that without guidance."""
     x, timestep = (inputs[0], timesteps[0]) if len(inputs) == 1 else (concatenate(inputs), concatenate(timesteps))
     output, unguided = (network(x, timestep), None) if both is None else both(x, timestep)
-    _check_output(output, x)
+    check_output(output, x)
     if unguided is not None:
-        _check_output(unguided, x)
+        check_output(unguided, x)
     if len(inputs) == 1:
         yield output, unguided
         return
@@ -387,11 +387,11 @@ ADAPTIVE_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}
 
 
 def _checked(output: Array, like: Array) -> Array:
-    _check_output(output, like)
+    check_output(output, like)
     return output
 
 
-def _check_output(output: Array, like: Array) -> None:
+def check_output(output: Array, like: Array) -> None:
     """Raise unless a network's `output` has the shape of the samples and is an array of their library."""
     _check_shape("the network", output, "samples", like)
     if is_torch(output) != is_torch(like):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
 from diffusolve.backends import Transform
-from diffusolve.errors import check_finite, shown
+from diffusolve.errors import check_finite, check_whole, shown
 from diffusolve.plan import Plan, PlanPoint
 from diffusolve.randomness import NoiseLike
 from diffusolve.sampling import Sampler
@@ -91,7 +91,7 @@ class Request:
             own = self.sampler.steps
             raise ValueError(f"steps is {shown(self.steps)}, but the sampler is a plan, which has {own} steps.")
         if self.steps is not None:
-            _check_whole("steps", self.steps, 1)
+            check_whole("steps", self.steps, 1)
         steps = self.sampler.steps if isinstance(self.sampler, Plan) else self.steps
         if steps is not None and steps > max_steps:
             raise ValueError(
@@ -103,10 +103,10 @@ class Request:
         if not isinstance(self.shape or (), tuple | list):
             raise TypeError(f"shape is {shown(self.shape)}: expected a tuple of whole numbers.")
         for size in self.shape or ():
-            _check_whole("each number of shape", size, 1)
+            check_whole("each number of shape", size, 1)
         if self.seed is not None:
-            _check_whole("seed", self.seed, 0)
-        _check_whole("priority", self.priority)
+            check_whole("seed", self.seed, 0)
+        check_whole("priority", self.priority)
         if abs(self.priority) > max_priority:
             nearest = max_priority if self.priority > 0 else -max_priority
             raise ValueError(
@@ -121,12 +121,3 @@ class Request:
         for name in ("on_step", "transform"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}: expected a function.")
-
-
-def _check_whole(name: str, value: object, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(
-            f"{name} is {shown(value)}: expected a whole number{'' if least is None else f', at least {least}'}."
-        )
-    if least is not None and value < least:
-        raise ValueError(f"{name} is {shown(value)}: expected at least {least}.")
