@@ -161,6 +161,24 @@ def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
         ({"conditions": (torch.zeros(0),)}, ValueError, "conditions are empty"),
         ({"conditions": torch.zeros(8)}, TypeError, "expected a tuple of arrays"),
         ({"conditions": (3,)}, TypeError, "conditions hold 3: expected arrays"),
+        ({"conditions": (torch.zeros(3), torch.zeros(5))}, ValueError, r"conditions have \[3, 5\] rows"),
+        ({"held_out": torch.zeros(8)}, TypeError, "held_out are .*expected a tuple of arrays"),
+        ({"held_out": (torch.zeros(8),)}, ValueError, r"held_out has rows of shapes \[\(\)\], but conditions of \[\]"),
+        ({"minutes": np.nan}, ValueError, "minutes is nan"),
+        ({"pairs": 64.0}, TypeError, "pairs is 64.0: expected a whole number"),
+        ({"seed": -1}, ValueError, "seed is -1: expected at least 0"),
+        ({"seed": 1.5}, TypeError, "seed is 1.5: expected a whole number"),
+        ({"teacher_steps": 0}, ValueError, "teacher_steps is 0: expected at least 1"),
+        ({"iterations": 0}, ValueError, "iterations is 0: expected at least 1"),
+        ({"relaxed": -1.0}, ValueError, "relaxed is -1: expected 0 or more"),
+        ({"relaxed": "much"}, ValueError, "relaxed is 'much': expected a finite number"),
+        ({"about": "me"}, TypeError, "about is 'me': expected a mapping"),
+        ({"about": {"error": 0.0}}, ValueError, "about has 'error', which the report says"),
+        ({"about": {"model": object()}}, TypeError, "which JSON cannot hold"),
+        ({"keep": 5}, TypeError, "keep is 5: expected the path of a folder"),
+        ({"keep": "/dev/null/work"}, OSError, "cannot keep the work in /dev/null/work"),
+        ({"clock": 5}, TypeError, "clock is 5: expected a function"),
+        ({"start": "DEIS Karras"}, TypeError, "the plan is 'DEIS Karras': expected a Plan"),
     ):
         with pytest.raises(kind, match=words):
             diffusolve.learn(network, LIKE, **{"steps": 4, **options})
@@ -168,8 +186,32 @@ def test_what_cannot_be_learned_is_an_error_that_says_what_can() -> None:
         diffusolve.learn(mixture(), LIKE, 4, teacher_steps=2)
     with pytest.raises(TypeError, match="expected an array of the shape"):
         diffusolve.learn(network, tuple(LIKE.shape), 4)
-    with pytest.raises(ValueError, match="made for epsilon prediction"):
-        learning.evaluate(network, noisy, LIKE, range(2))
+    for like, kind, words in (
+        (torch.zeros(0, 6), ValueError, "expected room for one sample"),
+        (torch.zeros(8, 6, dtype=torch.int64), TypeError, "expected floating point numbers"),
+    ):
+        with pytest.raises(kind, match=words):
+            diffusolve.learn(network, like, 4)
+
+
+def test_what_cannot_be_judged_is_an_error_that_says_what_can() -> None:
+    network = Denoiser(frozen, "sample", SD15)
+    plan = diffusolve.sampler("Euler Karras").plan(SD15, "sample", 4)
+    noisy = diffusolve.sampler("Euler Karras").plan(SD15, "epsilon", 4)
+    for given, kind, words in (
+        ((noisy, range(2)), ValueError, "made for epsilon prediction"),
+        (("DEIS Karras", range(2)), TypeError, "expected a Plan"),
+        ((plan, 5), TypeError, r"seeds is 5: expected whole numbers, range\(5\) for example"),
+        ((plan, []), ValueError, "seeds is empty"),
+        ((plan, [1.5]), TypeError, "a seed is 1.5"),
+        ((plan, range(4), (torch.zeros(3),)), ValueError, "conditions have 3 rows for 4 seeds"),
+        ((plan, range(4), torch.zeros(4)), TypeError, "expected a tuple of arrays"),
+    ):
+        with pytest.raises(kind, match=words):
+            learning.evaluate(network, given[0], LIKE, *given[1:])
+
+
+def test_a_network_of_nan_and_one_of_black_images() -> None:
     with pytest.raises(learning.TeacherError, match="the network returns NaN or infinity"):
         diffusolve.learn(Denoiser(lambda x, timestep: x * np.nan, "sample", SD15), LIKE, 4)
     black = Denoiser(lambda x, timestep: 0 * x, "sample", SD15)

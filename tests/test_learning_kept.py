@@ -67,6 +67,29 @@ def test_what_was_stopped_goes_on_to_the_same_plan(tmp_path: Path) -> None:
     assert again.asked < 0.55 * whole.asked
 
 
+def test_more_pairs_take_those_that_are_kept(tmp_path: Path) -> None:
+    """Whole batches of 64: the first of 128 wanted are those of 64 before."""
+    options = {**LITTLE, "method": "fit", "levels": "path", "keep": tmp_path}
+    asked: list[int] = []
+
+    class Rows(Counting):
+        """Counts the rows that a teacher is asked about."""
+
+        def __call__(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x))
+            return super().__call__(x, timestep)
+
+    diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 64})
+    first = sum(asked)
+    asked.clear()
+    plan = diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 128})
+    again = sum(asked)
+    asked.clear()
+    assert diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 128, "keep": tmp_path / "apart"}) == plan
+    assert again <= sum(asked) - 64 * 33  # one batch of a teacher of 32 steps
+    assert first > 0
+
+
 def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
     options = {**LITTLE, "method": "fit", "levels": "path", "keep": tmp_path}
     diffusolve.learn(Counting(), LIKE, 3, **options)
@@ -97,7 +120,9 @@ def test_the_levels_of_the_path_are_the_best_of_all_there_are() -> None:
         best = min(map(cost, ways))
         found = levels_of_path(pairs, steps, order)
         assert cost(tuple(int(np.argmin(np.abs(np.array(sigmas) - level))) for level in found)) < 1.001 * best
-    with pytest.raises(ValueError, match="the teacher's path has 10 levels"):
+    with pytest.raises(
+        ValueError, match=r"a plan of 11 evaluations .* the teacher's path has 10: give teacher_steps=10"
+    ):
         levels_of_path(pairs, 11)
 
 

@@ -92,8 +92,8 @@ class PlanScheduler(SchedulerMixin):
         """
         told = [_as_json(plan) for plan in _listed(plans)]
         if isinstance(scheduler, cls):
-            own = scheduler.config
-            return cls(told, own["trained_with"], own["num_train_timesteps"], own["predicts"])
+            known = scheduler.config
+            return cls(told, known["trained_with"], known["num_train_timesteps"], known["predicts"])
         own = getattr(scheduler, "config", None)
         if isinstance(scheduler, type) or not isinstance(own, Mapping):
             raise TypeError(f"scheduler is {shown(scheduler)}: expected the pipeline's own, pipe.scheduler.")

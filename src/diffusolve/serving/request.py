@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, NamedTuple
 
 from diffusolve.arrays import Array
