@@ -310,7 +310,7 @@ class Row:
     timestep_range: float | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
     like_defaults: tuple[Mapping[str, Any], ...] = ()
-    pairs: int = 8
+    pairs: int = 6
     noise_by_table: bool = False
     noise_by_timestep: bool = False
 
@@ -371,7 +371,7 @@ DPM = {**BETAS, **THRESHOLDING, **PREDICTION, **LEVELS, **FLOW, "solver_order": 
     "lambda_min_clipped": (-5.1,),
     "variance_type": ("learned", "learned_range"),
 }
-TWO_STAGE = Row({**BETAS, **SPACING, **PREDICTION, **LEVELS}, base=SHORT, pairs=6)
+TWO_STAGE = Row({**BETAS, **SPACING, **PREDICTION, **LEVELS}, base=SHORT, pairs=5)
 FLOW_MATCH = {**LEVELS, **SHIFTED, "num_train_timesteps": (500,), "shift": (3.0, 0.7), "invert_sigmas": (True,)} | {
     "shift_terminal": (0.1,),
     "base_shift": (0.4,),
@@ -657,12 +657,14 @@ class Case:
         thorough: whether every run, number of steps, loop and way of calling ``step`` is tried.
         runs: of ``set_timesteps``.
         early: whether steps before ``set_timesteps`` are tried.
+        told: whether a run from the second place is told of it or finds it; a thorough case has both.
     """
 
     config: Mapping[str, Any]
     thorough: bool
     runs: tuple[Mapping[str, Any], ...]
     early: bool = True
+    told: bool = True
 
 
 def in_library(library: Any, name: str) -> Any:
@@ -686,13 +688,18 @@ def cases(name: str) -> Iterator[Case]:
         for option, values in row.options.items()
         for value in values
     ]
+    others = [*shorter[:-1], *row.runs]
     for place, single in enumerate(singles):
-        further = row.runs[place % len(row.runs) :][:1] if row.runs else ()
-        runs = dict.fromkeys((place % len(shorter), len(shorter) - 1))
-        yield Case({**row.base, **single}, False, (*(shorter[k] for k in runs), *further))
+        yield Case(
+            {**row.base, **single},
+            False,
+            (shorter[-1], *others[place % max(1, len(others)) :][:1]),
+            told=place % 2 == 0,
+        )
     pairs = [(a, b) for a, b in combinations(singles, 2) if not a.keys() & b.keys()]
     for place, (a, b) in enumerate(random.Random(name).sample(pairs, min(row.pairs, len(pairs)))):
-        yield Case({**row.base, **a, **b}, False, (shorter[-1 - place % min(2, len(shorter))],), early=False)
+        of_pair = (shorter[-1 - place % min(2, len(shorter))],)
+        yield Case({**row.base, **a, **b}, False, of_pair, early=False, told=place % 2 == 0)
 
 
 def network_of(name: str, config: Mapping[str, Any]) -> Callable[[Tensor, Any], Tensor]:
@@ -890,8 +897,10 @@ def parts(name: str, case: Case, by_formula: bool = False) -> Iterator[Part]:
                 yield f"set_timesteps({run}), {loop.__name__}", after_run(told, loop)
     if row.loops[0] is denoise:
         told = setting({"num_inference_steps": row.steps[-1]}, {})
-        yield ("from the second place, found", after_run(told, lambda s, setting: middle(s, setting, False)))
-        yield ("from the second place, told", after_run(told, lambda s, setting: middle(s, setting, True)))
+        if case.thorough or not case.told:
+            yield ("from the second place, found", after_run(told, lambda s, setting: middle(s, setting, False)))
+        if case.thorough or case.told:
+            yield ("from the second place, told", after_run(told, lambda s, setting: middle(s, setting, True)))
 
 
 # ---- Comparison ----
@@ -917,15 +926,18 @@ def _kept(value: Any) -> Any:
 
 
 ROUNDED: tuple[tuple[str, Mapping[str, Any], str, float], ...] = (
+    ("DEISMultistepScheduler", {"thresholding": True}, "'num_inference_steps': 2", 2e-4),
     ("HeunDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, "'num_inference_steps': 2", 3e-3),
     ("HeunDiscreteScheduler", {"clip_sample": True}, "'num_inference_steps': 2", 1e-3),
     ("KDPM2AncestralDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, "", 1e-3),
+    ("KDPM2AncestralDiscreteScheduler", {"beta_schedule": "scaled_linear"}, "'num_inference_steps': 2", 1e-3),
     ("KDPM2AncestralDiscreteScheduler", {"prediction_type": "v_prediction"}, "'num_inference_steps': 2", 3e-4),
 )
 """Cases in which the reference's single precision is off by more than :data:`WITHIN`: class, options, part, how far.
 
-Two steps go from a sigma of 20, or of 2,000, to 0.08. In double precision Heun's are the same to 1e-7; KDPM2's sigma
-below the next, ``sigma_to ** 2 / sigma_from``, is there the root of a difference of squares equal to six digits.
+Two steps go from a sigma of 20, or of 2,000, to 0.08. In double precision Heun's are the same to 1e-7, and our DEIS is
+1e-6 from itself in double precision; KDPM2's sigma below the next, ``sigma_to ** 2 / sigma_from``, is there the root of
+a difference of squares equal to six digits.
 """
 
 
@@ -1040,28 +1052,14 @@ def made(library: Any, name: str, config: Mapping[str, Any]) -> Any:
 def check_class(name: str, library: Any = diffusolve) -> list[str]:
     """What of a class differs from diffusers': a line for each part of each case.
 
+    And a line for each loop with the defaults that the reference does not walk, if these are many: a row that shows
+    little.
+
     Args:
         name: of a class that has a row.
         library: which has the class that is tried; ``diffusers`` itself shows that the row is sound.
     """
     return [*check_constructor(name, library), *_check_cases(name, library, cases(name))]
-
-
-def unsound(name: str) -> list[str]:
-    """Reasons why a row shows little: diffusers differs from itself with the defaults, or a loop is not walked."""
-    defaults = next(cases(name))
-    failures, seen = [], {}
-    with _quiet():
-        schedulers = made(diffusers, name, defaults.config), made(diffusers, name, defaults.config)
-        for label, part in parts(name, defaults):
-            seen[label], again = (observe(copy.deepcopy(scheduler), part) for scheduler in schedulers)
-            if found := compare(again, seen[label]):
-                failures.append(f"{name}, {label}: {found}")
-    loops = [label for label in seen if label.startswith("set_timesteps")]
-    walked = [label for label in loops if RAISED not in seen[label]]
-    if len(walked) < 0.6 * len(loops):
-        failures += [f"{name}, {label}: {seen[label][RAISED]}" for label in loops if label not in walked]
-    return failures
 
 
 def summary(failures: list[str]) -> str:
@@ -1086,13 +1084,19 @@ def _check_cases(name: str, library: Any, tried: Iterable[Case]) -> list[str]:
                 failures.append(f"{name}({_short(changed)}): {type(mine).__name__}: {mine}")
                 continue
             expected = parts(name, case, by_formula=library is not diffusers)
+            loops, unwalked = 0, []
             for (label, part), (_, wanted) in zip(parts(name, case), expected, strict=True):
                 shown = observe(copy.deepcopy(reference), wanted)
+                loops += label.startswith("set_timesteps")
+                if label.startswith("set_timesteps") and RAISED in shown:
+                    unwalked.append(f"{name}, {label}: the reference raises {shown[RAISED]}")
                 if next(iter(shown), RAISED) == RAISED:  # nothing to compare with
                     continue
                 found = compare(observe(copy.deepcopy(mine), part), shown, within_of(name, case.config, label))
                 if found:
                     failures.append(f"{name}({_short(changed)}), {label}: {found}")
+            if case.config == ROWS[name].base and len(unwalked) > 0.4 * loops:
+                failures += unwalked
     return failures
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import diffusolve
-from tests.schedulers.matrix import ROWS, check_class, in_library, summary, unsound
+from tests.schedulers.matrix import ROWS, check_class, in_library, summary
 
 diffusers = pytest.importorskip("diffusers", reason="these tests compare with diffusers, which is not installed")
 
@@ -16,14 +16,10 @@ TOKENS = ("Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffus
 def test_every_class_of_diffusers_has_a_row() -> None:
     public = {name for name in diffusers._class_to_module if name.endswith("Scheduler")}
     assert public - ROWS.keys() == {f"{name}Scheduler" for name in TOKENS}
+    assert all(in_library(diffusolve, name) for name in ROWS)
 
 
-def test_the_reference_walks_the_defaults_of_every_row_and_agrees_with_itself() -> None:
-    failures = [failure for name in ROWS for failure in unsound(name)]
-    assert not failures, "\n".join(failures)
-
-
-@pytest.mark.parametrize("name", sorted(name for name in ROWS if in_library(diffusolve, name)))
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_class_agrees_with_diffusers(name: str) -> None:
     failures = check_class(name)
     assert not failures, summary(failures)

@@ -174,6 +174,9 @@ class TabulatedSignal(SignalTable):
     def alphas_cumprod(self) -> Array:
         return np.array(self.signal, np.float64)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> TabulatedSignal:
+        return self  # never changes; schedulers that are copied for each request share it
+
     def __hash__(self) -> int:
         return self._hash
 

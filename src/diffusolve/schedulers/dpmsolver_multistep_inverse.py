@@ -141,6 +141,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         if config["use_flow_sigmas"]:
             return self._flow_steps(asked)
         table, curve = self._sigma_table, curve_asked_for(config)
+        if curve is not None and asked.steps == 1:  # the curve's first point, here the least noisy one
+            return Steps(np.zeros(1), table[[0, 0]])
         if curve is not None:
             sigmas = self._along(curve, asked.steps)[::-1]
             at = timesteps_along(curve, sigmas, table)
