@@ -277,9 +277,10 @@ HALVES = [WHOLE[:2], [*NEW_IN, *WHOLE[2:]]]
 @pytest.mark.parametrize("name", SCHEDULES)
 @for_each("schedule_type", SCHEDULE_TYPES)
 def test_samples_have_the_distribution_of_the_data(name: str, schedule_type: str) -> None:
-    """Each sampler on each schedule type, on one noise schedule or another with one prediction type or another.
+    """Each sampler on every other schedule type, on one noise schedule or another with one prediction type or another.
 
-    That these agree is the next test, and that CFG++ samplers agree with others where guidance changes nothing.
+    Which half it is goes by pairs in the catalog. That prediction types agree is the next test, and that CFG++ samplers
+    agree with others where guidance changes nothing.
     """
     if schedule_type not in NEW_IN.get(name, SCHEDULE_TYPES):
         return
@@ -287,6 +288,8 @@ def test_samples_have_the_distribution_of_the_data(name: str, schedule_type: str
     turn = EVERYWHERE.index((name, schedule_type))
     for number, (entry, made) in enumerate(ways(name, schedule_type)):
         if name not in NEW_IN and name != in_turn(WHOLE, entry, schedule_type):
+            continue
+        if (PLANNABLE.index(entry) // 2 + list(SCHEDULE_TYPES).index(schedule_type)) % 2:
             continue
         made, steps = without_guidance(made), steps_of(entry, name, schedule_type)
         key = same_steps(made, name, steps)
