@@ -6,6 +6,7 @@ account of how it was learned; the page's table and picture are made of these fi
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from diffusolve.cli.learn import Learnable, learnable
 from diffusolve.denoisers import GaussianMixtureDenoiser, load_digits_data
 from diffusolve.denoisers.named import shape_of
 from diffusolve.learning import learn_with_report
+from diffusolve.learning.whole import PAIRS
 from diffusolve.noise import SD15
 from diffusolve.plan import Plan
 
@@ -55,6 +57,8 @@ def learned(
     guidance: float,
     seed: int,
     minutes: float,
+    pairs: int | None,
+    iterations: int | None,
     keep: Path | None,
 ) -> Plan:
     """A plan, learned on one core; what it says of itself are seconds of the processor's time."""
@@ -68,6 +72,8 @@ def learned(
         seed=seed,
         at_once=at_once,
         minutes=minutes,
+        pairs=pairs,
+        iterations=iterations,
         keep=keep,
         checkpointing=False,
         about={"model": model, "guidance": guidance, "method": method or "fit and refine"},
@@ -84,6 +90,45 @@ def plans() -> Iterator[tuple[Plan, dict[str, Any]]]:
     yield from sorted(told, key=lambda pair: (pair[1]["model"], pair[1]["guidance"], pair[0].nfe, pair[1]["method"]))
 
 
+def model_of(told: dict[str, Any]) -> str:
+    """The model that a plan is for, with its guidance."""
+    model: str = told["model"]
+    return model + (f", guidance {told['guidance']:g}" if told["guidance"] != 1.0 else "")
+
+
+def evaluations_of(plan: Plan) -> str:
+    """Their number, and in how many rounds if several are asked at once."""
+    return f"{plan.nfe} in {plan.depth} rounds" if plan.depth < plan.nfe else str(plan.nfe)
+
+
+def way_of(told: dict[str, Any]) -> str:
+    """How a plan was learned: the method, and the number of pairs if it is another than the usual."""
+    usual = PAIRS["fit" if told["method"] == "fit" else "refine"][0]
+    method: str = told["method"]
+    return method + (f", {told['pairs']:,} pairs" if told["pairs"] > usual else "")
+
+
+def seeds_table() -> str:
+    """The page's table of training seeds: the parts of the catalog's best that are left, for plans of several seeds."""
+    alike: dict[tuple[str, str, str], dict[int, float]] = {}
+    for plan, told in plans():
+        key = model_of(told), evaluations_of(plan), way_of(told)
+        part = told["error"] / told["catalog"][str(told["steps"])][1]
+        alike.setdefault(key, {})[told["seed"]] = part
+    lines = [
+        "| model | evaluations | part of the catalog's best, seed by seed | mean | standard deviation |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
+    for (model, evaluations, _), parts in alike.items():
+        if len(parts) > 1:
+            each = [parts[seed] for seed in sorted(parts)]
+            lines.append(
+                f"| {model} | {evaluations} | {', '.join(f'{part:.2f}' for part in each)} | "
+                f"{statistics.fmean(each):.2f} | {statistics.stdev(each):.2f} |"
+            )
+    return "\n".join(lines)
+
+
 def table() -> str:
     """The page's table."""
     lines = [
@@ -91,15 +136,16 @@ def table() -> str:
         "| --- | ---: | --- | --- | ---: | ---: | --- | ---: |",
     ]
     for plan, told in plans():
-        model = told["model"] + (f", guidance {told['guidance']:g}" if told["guidance"] != 1.0 else "")
+        if told["seed"] != 0:
+            continue
         name, error = told["catalog"][str(told["steps"])]
-        count = f"{plan.nfe} in {plan.depth} rounds" if plan.depth < plan.nfe else str(plan.nfe)
         last = max(map(int, told["catalog"]))
         as_good = told["catalog"][str(last)]
         there = f"{as_good[0]} in {last}" if as_good[1] <= told["error"] else f"none in {last}"
         lines.append(
-            f"| {model} | {count} | {told['method']} | {error:.4f}, {name} | {told['error']:.4f} ± "
-            f"{told['spread']:.4f} | {told['error'] / error:.2f} | {there} | {told['seconds']:.0f} |"
+            f"| {model_of(told)} | {evaluations_of(plan)} | {way_of(told)} | {error:.4f}, {name} | "
+            f"{told['error']:.4f} ± {told['spread']:.4f} | {told['error'] / error:.2f} | {there} | "
+            f"{told['seconds']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -110,7 +156,7 @@ def picture() -> Figure:
     errors, levels = drawing.subplots(1, 2)
     catalog: dict[int, float] = {}
     for plan, told in plans():
-        if told["model"] != "digits" or told["guidance"] != 1.0:
+        if told["model"] != "digits" or told["guidance"] != 1.0 or told["seed"] != 0 or plan.depth < plan.nfe:
             continue
         for count, (_, error) in told["catalog"].items():
             catalog[int(count)] = min(error, catalog.get(int(count), error))
@@ -137,6 +183,8 @@ def main(
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the noises.")] = 0,
     minutes: Annotated[float, typer.Option(help="Of one core's time, for each plan.")] = 5.0,
+    pairs: Annotated[int | None, typer.Option(help="To learn from; without it as many as learn() takes.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Of refining each start; as in learn() without it.")] = None,
     keep: Annotated[
         Path | None, typer.Option(help="A folder for the work in progress, one for each model, guidance and seed.")
     ] = None,
@@ -146,18 +194,22 @@ def main(
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for count in [] if page else steps or [5, 6, 8, 10]:
-        plan = learned(model, count, at_once, method, guidance, seed, minutes, keep)
+        plan = learned(model, count, at_once, method, guidance, seed, minutes, pairs, iterations, keep)
         parts = [
             model,
             f"g{guidance:g}" if guidance != 1.0 else "",
             str(count) + (f"x{at_once}" if at_once > 1 else ""),
             method or "",
+            f"p{pairs}" if pairs is not None else "",
             f"s{seed}" if seed else "",
         ]
         path = FOLDER / ("-".join(filter(None, parts)) + ".json")
         path.write_text(plan.to_json(indent=1) + "\n", encoding="utf-8")
     where = DOCS / "learning.md"
-    where.write_text(replace_between(where.read_text(encoding="utf-8"), "learned", table()), encoding="utf-8")
+    text = where.read_text(encoding="utf-8")
+    for name, lines in (("learned", table()), ("seeds", seeds_table())):
+        text = replace_between(text, name, lines)
+    where.write_text(text, encoding="utf-8")
     picture().savefig(DOCS / "images" / "learning.png", dpi=120)
 
 
