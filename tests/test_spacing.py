@@ -31,6 +31,7 @@ from diffusolve.spacing import (
     spacing,
 )
 from diffusolve.spacing.by_timestep import IndexSpacing
+from diffusolve.spacing.two_ends import TwoEnds
 from tests.strategies import noise_schedules, spacings
 from tests.tables import for_each
 
@@ -374,6 +375,20 @@ def test_stretching_multiplies_the_signal_so_that_the_last_sigma_is_the_terminal
     np.testing.assert_allclose(stretched, [1.0, 1 - 0.3 * 0.9 / 0.6, 0.1, 0.0], rtol=1e-12)
     single = Shifted(inner=Sigmas((0.7, 0.0)), terminal=0.1).grid(FlowMatching())
     assert single.sigmas.tolist() == [0.7, 0.0]
+
+
+def test_the_way_between_two_ends_is_divided_into_as_many_steps_as_are_asked_for() -> None:
+    inner = Trailing()
+    for of_steps, steps, ends_of in ((20, None, 20), (20, 1, 20), (20, 7, 7), (None, 7, 7), (1, None, 1)):
+        ends = VarianceExploding(0.1, 10.0)
+        between = inner.grid(ends, ends_of).sigmas
+        if ends_of == 1:
+            with pytest.raises(ValueError, match="a single sigma above 0"):
+                TwoEnds(inner=inner, of_steps=of_steps).grid(ends, steps)
+            continue
+        made = TwoEnds(inner=inner, of_steps=of_steps).grid(ends, steps).sigmas
+        np.testing.assert_allclose(made, np.geomspace(between[0], between[-2], ends_of + 1), rtol=1e-12)
+    assert [TwoEnds(inner=inner, of_steps=count).ends_follow_steps for count in (1, 20, None)] == [False, True, True]
 
 
 def test_impossible_shifts_are_refused() -> None:

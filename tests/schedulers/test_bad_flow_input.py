@@ -44,7 +44,8 @@ def flow_scheduler(name: str, **config: Any) -> Any:
 
 
 def test_a_missing_mu_is_told_with_what_pipelines_compute_it_from() -> None:
-    text = r"mu is missing: use_dynamic_shifting .* number of image tokens.*base_shift \(0\.5 at 256\)"
+    line = r"base_shift \(0\.5 at 256\) to max_shift \(1\.15 at 4096\)"
+    text = f"mu is missing: use_dynamic_shifting .* number of image tokens.*{line}"
     told = []
     for name in SAMPLES_FLOW:
         scheduler = flow_scheduler(name, use_dynamic_shifting=True, shift=3.0)

@@ -134,7 +134,7 @@ def name_of(model: ModelLike) -> str:
 
 
 def load_model(model: ModelLike, device: str = "cpu", call_size: int | None = None) -> Model:
-    """The model that is meant, on `device` if it is known by name.
+    """The :class:`Model` that a name or a function stands for; one of a name on `device`.
 
     Raises:
         UnknownNameError: no model has this name.

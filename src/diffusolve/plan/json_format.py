@@ -35,7 +35,7 @@ Check = Callable[[Any, str], Any]
 
 
 def damaged(message: str) -> PlanFormatError:
-    """The error that `message` is of a document which is a plan otherwise."""
+    """The error of a document that would be a plan but for what `message` says."""
     return PlanFormatError(f"a damaged plan: {message}.")
 
 

@@ -19,6 +19,9 @@ from diffusolve.spacing.flow import shift_from_mu, stretched
 
 __all__ = ["FlowSigmas", "ReversedFlow", "ShiftsTime"]
 
+LINE = {"base_shift": 0.5, "base_image_seq_len": 256, "max_shift": 1.15, "max_image_seq_len": 4096}
+"""The line over numbers of image tokens that pipelines take `mu` from, unless a configuration says otherwise."""
+
 
 @dataclass(frozen=True)
 class ReversedFlow(Prediction):
@@ -44,7 +47,7 @@ class FlowSigmas:
         shift: how far sigmas are shifted, unless that is `dynamic`: by each run's `mu`, read as `time_shift_type`.
         terminal: the last sigma above 0.
         curve: the configuration key of a curve.
-        line: where `mu` comes from in pipelines: (base_shift, base_image_seq_len, max_shift, max_image_seq_len).
+        line: the numbers of :data:`LINE`.
     """
 
     count: int = 1000
@@ -54,7 +57,7 @@ class FlowSigmas:
     terminal: float | None = None
     curve: str | None = None
     inverted: bool = False
-    line: tuple[float, int, float, int] = (0.5, 256, 1.15, 4096)
+    line: tuple[float, ...] = tuple(LINE.values())
 
     @classmethod
     def of(cls, config: Mapping[str, Any], shift: float | None = None) -> FlowSigmas:
@@ -67,12 +70,7 @@ class FlowSigmas:
             terminal=config.get("shift_terminal"),
             curve=curve_asked_for(config),
             inverted=bool(config.get("invert_sigmas")),
-            line=(
-                config.get("base_shift") or 0.5,
-                config.get("base_image_seq_len") or 256,
-                config.get("max_shift") or 1.15,
-                config.get("max_image_seq_len") or 4096,
-            ),
+            line=tuple(config.get(key) or usual for key, usual in LINE.items()),
         )
 
     @property
