@@ -2,8 +2,8 @@
 
 Samples of all ten digits, by the plans that ``python -m benchmarks.learning`` keeps and by hand-made samplers from the
 same noise: the share in which a classifier sees the digit that was asked for, and the Frechet distance of its 45
-pairwise decisions to those of the real digits. Then the plan learned at guidance 2 at other scales, and in bfloat16; and
-one that is learned now, for five of the ten classes, on the others.
+pairwise decisions to those of the real digits. Then the plan learned at guidance 2 at other scales, and in bfloat16.
+One that is learned now, for five of the ten classes, is judged on the others.
 """
 
 from __future__ import annotations

@@ -248,9 +248,12 @@ def text_of(path: Path) -> str:
 
 
 @cache
-def words_of(path: Path) -> Mapping[str, int]:
-    """The identifiers in a file, and how often each occurs."""
-    return MappingProxyType(Counter(re.findall(r"\w+", text_of(path))))
+def words_of(root: Path, path: Path) -> Mapping[str, int]:
+    """The identifiers in a file of tests and in the helpers that it imports, and how often each occurs."""
+    imported = re.findall(r"^from (tests[.\w]*) import", text_of(path), re.MULTILINE)
+    helpers = {root.joinpath(*module.split(".")).with_suffix(".py") for module in imported}
+    texts = [text_of(file) for file in (path, *(helper for helper in helpers if helper.is_file()))]
+    return MappingProxyType(Counter(re.findall(r"\w+", "\n".join(texts))))
 
 
 def importers_of(root: Path, mutated: Path) -> list[Path]:
@@ -262,20 +265,22 @@ def importers_of(root: Path, mutated: Path) -> list[Path]:
 def by_relevance(root: Path, mutated: Path) -> list[str]:
     """The files of tests, the most relevant first.
 
-    A name that `mutated` defines makes the tests that have it relevant, each by its share of the occurrences; one from
-    a file that imports from it does so by a quarter, and programs that a test starts halve it all, since they are slow.
-    Among equals come those first that import from the room, and the shorter ones.
+    First comes the one that is called after it. A name that `mutated` defines makes the tests that have it relevant, or
+    whose helpers have it, each by its share of the occurrences; one from a file that imports from it does so by a
+    quarter, and programs that a test starts halve it all, since they are slow. Among equals come those first that
+    import from the room, and the shorter ones.
     """
     tests = sorted((root / "tests").rglob("test_*.py"))
     weights = {name: 0.25 for path in importers_of(root, mutated) for name in defined_in(path) - {"__init__"}}
     weights |= dict.fromkeys(defined_in(root / mutated), 1.0)
-    occurrences = {name: sum(words_of(test).get(name, 0) for test in tests) for name in weights}
+    occurrences = {name: sum(words_of(root, test).get(name, 0) for test in tests) for name in weights}
     room = f"diffusolve.{mutated.relative_to(PACKAGE).parts[0]}"
 
-    def rank(test: Path) -> tuple[float, bool, int]:
-        words, text = words_of(test), text_of(test)
+    def rank(test: Path) -> tuple[bool, float, bool, int]:
+        words, text = words_of(root, test), text_of(test)
         relevance = sum(weights[name] * words[name] / occurrences[name] for name in weights.keys() & words.keys())
-        return -relevance / (2 if "import subprocess" in text else 1), room not in text, len(text)
+        relevance /= 2 if "import subprocess" in text else 1
+        return test.stem != f"test_{mutated.stem}", -relevance, room not in text, len(text)
 
     return [test.relative_to(root).as_posix() for test in sorted(tests, key=rank)]
 

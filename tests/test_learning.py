@@ -247,6 +247,23 @@ def test_nan_and_an_interruption_keep_the_best_so_far() -> None:
     assert course.error < 1.0
 
 
+def test_what_was_good_on_the_noises_to_choose_by_alone_is_not_kept() -> None:
+    from diffusolve.learning.report import Candidate
+    from diffusolve.learning.whole import _Chosen
+
+    model = Model(mixture(), LIKE)
+    train = follow(model, range(64), (), 32)
+    known = {name: diffusolve.sampler(name).plan(SD15, "sample", 5) for name in ("Euler", "iPNDM", "DEIS Karras")}
+    near, middle, far = sorted(known, key=lambda name: learning.evaluate(mixture(), known[name], LIKE, range(64)).error)
+    for offered, kept in (([far], middle), ([near], near), ([near, far], near), ([far, far], middle)):
+        chosen = _Chosen(Candidate(middle, known[middle], 1.0), None, {}, model)
+        for place, name in enumerate(offered):
+            chosen.offer(name, table_of(known[name], SD15, model.scaling), 0.5 ** (place + 1))  # as if by luck
+        assert chosen.best.name == offered[-1]
+        chosen.settle(train)
+        assert chosen.best.name == chosen.candidates[-1].name == kept
+
+
 def test_checkpointing_and_a_relaxed_start_learn_the_same_way() -> None:
     from diffusolve.learning.refine import refine_table
 

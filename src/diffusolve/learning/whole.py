@@ -248,6 +248,7 @@ def learn_with_report(
                 relaxed=relaxed,
                 shifts=shifts,
             )
+        chosen.settle(train)
     except KeyboardInterrupt:
         stopped = "interrupted"
     report = _report(
@@ -421,6 +422,17 @@ class _Chosen:
         self.candidates.append(self.best)
         if self.on_best is not None:
             self.on_best(with_provenance(plan, {**self.about, "validation_error": error}, self.model))
+
+    def settle(self, train: Pairs) -> None:
+        """Go back to the last candidate that is nearer than the start on the training pairs too.
+
+        Where one sample that turned into another image weighs more than all others, few pairs to choose by choose what
+        is good by luck.
+        """
+        of_start = judge(self.model, self.start.plan, train).error
+        while self.best is not self.start and not judge(self.model, self.best.plan, train).error <= of_start:
+            self.candidates.pop()
+            self.best = self.candidates[-1]
 
 
 class _Task:
