@@ -113,9 +113,9 @@ def distance_table(model: str) -> Table:
 
 
 def learned_distance(model: str, count: int) -> float:
-    """The distance of the plan that ``benchmarks.learning`` keeps for so many evaluations; NaN where there is none."""
+    """The distance of the plan that ``benchmarks.learning`` keeps for so many evaluations; NaN if none was learned."""
     path = LEARNED / f"{model}-{count}.json"
-    if not path.exists():
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["learned"]["way"] == "kept start":
         return nan
     ((distance, _),) = distances(["--plan", str(path), "--model", model, "--num", "40"])[path.name].values()
     return distance

@@ -308,4 +308,5 @@ def test_a_batch_run_and_the_example_programs_walk_a_learned_plan() -> None:
         run_plan.check(document)
         made = run_plan.run(document, lambda x, stage: (x_tanh := np.tanh(x), x_tanh), x.numpy(), lambda: None)
         np.testing.assert_allclose(made, expected.numpy(), rtol=1e-9, atol=1e-9)
-        assert plan.extra["learned"]["error"] < plan.extra["learned"]["catalog"][str(plan.nfe)][1]
+        told = plan.extra["learned"]
+        assert told["way"] == "kept start" or told["error"] < told["catalog"][str(told["steps"])][1], path.stem

@@ -79,7 +79,7 @@ class LearningReport:
         best = f", the best of {self.judged} in the catalog" if self.judged and self.start != "the given start" else ""
         lines = [f"{self.start} in {self.steps} evaluations{best}: {self.start_error:.4f} from the exact solution"]
         if self.kept_start:
-            lines.append("nothing that was learned was better on the validation noises: the start is kept")
+            lines.append("nothing learned was better on the noises to learn and to choose by: the start is kept")
         else:
             change = f"{self.error / self.start_error:.2f} of it" if self.start_error else "of 0"
             size = f", {self.evaluations} evaluations in {self.steps} rounds" if self.evaluations > self.steps else ""

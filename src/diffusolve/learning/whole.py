@@ -70,6 +70,10 @@ theirs this much higher, so that no noise is used twice and none of the small se
 PAIRS = {"fit": (128, 96, 128), "refine": (384, 96, 128)}
 """The most pairs to learn from, to choose by and to test by, where the user does not say."""
 
+MORE_PAIRS, MORE_PART = (256, 1024), 0.2
+"""More pairs to choose and to test by, where all pairs take less than this part of the time that there is for them: one
+sample that turns into another image may weigh more than a hundred others."""
+
 FEWEST_PAIRS = 32
 
 TEACHER_STEPS = (32, 512)
@@ -522,9 +526,11 @@ class _Task:
         if asked is not None:
             return asked, max(asked // 4, 8), max(asked // 3, 16)
         each = self.seconds_each * (teacher + 1)
+        if each * (usual[0] + sum(MORE_PAIRS)) < MORE_PART * seconds:
+            usual = (usual[0], *MORE_PAIRS)
         part = min(1.0, seconds / max(each * sum(usual), 1e-9))
         counts = [max(FEWEST_PAIRS, int(part * count)) for count in usual]
-        train, validation, test = self.kept.said("counts", lambda: counts, self.key(usual, self.minutes))
+        train, validation, test = self.kept.said("counts", lambda: counts, self.key(usual[0], self.minutes))
         return train, validation, test
 
     def ranked(self, steps: int, validation: Pairs, time_left: Callable[[], float]) -> list[Ranked]:
