@@ -70,7 +70,7 @@ theirs this much higher, so that no noise is used twice and none of the small se
 PAIRS = {"fit": (128, 96, 128), "refine": (384, 96, 128)}
 """The most pairs to learn from, to choose by and to test by, where the user does not say."""
 
-MORE_PAIRS, MORE_PART = (256, 1024), 0.2
+MORE_PAIRS, MORE_PART = (256, 1024), 0.4
 """More pairs to choose and to test by, where all pairs take less than this part of the time that there is for them: one
 sample that turns into another image may weigh more than a hundred others."""
 
