@@ -163,8 +163,9 @@ def learn_with_report(
         held_out: conditions for validation and test; the same when missing.
         noise_schedule, prediction_type: what the network was trained with, where it does not know.
         start: a plan to begin from and to compare with; the best of the catalog when missing.
-        pairs: how many pairs of noise and exact sample to learn from; a quarter more validate and test. When missing,
-            as many as a quarter of the time pays for, up to 384 (128 to fit alone).
+        pairs: how many pairs of noise and exact sample to learn from; a quarter as many choose, and a third as many
+            test. When missing, as many as a quarter of the time pays for, up to 384 (128 to fit alone); 96 choose and
+            128 test, or 256 and 1,024 where all of them take a tenth of the time at most.
         teacher_steps: of the exact solution; as many as it takes when missing.
         seed: equal seeds learn equal plans, if both have time enough for all iterations.
         minutes: the time that all of it may take, about.
