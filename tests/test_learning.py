@@ -247,6 +247,18 @@ def test_nan_and_an_interruption_keep_the_best_so_far() -> None:
     assert course.error < 1.0
 
 
+def test_there_are_as_many_noises_as_their_time_allows() -> None:
+    from diffusolve.learning.kept import Kept
+    from diffusolve.learning.whole import PAIRS, _Task
+
+    model = Model(mixture(), LIKE)
+    task = _Task(model, (), (), 0, 5.0, False, Kept(None, model, ()))
+    for seconds, counts in ((10.0, (191, 47, 63)), (75.0, (384, 96, 128)), (200.0, (384, 256, 1024))):
+        clock = iter((0.0, 3 * len(LIKE) * 1e-3)).__next__  # a thousandth of a second an evaluation
+        assert task.counts(None, PAIRS["refine"], 32, seconds, clock) == counts
+    assert task.counts(96, PAIRS["refine"], 32, 1.0, iter((0.0, 1.0)).__next__) == (96, 24, 32)
+
+
 def test_what_was_good_on_the_noises_to_choose_by_alone_is_not_kept() -> None:
     from diffusolve.learning.report import Candidate
     from diffusolve.learning.whole import _Chosen
