@@ -103,6 +103,8 @@ def evaluations_of(plan: Plan) -> str:
 
 def way_of(told: dict[str, Any]) -> str:
     """How a plan was learned: the method, and the number of pairs if it is another than the usual."""
+    if told["way"] == "kept start":
+        return f"{told['method']}: the start is kept"
     usual = PAIRS["fit" if told["method"] == "fit" else "refine"][0]
     method: str = told["method"]
     return method + (f", {told['pairs']:,} pairs" if told["pairs"] > usual else "")
@@ -132,8 +134,9 @@ def seeds_table() -> str:
 def table() -> str:
     """The page's table."""
     lines = [
-        "| model | evaluations | way | best of the catalog | learned | part of it | as good in the catalog | seconds |",
-        "| --- | ---: | --- | --- | ---: | ---: | --- | ---: |",
+        "| model | evaluations | way | best of the catalog | learned | part of it | as good in the catalog | noises "
+        "| seconds |",
+        "| --- | ---: | --- | --- | ---: | ---: | --- | ---: | ---: |",
     ]
     for plan, told in plans():
         if told["seed"] != 0:
@@ -145,7 +148,7 @@ def table() -> str:
         lines.append(
             f"| {model_of(told)} | {evaluations_of(plan)} | {way_of(told)} | {error:.4f}, {name} | "
             f"{told['error']:.4f} ± {told['spread']:.4f} | {told['error'] / error:.2f} | {there} | "
-            f"{told['seconds']:.0f} |"
+            f"{told['test_pairs']:,} | {told['seconds']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -70,7 +70,7 @@ theirs this much higher, so that no noise is used twice and none of the small se
 PAIRS = {"fit": (128, 96, 128), "refine": (384, 96, 128)}
 """The most pairs to learn from, to choose by and to test by, where the user does not say."""
 
-MORE_PAIRS, MORE_PART = (256, 1024), 0.4
+MORE_PAIRS, MORE_PART = (256, 1024), 0.6
 """More pairs to choose and to test by, where all pairs take less than this part of the time that there is for them: one
 sample that turns into another image may weigh more than a hundred others."""
 
@@ -165,7 +165,7 @@ def learn_with_report(
         start: a plan to begin from and to compare with; the best of the catalog when missing.
         pairs: how many pairs of noise and exact sample to learn from; a quarter as many choose, and a third as many
             test. When missing, as many as a quarter of the time pays for, up to 384 (128 to fit alone); 96 choose and
-            128 test, or 256 and 1,024 where all of them take a tenth of the time at most.
+            128 test, or 256 and 1,024 where all of them take a sixth of the time at most.
         teacher_steps: of the exact solution; as many as it takes when missing.
         seed: equal seeds learn equal plans, if both have time enough for all iterations.
         minutes: the time that all of it may take, about.
