@@ -20,13 +20,6 @@ gc.set_threshold(50_000, 20, 20)
 into looking through them for cycles."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: a seventh of the time is waiting for programs that tests start."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1
-
-
 def pytest_collection_finish() -> None:
     """Leave what was imported out of every later collection: tests that look for leaks ask for many."""
     gc.collect()
