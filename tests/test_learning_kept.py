@@ -80,14 +80,12 @@ def test_more_pairs_take_those_that_are_kept(tmp_path: Path) -> None:
             return super().__call__(x, timestep)
 
     diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 64})
-    first = sum(asked)
     asked.clear()
     plan = diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 128})
     again = sum(asked)
     asked.clear()
     assert diffusolve.learn(Rows(), LIKE, 3, **{**options, "pairs": 128, "keep": tmp_path / "apart"}) == plan
     assert again <= sum(asked) - 64 * 33  # one batch of a teacher of 32 steps
-    assert first > 0
 
 
 def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
